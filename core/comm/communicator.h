@@ -1,0 +1,47 @@
+// Collectives between the ranks of a run. They take tensors, so count and type cannot disagree with the buffer.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/device.h"
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace headway {
+
+enum class Reduce : uint8_t { sum, max, min };
+
+/// An all-reduce under way. Its tensor must not be touched until wait() returns.
+class PendingReduce {
+ public:
+  virtual ~PendingReduce() = default;
+  /// Lets the transport move on; true when finished. Never blocks.
+  virtual bool poll() = 0;
+  /// CommError when the deadline of the communicator passes.
+  virtual void wait() = 0;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Rank among those on this machine.
+  virtual int local_rank() const = 0;
+  /// In place; equal bits on every rank. f32, f64, i32, i64.
+  virtual void all_reduce(const Tensor&, Reduce, Stream&) = 0;
+  /// Ranks must start their all-reduces in the same order.
+  virtual std::unique_ptr<PendingReduce> start_all_reduce(const Tensor&, Reduce, Stream&) = 0;
+  virtual void broadcast(const Tensor&, int root, Stream&) = 0;
+  virtual void barrier() = 0;
+  /// Ends every rank with this exit status.
+  [[noreturn]] virtual void abort(int exit_status) = 0;
+
+  /// The ranks mpirun started, or a single rank where there is no mpirun (or no MPI in this build).
+  /// timeout_s: longest time a collective may take before every rank is ended with status 8.
+  static std::unique_ptr<Communicator> create(Device, double timeout_s);
+};
+
+}  // namespace headway

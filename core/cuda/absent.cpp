@@ -1,0 +1,13 @@
+// Stands in for the CUDA backend in builds without the CUDA toolkit.
+#include "core/backend.h"
+#include "core/error.h"
+
+namespace headway {
+
+int num_cuda_devices() { return 0; }
+
+Backend& cuda_backend(int) {
+  throw DeviceError("this build has no CUDA support: install the CUDA toolkit and build again, or use device = \"cpu\"");
+}
+
+}  // namespace headway

@@ -1,0 +1,125 @@
+#include "core/storage.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <map>
+#include <mutex>
+
+#include "core/backend.h"
+#include "core/error.h"
+
+namespace headway {
+namespace {
+
+// Small blocks are rounded to 512 bytes, larger ones to 1/8 of their size's power of two, so that the shapes
+// of a step reuse each other's blocks and at most an eighth is wasted.
+size_t rounded_size(size_t bytes) {
+  constexpr size_t kSmallest = 512;
+  if (bytes <= 4096) return (std::max(bytes, kSmallest) + kSmallest - 1) / kSmallest * kSmallest;
+  const size_t step = std::bit_floor(bytes - 1) / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+// A cached block serves a request up to this many times smaller than itself.
+constexpr double kLargestReuse = 1.25;
+
+class BlockCache {
+ public:
+  explicit BlockCache(Device device) : device_(device) {}
+
+  void* take(size_t* block_bytes) {
+    const size_t wanted = *block_bytes;
+    std::lock_guard lock(mutex_);
+    void* block = nullptr;
+    if (const auto found = free_.lower_bound(wanted);
+        found != free_.end() &&
+        static_cast<double>(found->first) <= kLargestReuse * static_cast<double>(wanted)) {
+      *block_bytes = found->first;
+      block = found->second;
+      free_.erase(found);
+    } else {
+      block = allocate(wanted);
+    }
+    stats_.in_use_bytes += *block_bytes;
+    stats_.peak_in_use_bytes = std::max(stats_.peak_in_use_bytes, stats_.in_use_bytes);
+    return block;
+  }
+
+  void give_back(void* block, size_t block_bytes) {
+    std::lock_guard lock(mutex_);
+    stats_.in_use_bytes -= block_bytes;
+    free_.emplace(block_bytes, block);
+  }
+
+  MemoryStats stats() const {
+    std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+  void reset_peak() {
+    std::lock_guard lock(mutex_);
+    stats_.peak_in_use_bytes = stats_.in_use_bytes;
+    stats_.peak_reserved_bytes = stats_.reserved_bytes;
+  }
+
+  void release() {
+    std::lock_guard lock(mutex_);
+    release_free_blocks();
+  }
+
+ private:
+  void* allocate(size_t bytes) {
+    void* block = nullptr;
+    try {
+      block = backend(device_).allocate(bytes);
+    } catch (const MemoryError&) {
+      if (free_.empty()) throw;
+      release_free_blocks();  // what is cached may be all that is missing
+      block = backend(device_).allocate(bytes);
+    }
+    ++stats_.num_device_allocations;
+    stats_.reserved_bytes += bytes;
+    stats_.peak_reserved_bytes = std::max(stats_.peak_reserved_bytes, stats_.reserved_bytes);
+    return block;
+  }
+
+  void release_free_blocks() {
+    for (const auto& [bytes, block] : free_) {
+      backend(device_).deallocate(block);
+      stats_.reserved_bytes -= bytes;
+    }
+    free_.clear();
+  }
+
+  Device device_;
+  mutable std::mutex mutex_;
+  std::multimap<size_t, void*> free_;
+  MemoryStats stats_;
+};
+
+// Caches are never destroyed: storages may outlive main's locals.
+BlockCache& cache_of(Device device) {
+  static std::mutex mutex;
+  static std::array<std::map<int, BlockCache*>, Device::kNumKinds> caches;
+  std::lock_guard lock(mutex);
+  BlockCache*& cache = caches[static_cast<size_t>(device.kind)][device.index];
+  if (!cache) cache = new BlockCache(device);
+  return *cache;
+}
+
+}  // namespace
+
+std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
+  size_t block_bytes = rounded_size(bytes);
+  void* data = cache_of(device).take(&block_bytes);
+  return std::shared_ptr<Storage>(new Storage(data, bytes, block_bytes, device));
+}
+
+Storage::~Storage() { cache_of(device_).give_back(data_, block_bytes_); }
+
+MemoryStats memory_stats(Device device) { return cache_of(device).stats(); }
+void reset_peak_memory(Device device) { cache_of(device).reset_peak(); }
+void release_cached_memory(Device device) { cache_of(device).release(); }
+
+}  // namespace headway

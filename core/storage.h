@@ -1,0 +1,48 @@
+// Owning memory on a device, from a cache that keeps freed blocks for the next step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "core/device.h"
+
+namespace headway {
+
+class Storage {
+ public:
+  /// Uninitialised memory, 64-byte aligned; MemoryError when the device has no more. bytes may be 0.
+  static std::shared_ptr<Storage> allocate(size_t bytes, Device);
+
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+ private:
+  Storage(void* data, size_t bytes, size_t block_bytes, Device device)
+      : data_(data), bytes_(bytes), block_bytes_(block_bytes), device_(device) {}
+
+  void* data_;
+  size_t bytes_;        // asked for
+  size_t block_bytes_;  // taken from the cache, at least bytes_
+  Device device_;
+};
+
+struct MemoryStats {
+  size_t in_use_bytes = 0;       // in live storages
+  size_t peak_in_use_bytes = 0;  // largest in_use_bytes since the last reset
+  size_t reserved_bytes = 0;     // taken from the device, in use or cached
+  size_t peak_reserved_bytes = 0;
+  uint64_t num_device_allocations = 0;  // calls that reached the device: constant in steady state
+};
+
+MemoryStats memory_stats(Device);
+void reset_peak_memory(Device);
+/// Gives cached blocks back to the device.
+void release_cached_memory(Device);
+
+}  // namespace headway
