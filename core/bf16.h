@@ -13,7 +13,9 @@ struct bf16 {
 
   bf16() = default;
   HEADWAY_HD explicit bf16(float value) : bits(round(value)) {}
-  HEADWAY_HD explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  HEADWAY_HD explicit operator float() const {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
 
  private:
   HEADWAY_HD static uint16_t round(float value) {

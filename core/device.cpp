@@ -20,7 +20,8 @@ Device Device::parse(std::string_view text) {
     const std::string_view digits = text.substr(prefix.size());
     int index = -1;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-    if (error == std::errc() && end == digits.data() + digits.size() && index >= 0) return {Kind::cuda, index};
+    if (error == std::errc() && end == digits.data() + digits.size() && index >= 0)
+      return {Kind::cuda, index};
   }
   throw ConfigError(fmt::format("device \"{}\" is unknown: expected auto, cpu, cuda or cuda:<index>", text));
 }

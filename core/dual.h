@@ -18,7 +18,9 @@ struct Dual {
   friend HEADWAY_HD Dual operator+(Dual a, Dual b) { return {a.value + b.value, a.eps + b.eps}; }
   friend HEADWAY_HD Dual operator-(Dual a, Dual b) { return {a.value - b.value, a.eps - b.eps}; }
   friend HEADWAY_HD Dual operator-(Dual a) { return {-a.value, -a.eps}; }
-  friend HEADWAY_HD Dual operator*(Dual a, Dual b) { return {a.value * b.value, a.eps * b.value + a.value * b.eps}; }
+  friend HEADWAY_HD Dual operator*(Dual a, Dual b) {
+    return {a.value * b.value, a.eps * b.value + a.value * b.eps};
+  }
   friend HEADWAY_HD Dual operator/(Dual a, Dual b) {
     return {a.value / b.value, (a.eps * b.value - a.value * b.eps) / (b.value * b.value)};
   }

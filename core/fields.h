@@ -17,7 +17,8 @@
 
 namespace headway {
 
-/// What a field accepts. min and max are inclusive and apply to each number of a list; choices apply to strings.
+/// What a field accepts. min and max are inclusive and apply to each number of a list; choices apply to
+/// strings.
 struct FieldRule {
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();

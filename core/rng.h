@@ -21,8 +21,9 @@ HEADWAY_HD PhiloxBlock philox4x32(PhiloxBlock counter, uint64_t key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
-    counter = {{static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
-                static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
+    counter = {
+        {static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
+         static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
@@ -38,8 +39,8 @@ struct RandomKey {
 };
 
 HEADWAY_HD PhiloxBlock random_block(const RandomKey& key, uint64_t block) {
-  return philox4x32({{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), key.stream, key.step}},
-                    key.seed);
+  return philox4x32(
+      {{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), key.stream, key.step}}, key.seed);
 }
 
 HEADWAY_HD uint32_t random_bits(const RandomKey& key, uint64_t element) {

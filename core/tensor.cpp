@@ -57,12 +57,15 @@ void* Tensor::raw() const {
 }
 
 Tensor Tensor::reshape(Shape shape) const {
-  HEADWAY_CHECK(is_contiguous(), ShapeError, "reshape: the tensor " + shape_.to_string() + " is not contiguous");
+  HEADWAY_CHECK(is_contiguous(), ShapeError,
+                "reshape: the tensor " + shape_.to_string() + " is not contiguous");
   int unknown = -1;
   int64_t known = 1;
   for (int i = 0; i < shape.rank(); ++i) {
-    if (shape[i] == -1) unknown = i;
-    else known *= shape[i];
+    if (shape[i] == -1)
+      unknown = i;
+    else
+      known *= shape[i];
   }
   if (unknown >= 0 && known > 0) shape[unknown] = numel() / known;
   HEADWAY_CHECK(shape.numel() == numel(), ShapeError,
@@ -115,22 +118,26 @@ void Tensor::copy_from(const Tensor& other, Stream& stream) const {
 }
 
 void Tensor::fill_zero(Stream& stream) const {
-  HEADWAY_CHECK(is_contiguous(), ShapeError, "fill_zero: the tensor " + shape_.to_string() + " is not contiguous");
+  HEADWAY_CHECK(is_contiguous(), ShapeError,
+                "fill_zero: the tensor " + shape_.to_string() + " is not contiguous");
   backend(stream.device()).fill_zero(raw(), bytes(), stream);
 }
 
 void Tensor::check_dtype(DType expected, const char* name) const {
-  HEADWAY_CHECK(dtype_ == expected, ShapeError,
-                fmt::format("{}: dtype {} where {} is expected", name, to_string(dtype_), to_string(expected)));
+  HEADWAY_CHECK(
+      dtype_ == expected, ShapeError,
+      fmt::format("{}: dtype {} where {} is expected", name, to_string(dtype_), to_string(expected)));
 }
 
 void Tensor::check_rank(int expected, const char* name) const {
-  HEADWAY_CHECK(rank() == expected, ShapeError,
-                fmt::format("{}: shape {} where {} dimensions are expected", name, shape_.to_string(), expected));
+  HEADWAY_CHECK(
+      rank() == expected, ShapeError,
+      fmt::format("{}: shape {} where {} dimensions are expected", name, shape_.to_string(), expected));
 }
 
 void Tensor::copy_to_host(void* to, Stream& stream) const {
-  HEADWAY_CHECK(is_contiguous(), ShapeError, "to_vector: the tensor " + shape_.to_string() + " is not contiguous");
+  HEADWAY_CHECK(is_contiguous(), ShapeError,
+                "to_vector: the tensor " + shape_.to_string() + " is not contiguous");
   backend(device()).copy(to, raw(), bytes(), stream);
   stream.synchronize();
 }

@@ -26,8 +26,9 @@ class Tensor {
   /// Copies host values to the stream's device. ShapeError when the count does not fit the shape.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape, Stream& stream) {
-    HEADWAY_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), ShapeError,
-                  "Tensor::from: " + std::to_string(values.size()) + " values for shape " + shape.to_string());
+    HEADWAY_CHECK(
+        static_cast<int64_t>(values.size()) == shape.numel(), ShapeError,
+        "Tensor::from: " + std::to_string(values.size()) + " values for shape " + shape.to_string());
     const Tensor host = from_bytes(values.data(), shape, dtype_of<T>);
     return host.to(stream);
   }

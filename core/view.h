@@ -41,9 +41,7 @@ struct View {
   /// An absent optional argument has no memory.
   HEADWAY_HD explicit operator bool() const { return data != nullptr; }
   /// Read-only view of the same memory.
-  HEADWAY_HD operator View<const T, Rank>() const
-    requires(!std::is_const_v<T>)
-  {
+  HEADWAY_HD operator View<const T, Rank>() const requires(!std::is_const_v<T>) {
     View<const T, Rank> view;
     view.data = data;
     for (int i = 0; i < Rank; ++i) view.size[i] = size[i], view.stride[i] = stride[i];

@@ -51,6 +51,6 @@ bool register_kernel(Device::Kind kind, void (*function)(const Args&, Stream&)) 
 #define HEADWAY_CONCAT_(a, b) a##b
 #define HEADWAY_CONCAT(a, b) HEADWAY_CONCAT_(a, b)
 /// Enters a kernel into its table: HEADWAY_KERNEL(cpu, rms_norm_forward<float>);
-#define HEADWAY_KERNEL(kind, ...)                                             \
+#define HEADWAY_KERNEL(kind, ...)                                                      \
   [[maybe_unused]] static const bool HEADWAY_CONCAT(kernel_registered_, __COUNTER__) = \
       ::headway::register_kernel(::headway::Device::Kind::kind, &__VA_ARGS__)

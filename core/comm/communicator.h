@@ -1,4 +1,5 @@
-// Collectives between the ranks of a run. They take tensors, so count and type cannot disagree with the buffer.
+// Collectives between the ranks of a run. They take tensors, so count and type cannot disagree with the
+// buffer.
 #pragma once
 
 #include <memory>

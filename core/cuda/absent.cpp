@@ -7,7 +7,8 @@ namespace headway {
 int num_cuda_devices() { return 0; }
 
 Backend& cuda_backend(int) {
-  throw DeviceError("this build has no CUDA support: install the CUDA toolkit and build again, or use device = \"cpu\"");
+  throw DeviceError(
+      "this build has no CUDA support: install the CUDA toolkit and build again, or use device = \"cpu\"");
 }
 
 }  // namespace headway

@@ -35,7 +35,8 @@ class ArchiveReader {
   virtual bool has(std::string_view path) const = 0;
   /// All tensors below a group, sorted by path.
   virtual std::vector<ArchiveEntry> entries(std::string_view group) const = 0;
-  /// Fills a contiguous tensor of the stored shape and dtype; CheckpointError naming path and difference otherwise.
+  /// Fills a contiguous tensor of the stored shape and dtype; CheckpointError naming path and difference
+  /// otherwise.
   virtual void tensor(std::string_view path, const Tensor& into, Stream&) = 0;
   virtual std::string text(std::string_view path) = 0;
   virtual bool has_attribute(std::string_view path, std::string_view name) const = 0;

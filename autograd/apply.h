@@ -1,0 +1,99 @@
+// The door between operations and the graph. An operation is a struct:
+//
+//   struct RmsNorm {
+//     static constexpr const char* name = "rms_norm";
+//     struct Config { float eps; };
+//     struct Saved {                                         // exactly what backward reads
+//       Tensor x, weight, inv_rms;
+//       Config config;
+//       auto tensors() const { return std::tie(x, weight, inv_rms); }
+//     };
+//     // saved is null when nothing is recorded
+//     static Tensor forward(Context&, Saved* saved, const Config&, const Tensor& x, const Tensor& weight);
+//     static Grads<2> backward(Context&, const Saved&, const Tensor& dy, const Needs<2>&);
+//   };
+//   Variable y = apply<RmsNorm>(ctx, {.eps = 1e-5f}, x, weight);
+//
+// An input is a Variable (possibly undefined: an absent option) or a plain Tensor that never gets a gradient
+// (token ids). forward may return std::array<Tensor, M>; then apply returns M Variables and backward receives
+// const Grads<M>&, undefined for outputs nobody used.
+#pragma once
+
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "autograd/node.h"
+
+namespace headway {
+namespace detail {
+
+inline const Tensor& value_of(const Variable& input) { return input.value(); }
+inline const Tensor& value_of(const Tensor& input) { return input; }
+inline Edge edge_of(const Variable& input) { return input.edge(); }
+inline Edge edge_of(const Tensor&) { return {}; }
+
+template <class Result>
+inline constexpr size_t num_outputs = 1;
+template <size_t M>
+inline constexpr size_t num_outputs<std::array<Tensor, M>> = M;
+
+template <class Op, size_t N, class Result>
+struct OpNode final : Node {
+  static constexpr size_t M = num_outputs<Result>;
+
+  OpNode() : Node(Op::name, static_cast<int>(M)) {}
+
+  void backward(Context& ctx, std::span<const Tensor> doutputs, std::span<const GradTarget> targets,
+                std::span<Tensor> dinputs) override {
+    Needs<N> needs;
+    std::copy(targets.begin(), targets.end(), needs.begin());
+    Grads<N> gradients;
+    if constexpr (std::is_same_v<Result, Tensor>) {
+      gradients = Op::backward(ctx, saved, doutputs[0], needs);
+    } else {
+      Grads<M> all;
+      std::copy(doutputs.begin(), doutputs.end(), all.begin());
+      gradients = Op::backward(ctx, saved, all, needs);
+    }
+    std::move(gradients.begin(), gradients.end(), dinputs.begin());
+  }
+  void release() override { saved = typename Op::Saved{}; }
+  void visit_saved(const std::function<void(const Tensor&)>& visit) const override {
+    std::apply([&](const auto&... tensor) { (visit(tensor), ...); }, saved.tensors());
+  }
+
+  typename Op::Saved saved;
+};
+
+}  // namespace detail
+
+template <class Op, class... In>
+auto apply(Context& ctx, const typename Op::Config& config, const In&... inputs) {
+  constexpr size_t N = sizeof...(In);
+  using Result = decltype(Op::forward(ctx, nullptr, config, detail::value_of(inputs)...));
+  using OpNode = detail::OpNode<Op, N, Result>;
+
+  std::array<Edge, N> edges{detail::edge_of(inputs)...};
+  bool any_edge = false;
+  for (const Edge& edge : edges) any_edge = any_edge || edge;
+  std::shared_ptr<OpNode> node;
+  if (ctx.recording && any_edge) node = std::make_shared<OpNode>();
+
+  Result result = Op::forward(ctx, node ? &node->saved : nullptr, config, detail::value_of(inputs)...);
+  if (node) node->inputs.assign(std::make_move_iterator(edges.begin()), std::make_move_iterator(edges.end()));
+
+  const auto wrap = [&](Tensor tensor, int output) {
+    return node ? Variable(std::move(tensor), Edge{node, output, nullptr}) : Variable(std::move(tensor));
+  };
+  if constexpr (std::is_same_v<Result, Tensor>) {
+    return wrap(std::move(result), 0);
+  } else {
+    return [&]<size_t... I>(std::index_sequence<I...>) {
+      return std::array<Variable, sizeof...(I)>{wrap(std::move(result[I]), static_cast<int>(I))...};
+    }
+    (std::make_index_sequence<detail::num_outputs<Result>>{});
+  }
+}
+
+}  // namespace headway
