@@ -1,9 +1,9 @@
 #include "kernels/ops/accumulate.h"
 
+#include "kernels/cpu/parallel.h"
+
 namespace headway {
 namespace {
-
-constexpr int64_t kSmallestParallel = 1 << 15;
 
 template <class To, class From>
 void accumulate(const Accumulate<To, From>& args, Stream&) {

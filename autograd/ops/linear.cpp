@@ -1,0 +1,72 @@
+#include "autograd/ops/linear.h"
+
+#include "kernels/ops/matmul.h"
+
+namespace headway {
+namespace {
+
+template <class T, class C>
+void launch_matmul(const Product& p, Stream& stream) {
+  launch(Matmul<T, C>{.a = p.a.view<const T, 2>("a"),
+                      .b = p.b.view<const T, 2>("b"),
+                      .c = p.c.view<C, 2>("c"),
+                      .bias = p.bias.optional_view<const Acc<T>, 1>("bias"),
+                      .scale = p.scale.optional_view<const Acc<T>, 1>("scale"),
+                      .accumulate = p.accumulate},
+         stream);
+}
+
+}  // namespace
+
+void multiply(const Product& p, Stream& stream) {
+  dispatch<double, float, bf16>(p.a.dtype(), "multiply", [&]<class T>() {
+    if (p.c.dtype() == p.a.dtype())
+      launch_matmul<T, T>(p, stream);
+    else
+      launch_matmul<T, Acc<T>>(p, stream);
+  });
+}
+
+Shape with_last(const Shape& shape, int64_t last) {
+  Shape result = shape;
+  result[-1] = last;
+  return result;
+}
+
+Tensor Linear::forward(Context& ctx, Saved* saved, const Config&, const Tensor& x, const Tensor& weight,
+                       const Tensor& bias) {
+  if (saved) *saved = {x, weight, bias.defined()};
+  const Tensor y = Tensor::empty(with_last(x.shape(), weight.size(0)), x.dtype(), ctx.device());
+  multiply({.a = rows_of(x), .b = weight.transpose(0, 1), .c = rows_of(y), .bias = bias}, ctx.stream);
+  return y;
+}
+
+Grads<3> Linear::backward(Context& ctx, const Saved& saved, const Tensor& dy, const Needs<3>& needs) {
+  const Tensor rows = rows_of(dy);
+  const DType grad_dtype = accumulator_of(dy.dtype());
+  Grads<3> gradients;
+  if (needs[0]) {
+    gradients[0] = Tensor::empty(saved.x.shape(), saved.x.dtype(), ctx.device());
+    multiply({.a = rows, .b = saved.weight, .c = rows_of(gradients[0])}, ctx.stream);
+  }
+  if (needs[1]) {
+    gradients[1] = needs[1].tensor(saved.weight.shape(), grad_dtype, ctx.device());
+    multiply({.a = rows.transpose(0, 1),
+              .b = rows_of(saved.x),
+              .c = gradients[1],
+              .accumulate = needs[1].accumulates(grad_dtype)},
+             ctx.stream);
+  }
+  if (saved.has_bias && needs[2]) {
+    gradients[2] = needs[2].tensor({dy.size(-1)}, grad_dtype, ctx.device());
+    dispatch<double, float, bf16>(dy.dtype(), name, [&]<class T>() {
+      launch(ColumnSum<T>{.x = rows.view<const T, 2>("dy"),
+                          .sum = gradients[2].view<Acc<T>, 1>("dbias"),
+                          .accumulate = needs[2].accumulates(grad_dtype)},
+             ctx.stream);
+    });
+  }
+  return gradients;
+}
+
+}  // namespace headway

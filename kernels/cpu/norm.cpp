@@ -1,0 +1,110 @@
+#include "kernels/ops/norm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/parallel.h"
+
+namespace headway {
+namespace {
+
+template <class T>
+T mean_of(const T* x, int64_t D) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t d = 0; d < D; ++d) sum += x[d];
+  return sum / static_cast<T>(D);
+}
+
+template <class T>
+T mean_square_from(const T* x, T center, int64_t D) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t d = 0; d < D; ++d) sum += (x[d] - center) * (x[d] - center);
+  return sum / static_cast<T>(D);
+}
+
+template <class T>
+void norm_forward(const NormForward<T>& args, Stream&) {
+  const int64_t N = args.x.size[0], D = args.x.size[1];
+  const bool centered = args.kind == NormKind::layer;
+#pragma omp parallel for if (N * D >= kSmallestParallel)
+  for (int64_t n = 0; n < N; ++n) {
+    const T* x = args.x.data + n * D;
+    T* y = args.y.data + n * D;
+    const T mean = centered ? mean_of(x, D) : T(0);
+    const T inverse = T(1) / std::sqrt(mean_square_from(x, mean, D) + static_cast<T>(args.eps));
+    if (centered) args.mean(n) = mean;
+    args.inverse(n) = inverse;
+    const T* weight = args.weight.data;
+    if (args.bias) {
+      const T* bias = args.bias.data;
+#pragma omp simd
+      for (int64_t d = 0; d < D; ++d) y[d] = (x[d] - mean) * inverse * weight[d] + bias[d];
+    } else {
+#pragma omp simd
+      for (int64_t d = 0; d < D; ++d) y[d] = (x[d] - mean) * inverse * weight[d];
+    }
+  }
+}
+
+// dx of one row; adds the row's share to dweight and dbias.
+template <class T>
+void backward_row(const NormBackward<T>& args, int64_t n, T* dweight, T* dbias) {
+  const int64_t D = args.x.size[1];
+  const T *dy = args.dy.data + n * D, *x = args.x.data + n * D, *weight = args.weight.data;
+  T* dx = args.dx.data + n * D;
+  const bool centered = args.kind == NormKind::layer;
+  const T mean = centered ? args.mean(n) : T(0), inverse = args.inverse(n);
+  T sum = 0, product = 0;
+#pragma omp simd reduction(+ : sum, product)
+  for (int64_t d = 0; d < D; ++d) {
+    const T xhat = (x[d] - mean) * inverse, g = dy[d] * weight[d];
+    sum += g;
+    product += g * xhat;
+    dweight[d] += dy[d] * xhat;
+    dbias[d] += dy[d];
+  }
+  const T mean_g = centered ? sum / static_cast<T>(D) : T(0), mean_product = product / static_cast<T>(D);
+#pragma omp simd
+  for (int64_t d = 0; d < D; ++d) {
+    const T xhat = (x[d] - mean) * inverse;
+    dx[d] = inverse * (dy[d] * weight[d] - mean_g - xhat * mean_product);
+  }
+}
+
+template <class T>
+void reduce_blocks(const T* partial, int64_t num_blocks, int64_t stride, const View<T, 1>& to,
+                   bool accumulate) {
+  for (int64_t d = 0; d < to.size[0]; ++d) {
+    T sum = accumulate ? to(d) : T(0);
+    for (int64_t block = 0; block < num_blocks; ++block) sum += partial[block * stride + d];
+    to(d) = sum;
+  }
+}
+
+template <class T>
+void norm_backward(const NormBackward<T>& args, Stream& stream) {
+  const int64_t N = args.x.size[0], D = args.x.size[1];
+  const int64_t num_blocks = std::clamp<int64_t>(N / 4, 1, kReductionBlocks);
+  // [block][dweight, dbias][D]
+  T* partial =
+      reinterpret_cast<T*>(stream.scratch(static_cast<size_t>(num_blocks * 2 * D) * sizeof(T)).data());
+#pragma omp parallel for if (N * D >= kSmallestParallel)
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    T* dweight = partial + block * 2 * D;
+    std::fill_n(dweight, 2 * D, T(0));
+    for (int64_t n = N * block / num_blocks; n < N * (block + 1) / num_blocks; ++n)
+      backward_row(args, n, dweight, dweight + D);
+  }
+  reduce_blocks(partial, num_blocks, 2 * D, args.dweight, args.accumulate_weight);
+  if (args.dbias) reduce_blocks(partial + D, num_blocks, 2 * D, args.dbias, args.accumulate_bias);
+}
+
+HEADWAY_KERNEL(cpu, norm_forward<float>);
+HEADWAY_KERNEL(cpu, norm_forward<double>);
+HEADWAY_KERNEL(cpu, norm_backward<float>);
+HEADWAY_KERNEL(cpu, norm_backward<double>);
+
+}  // namespace
+}  // namespace headway

@@ -1,0 +1,51 @@
+// C = scale A B (+ C) (+ bias per column). A [M,K], B [K,N], C [M,N].
+//
+// A and B are views with unit stride along one of their dimensions, so a transposed operand is a transposed
+// view. Sums are kept in Acc<T>.
+#pragma once
+
+#include "core/dtype.h"
+#include "core/view.h"
+#include "kernels/op.h"
+
+namespace headway {
+
+template <class T, class C = T>
+struct Matmul {
+  static constexpr const char* name = "matmul";
+
+  View<const T, 2> a, b;
+  View<C, 2> c;
+  View<const Acc<T>, 1> bias;   // optional, [N]
+  View<const Acc<T>, 1> scale;  // optional, [1], in the memory of the device
+  bool accumulate = false;      // add to what c holds
+
+  void check() const {
+    const auto size = [](const auto& view) {
+      return "[" + std::to_string(view.size[0]) + ", " + std::to_string(view.size[1]) + "]";
+    };
+    HEADWAY_CHECK(a.size[0] == c.size[0] && a.size[1] == b.size[0] && b.size[1] == c.size[1], ShapeError,
+                  "matmul: " + size(a) + " times " + size(b) + " does not give " + size(c));
+    const auto is_dense = [](const auto& view) { return view.stride[0] == 1 || view.stride[1] == 1; };
+    HEADWAY_CHECK(is_dense(a) && is_dense(b) && (c.stride[1] == 1 || c.size[1] == 1), ShapeError,
+                  "matmul: an operand has no dimension of unit stride");
+    HEADWAY_CHECK(!bias || bias.size[0] == c.size[1], ShapeError,
+                  "matmul: the bias does not fit the columns");
+  }
+};
+
+/// sum[n] (+)= sum over m of x[m,n]: the gradient of a bias.
+template <class T>
+struct ColumnSum {
+  static constexpr const char* name = "column_sum";
+
+  View<const T, 2> x;   // [M,N], contiguous
+  View<Acc<T>, 1> sum;  // [N]
+  bool accumulate = false;
+
+  void check() const {
+    HEADWAY_CHECK(x.size[1] == sum.size[0] && x.is_contiguous(), ShapeError, "column_sum: sizes do not fit");
+  }
+};
+
+}  // namespace headway
