@@ -1,0 +1,37 @@
+// A file that appears whole or not at all: written under a temporary name beside its own, fsynced, renamed.
+//
+// The temporary of "step-5.h5" written by process 123 is ".step-5.h5.tmp.123", so a later process can tell
+// the leftovers of dead writers from the work of living ones (on one machine).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace headway {
+
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& path);
+  /// Deletes the temporary file unless it was committed.
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Where to write.
+  const std::filesystem::path& temporary() const { return temporary_; }
+  /// Makes the written and closed file durable under its own name, replacing an older one. IoError otherwise.
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  bool committed_ = false;
+};
+
+/// IoError unless the file system of the folder has room for `bytes` more; `what` names what needs them.
+void require_free_space(const std::filesystem::path& folder, uint64_t bytes, const std::string& what);
+
+/// True for the temporary name of an AtomicFile whose process is gone (or is this one).
+bool is_abandoned_temporary(const std::filesystem::path&);
+
+}  // namespace headway

@@ -1,0 +1,286 @@
+#include "trainers/checkpoint.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <functional>
+
+#include "core/bf16.h"
+#include "core/comm/agreement.h"
+#include "core/io/atomic_file.h"
+#include "core/io/hdf5_archive.h"
+#include "tests/support/scratch_folder.h"
+#include "tests/support/thread_ranks.h"
+#include "tests/trainers/sample_states.h"
+#include "trainers/checkpoint_folder.h"
+#include "trainers/export_weights.h"
+#include "trainers/inspect_checkpoint.h"
+
+namespace headway {
+namespace {
+
+namespace fs = std::filesystem;
+
+template <class ErrorType>
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const ErrorType& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+void flip_byte(const fs::path& path, double at) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  const auto offset = static_cast<std::streamoff>(static_cast<double>(fs::file_size(path)) * at);
+  file.seekg(offset);
+  const int byte = file.get();
+  file.seekp(offset);
+  file.put(static_cast<char>(byte ^ 1));
+}
+
+class CheckpointTest : public testing::Test {
+ protected:
+  void save(SampleRun& run, int64_t step) {
+    run.set_step(step);
+    save_checkpoint(folder / checkpoint_name(step), run.states(), run.info, *stream);
+  }
+  std::vector<std::string> names() {
+    std::vector<std::string> all;
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder.path()))
+      all.push_back(entry.path().filename().string());
+    std::ranges::sort(all);
+    return all;
+  }
+
+  std::unique_ptr<Stream> stream = cpu_backend().make_stream();
+  ScratchFolder folder;
+};
+
+TEST_F(CheckpointTest, WhatWasSavedIsLoadedBitForBit) {
+  SampleRun run(32), other(32);
+  run.set_step(7);
+  run.info.environment = {.world_size = 4,
+                          .threads = 2,
+                          .is_deterministic = false,
+                          .device = "cuda",
+                          .dtype = "bf16",
+                          .libraries = "MPI 4"};
+  save_checkpoint(folder / "a.h5", run.states(), run.info, *stream);
+  const RunInfo info = load_checkpoint(folder / "a.h5", other.states(), *stream);
+  EXPECT_EQ(info.step, 7);
+  EXPECT_TRUE(other.is_consistent(info));
+  EXPECT_EQ(info.environment.world_size, 4);
+  EXPECT_EQ(info.environment.device, "cuda");
+  EXPECT_EQ(info.environment.dtype, "bf16");
+  EXPECT_EQ(info.environment.libraries, "MPI 4");
+  EXPECT_FALSE(info.environment.is_deterministic);
+  EXPECT_EQ(names(), std::vector<std::string>{"a.h5"});
+  EXPECT_LE(fs::file_size(folder / "a.h5"), checkpoint_bytes(run.states(), run.info));
+}
+
+TEST_F(CheckpointTest, EveryDifferenceIsInOneError) {
+  SampleRun run(32);
+  save(run, 1);
+  SampleRun other(33);
+  other.model.entries.push_back({"blocks/1/norm", Tensor::zeros({33}, DType::f32, *stream)});
+  other.moments.entries.pop_back();
+  const fs::path path = folder / checkpoint_name(1);
+  EXPECT_EQ(message_of<CheckpointError>([&] { load_checkpoint(path, other.states(), *stream); }),
+            path.string() +
+                " does not fit this run, 6 differences:\n"
+                "  model/blocks/0/mlp/up is f32 [32, 3], expected f32 [33, 3]\n"
+                "  model/blocks/0/norm is f32 [32], expected f32 [33]\n"
+                "  model/blocks/1/norm is missing (f32 [33] expected)\n"
+                "  model/embedding/weight is f32 [64, 32], expected f32 [64, 33]\n"
+                "  optim/adamw/m/embedding/weight is f32 [64, 32], expected f32 [64, 33]\n"
+                "  optim/adamw/v/embedding/weight (f32 [64, 32]) is not part of this run");
+}
+
+TEST_F(CheckpointTest, ResumeTakesTheNewestThatVerifiesAndSaysWhy) {
+  SampleRun run(32);
+  for (const int64_t step : {10, 20, 30}) save(run, step);
+  flip_byte(folder / checkpoint_name(30), 0.5);
+  std::ofstream(folder / checkpoint_name(40)) << "not a checkpoint";
+  std::ofstream(folder / "step-x.h5") << "not named like one";
+  const NewestValid newest = newest_valid_checkpoint(folder.path());
+  ASSERT_TRUE(newest.path);
+  EXPECT_EQ(newest.path->filename(), "step-00000020.h5");
+  ASSERT_EQ(newest.rejected.size(), 2u);
+  EXPECT_NE(newest.rejected[0].find("step-00000040.h5: not an HDF5 file"), std::string::npos);
+  EXPECT_NE(newest.rejected[1].find("step-00000030.h5: "), std::string::npos);
+  EXPECT_FALSE(newest_valid_checkpoint(folder / "absent").path);
+}
+
+TEST_F(CheckpointTest, RetentionKeepsTheLastAndEveryNth) {
+  SampleRun run(4);
+  for (int64_t step = 1; step <= 9; ++step) save(run, step);
+  EXPECT_TRUE(prune_checkpoints(folder.path(), 8, {.keep_last = 0}).empty());
+  EXPECT_EQ(names().size(), 9u);
+  EXPECT_TRUE(prune_checkpoints(folder.path(), 8, {.keep_last = 2, .keep_every = 4}).empty());
+  EXPECT_EQ(names(), (std::vector<std::string>{checkpoint_name(4), checkpoint_name(7), checkpoint_name(8),
+                                               checkpoint_name(9)}));
+}
+
+TEST_F(CheckpointTest, LeftoversOfDeadProcessesGoAndThoseOfLivingOnesStay) {
+  const pid_t dead = fork();
+  if (dead == 0) _exit(0);
+  waitpid(dead, nullptr, 0);
+  const std::string gone = ".step-00000001.h5.tmp." + std::to_string(dead);
+  const std::string alive = ".step-00000002.h5.tmp." + std::to_string(getppid());
+  for (const std::string& name :
+       {gone, alive, std::string(".step-00000003.h5.doomed"), std::string("notes.tmp.1")})
+    std::ofstream(folder / name) << "x";
+  EXPECT_EQ(remove_leftovers(folder.path()).size(), 2u);
+  EXPECT_EQ(names(), (std::vector<std::string>{alive, "notes.tmp.1"}));
+}
+
+TEST_F(CheckpointTest, TooSmallDiskIsNoticedBeforeWriting) {
+  // Memory that is never touched: only its size counts.
+  SampleRun run(4);
+  run.model.entries.push_back({"huge", Tensor::empty({int64_t{1} << 10}, DType::f32, Device{})});
+  const uint64_t free_bytes = fs::space(folder.path()).available;
+  EXPECT_NO_THROW(save(run, 1));
+  const std::string message =
+      message_of<IoError>([&] { require_free_space(folder.path(), free_bytes * 2, "checkpoint x.h5"); });
+  EXPECT_NE(message.find("checkpoint x.h5 needs"), std::string::npos) << message;
+}
+
+TEST_F(CheckpointTest, ExportedWeightsLoadForEvaluation) {
+  SampleRun run(300);
+  save(run, 3);
+  const ExportReport exact = export_weights(folder / checkpoint_name(3), {}, std::nullopt);
+  EXPECT_EQ(exact.to.filename(), "step-00000003-weights.h5");
+  EXPECT_EQ(exact.num_tensors, 3);
+  SampleRun other(300);
+  const RunInfo info = load_weights(exact.to, other.model, *stream);
+  EXPECT_EQ(info.recipe, run.info.recipe);
+  EXPECT_EQ(info.step, 3);
+  EXPECT_TRUE(other.model.is_consistent());
+  Hdf5Reader reader(exact.to);
+  EXPECT_EQ(reader.entries("optim").size(), 0u);
+  EXPECT_EQ(reader.entries("tokenizer").size(), 1u);
+  EXPECT_EQ(reader.string("", "format"), "headway-weights");
+  // And straight from the checkpoint, whose optimiser state is not asked for.
+  SampleRun third(300);
+  load_weights(folder / checkpoint_name(3), third.model, *stream);
+  EXPECT_TRUE(third.model.is_consistent());
+}
+
+TEST_F(CheckpointTest, Bf16ExportRoundsToNearestEvenAndIsWidenedOnLoading) {
+  SampleRun run(300);
+  save(run, 3);
+  const ExportReport report = export_weights(folder.path(), folder / "w.h5", DType::bf16);
+  EXPECT_LE(report.bytes, static_cast<uint64_t>(report.num_values) * 2 + 40'000);
+  EXPECT_EQ(Hdf5Reader(folder / "w.h5").entries("model")[0].dtype, DType::bf16);
+  SampleRun other(300);
+  load_weights(folder / "w.h5", other.model, *stream);
+  for (size_t i = 0; i < other.model.entries.size(); ++i) {
+    const std::vector<float> expected = run.model.entries[i].value.to_vector<float>(*stream);
+    const std::vector<float> loaded = other.model.entries[i].value.to_vector<float>(*stream);
+    for (size_t j = 0; j < loaded.size(); ++j)
+      ASSERT_EQ(loaded[j], static_cast<float>(bf16(expected[j]))) << other.model.entries[i].path << " " << j;
+  }
+}
+
+TEST_F(CheckpointTest, RunsDoNotGoOnFromWeightsAlone) {
+  SampleRun run(8);
+  save(run, 3);
+  export_weights(folder / checkpoint_name(3), folder / "w.h5", std::nullopt);
+  EXPECT_NE(message_of<CheckpointError>([&] {
+              load_checkpoint(folder / "w.h5", run.states(), *stream);
+            }).find("holds weights only"),
+            std::string::npos);
+}
+
+TEST_F(CheckpointTest, ExportRefusesWhatItCannotDo) {
+  SampleRun run(8);
+  save(run, 3);
+  const fs::path path = folder / checkpoint_name(3);
+  EXPECT_THROW(export_weights(path, path, std::nullopt), ConfigError);
+  EXPECT_THROW(export_weights(path, {}, DType::i32), ConfigError);
+  EXPECT_THROW(export_weights(folder / "absent.h5", {}, std::nullopt), CheckpointError);
+  fs::create_directory(folder / "none");
+  EXPECT_EQ(message_of<CheckpointError>([&] { export_weights(folder / "none", {}, std::nullopt); }),
+            (folder / "none").string() + ": no usable checkpoint there");
+  flip_byte(path, 0.5);
+  EXPECT_THROW(export_weights(path, folder / "w.h5", std::nullopt), CheckpointError);
+  EXPECT_FALSE(fs::exists(folder / "w.h5"));
+}
+
+TEST_F(CheckpointTest, InspectionListsEverythingAndNamesDamage) {
+  SampleRun run(32);
+  save(run, 5);
+  const fs::path path = folder / checkpoint_name(5);
+  const Inspection good = inspect_checkpoint(folder.path());
+  EXPECT_EQ(good.problem, "");
+  for (const char* part : {"/ @format = \"headway-checkpoint\"", "/ @step = 5", "/env @world_size = 1",
+                           "/model/embedding/weight", "f32   [64, 32]", "intact", "/recipe", "6 tensors"})
+    EXPECT_NE(good.text.find(part), std::string::npos) << part << " is not in\n" << good.text;
+  EXPECT_EQ(good.text.find("DAMAGED"), std::string::npos);
+  flip_byte(path, 0.5);
+  const Inspection bad = inspect_checkpoint(path);
+  EXPECT_NE(bad.problem.find("is damaged"), std::string::npos) << bad.problem;
+  EXPECT_NE(bad.text.find("DAMAGED"), std::string::npos);
+  EXPECT_NE(message_of<CheckpointError>([&] {
+              inspect_checkpoint(folder / "absent.h5");
+            }).find("absent.h5: cannot"),
+            std::string::npos);
+}
+
+TEST_F(CheckpointTest, RanksAgreeOnSavingAndResuming) {
+  ThreadRanks ranks(3);
+  ranks.run([&](Communicator& comm, Stream& mine) {
+    SampleRun run(16);
+    CheckpointFolder checkpoints(folder / "checkpoints", {.keep_last = 2}, comm, mine);
+    EXPECT_FALSE(checkpoints.newest_valid().path);
+    for (int64_t step = 1; step <= 3; ++step) {
+      run.set_step(step);
+      const SaveReport report = checkpoints.save(run.states(), run.info);
+      EXPECT_TRUE(report.warnings.empty());
+      EXPECT_GT(report.bytes, 0u);
+    }
+    SampleRun other(16);
+    const NewestValid newest = checkpoints.newest_valid();
+    ASSERT_TRUE(newest.path);
+    EXPECT_TRUE(other.is_consistent(checkpoints.load(*newest.path, other.states())));
+    EXPECT_EQ(other.model.step(), 3);
+  });
+  EXPECT_EQ(list_checkpoints(folder / "checkpoints").size(), 2u);
+  EXPECT_EQ(fs::read_symlink(folder / "checkpoints/latest"), checkpoint_name(3));
+}
+
+TEST_F(CheckpointTest, NoRankThrowsAlone) {
+  ThreadRanks ranks(3);
+  SampleRun sample(16);
+  save(sample, 1);
+  ranks.run([&](Communicator& comm, Stream& mine) {
+    EXPECT_EQ(message_of<DataError>([&] {
+                agree(comm, mine, [&] {
+                  if (comm.rank() > 0) throw DataError("bad token on " + std::to_string(comm.rank()));
+                });
+              }),
+              "rank 1: bad token on 1");
+    // Only rank 2 expects another shape.
+    SampleRun run(comm.rank() == 2 ? 17 : 16);
+    CheckpointFolder checkpoints(folder.path(), {}, comm, mine);
+    const std::string message =
+        message_of<CheckpointError>([&] { checkpoints.load(folder / checkpoint_name(1), run.states()); });
+    EXPECT_NE(message.find("rank 2: "), std::string::npos) << message;
+    // Only rank 0 writes, and cannot.
+    run.set_step(2);
+    fs::path blocked = folder / "blocked";
+    CheckpointFolder other(blocked, {}, comm, mine);
+    comm.barrier();
+    if (comm.rank() == 0) fs::remove(blocked);
+    comm.barrier();
+    EXPECT_NE(message_of<IoError>([&] { other.save(run.states(), run.info); }), "nothing was thrown");
+  });
+}
+
+}  // namespace
+}  // namespace headway

@@ -1,0 +1,185 @@
+#include "trainers/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "core/backend.h"
+#include "core/bf16.h"
+#include "core/io/atomic_file.h"
+#include "core/io/hdf5_archive.h"
+#include "core/io/outline_writer.h"
+
+namespace headway {
+namespace {
+
+void write_all(ArchiveWriter& writer, std::span<const NamedState> states, const RunInfo& info) {
+  write_run_info(writer, info);
+  for (const NamedState& named : states) named.state->save(writer, named.prefix);
+}
+
+OutlineWriter outline_of(std::span<const NamedState> states) {
+  OutlineWriter outline;
+  for (const NamedState& named : states) named.state->save(outline, named.prefix);
+  return outline;
+}
+
+std::string described(const ArchiveEntry& entry) {
+  return fmt::format("{} {}", to_string(entry.dtype), entry.shape.to_string());
+}
+
+// Every difference between what is stored below the states' prefixes and what they would save.
+std::vector<std::string> mismatches(const ArchiveReader& reader, std::span<const NamedState> states,
+                                    const OutlineWriter& expected) {
+  std::vector<std::string> found;
+  std::map<std::string, ArchiveEntry> stored;
+  for (const NamedState& named : states)
+    for (const ArchiveEntry& entry : reader.entries(named.prefix)) stored.emplace(entry.path, entry);
+  for (const auto& [path, entry] : expected.tensors()) {
+    const auto other = stored.find(path);
+    if (other == stored.end())
+      found.push_back(fmt::format("{} is missing ({} expected)", path, described(entry)));
+    else if (entry.dtype != other->second.dtype || !(entry.shape == other->second.shape))
+      found.push_back(fmt::format("{} is {}, expected {}", path, described(other->second), described(entry)));
+  }
+  for (const auto& [path, entry] : stored)
+    if (!expected.tensors().contains(path))
+      found.push_back(fmt::format("{} ({}) is not part of this run", path, described(entry)));
+  for (const std::string& path : expected.texts())
+    if (!reader.has(path)) found.push_back(fmt::format("text {} is missing", path));
+  for (const auto& [path, name] : expected.attributes())
+    if (!reader.has_attribute(path, name))
+      found.push_back(fmt::format("attribute {} of {} is missing", name, path));
+  return found;
+}
+
+RunInfo load_from(ArchiveReader& reader, std::span<const NamedState> states, Stream& stream) {
+  const std::vector<std::string> found = mismatches(reader, states, outline_of(states));
+  if (!found.empty()) {
+    std::string message = fmt::format("{} does not fit this run, {} difference{}:", reader.source(),
+                                      found.size(), found.size() == 1 ? "" : "s");
+    for (const std::string& line : found) message += "\n  " + line;
+    throw CheckpointError(message);
+  }
+  for (const NamedState& named : states) named.state->load(reader, named.prefix, stream);
+  return read_run_info(reader);
+}
+
+// Shows bf16 tensors as f32 where f32 is expected, and widens them when they are read.
+class WideningReader final : public ArchiveReader {
+ public:
+  WideningReader(ArchiveReader& inner, const OutlineWriter& expected) : inner_(inner), expected_(expected) {}
+
+  bool has(std::string_view path) const override { return inner_.has(path); }
+  std::vector<ArchiveEntry> entries(std::string_view group) const override {
+    std::vector<ArchiveEntry> all = inner_.entries(group);
+    for (ArchiveEntry& entry : all)
+      if (is_widened(entry)) entry.dtype = DType::f32;
+    return all;
+  }
+  std::vector<std::string> texts(std::string_view group) const override { return inner_.texts(group); }
+  std::vector<std::string> attributed(std::string_view group) const override {
+    return inner_.attributed(group);
+  }
+  const Attributes& attributes(std::string_view path) const override { return inner_.attributes(path); }
+  std::string text(std::string_view path) override { return inner_.text(path); }
+  std::string source() const override { return inner_.source(); }
+
+  void tensor(std::string_view path, const Tensor& into, Stream& stream) override {
+    for (const ArchiveEntry& entry : inner_.entries(path)) {
+      if (entry.path != path || !is_widened(entry)) continue;
+      check_fits(*this, {entry.path, entry.shape, DType::f32}, into);
+      const std::unique_ptr<Stream> host = cpu_backend().make_stream();
+      const Tensor narrow = Tensor::empty(entry.shape, DType::bf16, Device{});
+      inner_.tensor(path, narrow, *host);
+      const Tensor wide = Tensor::empty(entry.shape, DType::f32, Device{});
+      const bf16* from = narrow.data<bf16>();
+      float* to = wide.data<float>();
+      for (int64_t i = 0; i < narrow.numel(); ++i) to[i] = static_cast<float>(from[i]);
+      into.copy_from(wide, stream);
+      stream.synchronize();
+      return;
+    }
+    inner_.tensor(path, into, stream);
+  }
+
+ private:
+  bool is_widened(const ArchiveEntry& entry) const {
+    const auto wanted = expected_.tensors().find(entry.path);
+    return entry.dtype == DType::bf16 && wanted != expected_.tensors().end() &&
+           wanted->second.dtype == DType::f32;
+  }
+
+  ArchiveReader& inner_;
+  const OutlineWriter& expected_;
+};
+
+}  // namespace
+
+void write_run_info(ArchiveWriter& writer, const RunInfo& info) {
+  const Environment& env = info.environment;
+  writer.attribute("", "step", info.step);
+  writer.attribute("", "tokens", info.tokens);
+  writer.text("recipe", info.recipe);
+  writer.attribute("env", "world_size", env.world_size);
+  writer.attribute("env", "threads", env.threads);
+  writer.attribute("env", "deterministic", int64_t{env.is_deterministic});
+  writer.attribute("env", "device", env.device);
+  writer.attribute("env", "dtype", env.dtype);
+  writer.attribute("env", "libraries", env.libraries);
+}
+
+RunInfo read_run_info(ArchiveReader& reader) {
+  RunInfo info;
+  info.step = reader.integer("", "step");
+  info.tokens = reader.integer("", "tokens");
+  info.recipe = reader.text("recipe");
+  info.environment.world_size = reader.integer("env", "world_size");
+  info.environment.threads = reader.integer("env", "threads");
+  info.environment.is_deterministic = reader.integer("env", "deterministic") != 0;
+  info.environment.device = reader.string("env", "device");
+  info.environment.dtype = reader.string("env", "dtype");
+  info.environment.libraries = reader.string("env", "libraries");
+  return info;
+}
+
+uint64_t checkpoint_bytes(std::span<const NamedState> states, const RunInfo& info) {
+  // Headers, attributes and links of one dataset take under 1 KiB; groups and heaps are few.
+  constexpr uint64_t kPerObject = 2048, kPerFile = 64 * 1024;
+  OutlineWriter outline;
+  write_all(outline, states, info);
+  const uint64_t num_objects =
+      outline.tensors().size() + outline.texts().size() + outline.attributes().size();
+  return outline.value_bytes() + num_objects * kPerObject + kPerFile;
+}
+
+void save_checkpoint(const std::filesystem::path& path, std::span<const NamedState> states,
+                     const RunInfo& info, Stream& stream) {
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  require_free_space(folder, checkpoint_bytes(states, info), "checkpoint " + path.filename().string());
+  AtomicFile file(path);
+  Hdf5Writer writer(file.temporary(), stream,
+                    {.format = kCheckpointFormat, .layout = Hdf5Layout::contiguous});
+  write_all(writer, states, info);
+  writer.finish();
+  file.commit();
+}
+
+RunInfo load_checkpoint(const std::filesystem::path& path, std::span<const NamedState> states,
+                        Stream& stream) {
+  Hdf5Reader reader(path);
+  HEADWAY_CHECK(reader.string("", "format") == kCheckpointFormat, CheckpointError,
+                fmt::format("{}: holds weights only, a run cannot go on from it", path.string()));
+  return load_from(reader, states, stream);
+}
+
+RunInfo load_weights(const std::filesystem::path& path, Stateful& model, Stream& stream) {
+  const NamedState state{"model", &model};
+  const std::span<const NamedState> states(&state, 1);
+  const OutlineWriter expected = outline_of(states);
+  Hdf5Reader reader(path);
+  WideningReader widening(reader, expected);
+  return load_from(widening, states, stream);
+}
+
+}  // namespace headway
