@@ -19,7 +19,7 @@ class PendingReduce {
   virtual ~PendingReduce() = default;
   /// Lets the transport move on; true when finished. Never blocks.
   virtual bool poll() = 0;
-  /// CommError when the deadline of the communicator passes.
+  /// Past the communicator's deadline the run ends: see create().
   virtual void wait() = 0;
 };
 
@@ -41,7 +41,8 @@ class Communicator {
   [[noreturn]] virtual void abort(int exit_status) = 0;
 
   /// The ranks mpirun started, or a single rank where there is no mpirun (or no MPI in this build).
-  /// timeout_s: longest time a collective may take before every rank is ended with status 8.
+  /// timeout_s: longest time a rank waits for a collective (the first one: three times as long) before it
+  /// writes what it waits for to stderr and ends every rank with status 8. CommError when MPI cannot start.
   static std::unique_ptr<Communicator> create(Device, double timeout_s);
 };
 

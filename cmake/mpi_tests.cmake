@@ -1,0 +1,41 @@
+# Tests whose ranks are processes of mpirun.
+if(NOT MPI_C_FOUND)
+  return()
+endif()
+
+add_executable(mpi_ranks tests/core/collective_cases.cpp tests/core/mpi_ranks.cpp)
+target_link_libraries(mpi_ranks PRIVATE headway_core)
+
+# Open MPI 4 reads the OMPI_ names, 5 the PRTE_ ones: more ranks than cores, also for root, none bound.
+set(HEADWAY_MPI_TEST_ENVIRONMENT OMP_NUM_THREADS=1
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+  PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none)
+
+# headway_mpi_test(<name> RANKS <n> STATUS <exit status of mpirun> WITHIN <seconds> SAYS <text> COMMAND <program>...)
+function(headway_mpi_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 test "" "RANKS;STATUS;WITHIN;SAYS" "COMMAND")
+  add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/tests/support/expect_status.sh
+    ${test_STATUS} ${test_WITHIN} "${test_SAYS}" ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${test_RANKS}
+    ${test_COMMAND})
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${HEADWAY_MPI_TEST_ENVIRONMENT}"
+    PROCESSORS ${test_RANKS})
+endfunction()
+
+foreach(ranks 1 2 4)
+  foreach(case collectives collectives_in_small_messages mistakes)
+    headway_mpi_test(core.mpi.${case}_${ranks} RANKS ${ranks} STATUS 0 WITHIN 100 COMMAND $<TARGET_FILE:mpi_ranks> ${case})
+  endforeach()
+endforeach()
+headway_mpi_test(core.mpi.a_failing_rank_ends_all_with_its_status RANKS 4 STATUS 6 WITHIN 30 SAYS "rank 1: planted"
+  COMMAND $<TARGET_FILE:mpi_ranks> throws_on_rank_1)
+headway_mpi_test(core.mpi.a_silent_rank_ends_all_at_the_deadline RANKS 2 STATUS 8 WITHIN 30
+  SAYS "rank 0 of 2: all_reduce number 2 (4000 bytes) has not finished within 2 s"
+  COMMAND $<TARGET_FILE:mpi_ranks> sleeps_on_rank_1)
+headway_mpi_test(core.mpi.a_pending_reduction_keeps_the_deadline RANKS 4 STATUS 8 WITHIN 30
+  SAYS "all_reduce number 2 (4000 bytes) has not finished within 2 s"
+  COMMAND $<TARGET_FILE:mpi_ranks> sleeps_with_reductions_pending)
+headway_mpi_test(core.mpi.a_killed_rank_ends_all RANKS 2 STATUS 137 WITHIN 30 COMMAND $<TARGET_FILE:mpi_ranks> killed_on_rank_1)
+headway_mpi_test(core.mpi.unwinding_past_the_communicator_does_not_hang RANKS 2 STATUS 3 WITHIN 30
+  COMMAND $<TARGET_FILE:mpi_ranks> leaves_while_throwing)

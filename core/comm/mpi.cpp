@@ -1,0 +1,244 @@
+#include "core/comm/mpi.h"
+
+#include <fmt/format.h>
+#include <mpi.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <list>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/comm/collective_check.h"
+#include "core/comm/collective_log.h"
+#include "core/comm/waiting.h"
+#include "core/error.h"
+
+namespace headway {
+namespace {
+
+void check(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw CommError(fmt::format("{} failed: {}", call, text));
+}
+
+MPI_Datatype mpi_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return MPI_FLOAT;
+    case DType::f64:
+      return MPI_DOUBLE;
+    case DType::i32:
+      return MPI_INT32_T;
+    case DType::i64:
+      return MPI_INT64_T;
+    case DType::bf16:
+    case DType::u8:
+      break;
+  }
+  return MPI_BYTE;
+}
+
+MPI_Op mpi_op(Reduce reduce) {
+  switch (reduce) {
+    case Reduce::max:
+      return MPI_MAX;
+    case Reduce::min:
+      return MPI_MIN;
+    case Reduce::sum:
+      break;
+  }
+  return MPI_SUM;
+}
+
+// Ends this process with its status even if MPI_Abort never comes back.
+[[noreturn]] void end_all_ranks(int exit_status) {
+  constexpr auto kGrace = std::chrono::seconds(10);
+  std::fflush(nullptr);
+  std::thread([exit_status, kGrace] {
+    std::this_thread::sleep_for(kGrace);
+    _exit(exit_status);
+  }).detach();
+  MPI_Abort(MPI_COMM_WORLD, exit_status);
+  _exit(exit_status);
+}
+
+// A collective that has been started. It owns a handle to its tensor, so the memory outlives the messages.
+struct Collective {
+  uint64_t sequence = 0;
+  Tensor tensor;
+  std::vector<MPI_Request> requests;
+
+  bool advance() {
+    int finished = 0;
+    check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &finished, MPI_STATUSES_IGNORE),
+          "MPI_Testall");
+    return finished != 0;
+  }
+};
+
+class MpiCommunicator final : public Communicator {
+ public:
+  explicit MpiCommunicator(const MpiSettings& settings)
+      : settings_(settings), num_exceptions_(std::uncaught_exceptions()) {
+    int provided = MPI_THREAD_SINGLE;
+    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    HEADWAY_CHECK(provided >= MPI_THREAD_SERIALIZED, CommError,
+                  fmt::format("this MPI allows thread level {} only, expected MPI_THREAD_SERIALIZED ({})",
+                              provided, static_cast<int>(MPI_THREAD_SERIALIZED)));
+    check(MPI_Comm_dup(MPI_COMM_WORLD, &world_), "MPI_Comm_dup");
+    check(MPI_Comm_rank(world_, &rank_), "MPI_Comm_rank");
+    check(MPI_Comm_size(world_, &size_), "MPI_Comm_size");
+    MPI_Comm machine = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(world_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
+          "MPI_Comm_split_type");
+    check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
+    check(MPI_Comm_free(&machine), "MPI_Comm_free");
+  }
+
+  ~MpiCommunicator() override {
+    if (!under_way_.empty() || std::uncaught_exceptions() > num_exceptions_) return;
+    MPI_Comm_free(&world_);
+    MPI_Finalize();
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  int local_rank() const override { return local_rank_; }
+
+  void all_reduce(const Tensor& tensor, Reduce reduce, Stream&) override {
+    wait_for(begin_all_reduce(tensor, reduce));
+  }
+
+  std::unique_ptr<PendingReduce> start_all_reduce(const Tensor& tensor, Reduce reduce, Stream&) override;
+
+  void broadcast(const Tensor& tensor, int root, Stream&) override {
+    check_broadcast(tensor, root, size_);
+    check_on_host(tensor, "broadcast");
+    Collective& collective = begin("broadcast", tensor);
+    for_each_message(static_cast<int64_t>(tensor.bytes()), [&](int64_t first, int count) {
+      check(MPI_Ibcast(static_cast<std::byte*>(tensor.raw()) + first, count, MPI_BYTE, root, world_,
+                       add_request(collective)),
+            "MPI_Ibcast");
+    });
+    wait_for(collective.sequence);
+  }
+
+  void barrier() override {
+    Collective& collective = begin("barrier", Tensor());
+    check(MPI_Ibarrier(world_, add_request(collective)), "MPI_Ibarrier");
+    wait_for(collective.sequence);
+  }
+
+  [[noreturn]] void abort(int exit_status) override { end_all_ranks(exit_status); }
+
+  /// True when the collective has finished; lets all that are under way move on.
+  bool advance(uint64_t sequence) {
+    for (auto it = under_way_.begin(); it != under_way_.end();) {
+      if (it->advance()) {
+        log_.end(it->sequence);
+        it = under_way_.erase(it);
+      } else {
+        ++it;
+      }
+    }
+    return std::none_of(under_way_.begin(), under_way_.end(),
+                        [&](const Collective& collective) { return collective.sequence == sequence; });
+  }
+
+  void wait_for(uint64_t sequence) {
+    const double limit_s = has_met_ ? settings_.timeout_s : settings_.first_timeout_s;
+    const Waiting waiting(limit_s);
+    while (!advance(sequence))
+      if (!waiting.pause()) give_up(sequence, limit_s);
+    has_met_ = true;
+  }
+
+ private:
+  uint64_t begin_all_reduce(const Tensor& tensor, Reduce reduce) {
+    check_reducible(tensor);
+    check_on_host(tensor, "all_reduce");
+    Collective& collective = begin("all_reduce", tensor);
+    for_each_message(tensor.numel(), [&](int64_t first, int count) {
+      void* const values =
+          static_cast<std::byte*>(tensor.raw()) + static_cast<size_t>(first) * size_of(tensor.dtype());
+      check(MPI_Iallreduce(MPI_IN_PLACE, values, count, mpi_type(tensor.dtype()), mpi_op(reduce), world_,
+                           add_request(collective)),
+            "MPI_Iallreduce");
+    });
+    return collective.sequence;
+  }
+
+  Collective& begin(const char* name, const Tensor& tensor) {
+    const uint64_t sequence = log_.begin(name, tensor.defined() ? tensor.bytes() : 0);
+    return under_way_.emplace_back(Collective{sequence, tensor, {}});
+  }
+
+  static MPI_Request* add_request(Collective& collective) {
+    return &collective.requests.emplace_back(MPI_REQUEST_NULL);
+  }
+
+  // f(first, count) for each message that a transfer of num_elements is cut into.
+  template <class F>
+  void for_each_message(int64_t num_elements, F f) const {
+    for (int64_t first = 0; first < num_elements; first += settings_.largest_message)
+      f(first, static_cast<int>(std::min(settings_.largest_message, num_elements - first)));
+  }
+
+  [[noreturn]] void give_up(uint64_t sequence, double limit_s) {
+    // Peers that wait too reach their own deadline and say so; who is silent is the one that is missing.
+    constexpr auto kPeersMaySpeak = std::chrono::seconds(1);
+    const std::string text = fmt::format(
+        "rank {} of {}: {} has not finished within {:g} s: a rank is missing, dead or stuck; ending all "
+        "ranks\n"
+        "rank {}: its last collectives:\n{}",
+        rank_, size_, log_.describe(sequence), limit_s, rank_, log_.dump());
+    std::fputs(text.c_str(), stderr);
+    std::fflush(stderr);
+    std::this_thread::sleep_for(kPeersMaySpeak);
+    end_all_ranks(static_cast<int>(ExitCode::comm_failure));
+  }
+
+  MpiSettings settings_;
+  int num_exceptions_;
+  MPI_Comm world_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+  int local_rank_ = 0;
+  bool has_met_ = false;  // a collective has finished
+  CollectiveLog log_;
+  std::list<Collective> under_way_;
+};
+
+class MpiPendingReduce final : public PendingReduce {
+ public:
+  MpiPendingReduce(MpiCommunicator& communicator, uint64_t sequence)
+      : communicator_(communicator), sequence_(sequence) {}
+  bool poll() override { return communicator_.advance(sequence_); }
+  void wait() override { communicator_.wait_for(sequence_); }
+
+ private:
+  MpiCommunicator& communicator_;
+  uint64_t sequence_;
+};
+
+std::unique_ptr<PendingReduce> MpiCommunicator::start_all_reduce(const Tensor& tensor, Reduce reduce,
+                                                                 Stream&) {
+  return std::make_unique<MpiPendingReduce>(*this, begin_all_reduce(tensor, reduce));
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_mpi_communicator(const MpiSettings& settings) {
+  return std::make_unique<MpiCommunicator>(settings);
+}
+
+}  // namespace headway

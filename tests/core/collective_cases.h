@@ -1,0 +1,16 @@
+// What every communicator must do, written once: run by threads of one process and by processes of mpirun.
+// A case throws std::runtime_error with what went wrong.
+#pragma once
+
+#include "core/comm/communicator.h"
+
+namespace headway {
+
+/// Sum, max and min in every dtype; sizes from none to larger than a message; broadcasts from every root.
+void check_all_collectives(Communicator&);
+/// Many reductions under way at once, waited for in another order than they began.
+void check_overlapping_reductions(Communicator&);
+/// The same float sums twice, and on all ranks: equal bits, although the order of addition matters.
+void check_equal_bits(Communicator&);
+
+}  // namespace headway
