@@ -1,0 +1,22 @@
+# Tests of the sources themselves: the direction of includes, and that every header compiles by itself.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+
+add_test(NAME scripts.check_layers COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/scripts/check_layers.py)
+add_test(NAME scripts.check_layers_test
+  COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tests/scripts/check_layers_test.py)
+
+# One unit per header, which includes it twice: alone, and again to see its #pragma once. The units are built by
+# the test, so an ordinary build does not wait for them.
+file(GLOB_RECURSE HEADWAY_HEADERS CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}
+  autograd/*.h bench/*.h core/*.h kernels/*.h layers/*.h tests/*.h trainers/*.h)
+set(units)
+foreach(HEADER IN LISTS HEADWAY_HEADERS)
+  set(unit ${CMAKE_BINARY_DIR}/headers_alone/${HEADER}.cpp)
+  file(CONFIGURE OUTPUT ${unit} CONTENT "#include \"@HEADER@\"\n#include \"@HEADER@\"\n" @ONLY)
+  list(APPEND units ${unit})
+endforeach()
+add_library(headers_alone OBJECT EXCLUDE_FROM_ALL ${units})
+target_link_libraries(headers_alone PRIVATE headway_trainers hdf5::hdf5 GTest::gtest)
+target_compile_options(headers_alone PRIVATE -O0)
+add_test(NAME scripts.headers_compile_alone
+  COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target headers_alone --parallel 2)
