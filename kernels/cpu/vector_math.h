@@ -21,10 +21,11 @@ struct VectorOf {
 template <class T>
 using Vector = typename VectorOf<T>::type;
 
-/// e^x to 2 units in the last place, without branches. Below -87.3 the result is 0 (no denormals), above 88.7
-/// it is infinity; NaN stays NaN.
+/// e^x to 2 units in the last place, without branches. Below -86.98 (1e-38) the result is 0, above 88.72 it
+/// is infinity; NaN stays NaN.
 inline float vector_exp(float x) {
-  constexpr float kLowest = -87.33654f, kHighest = 88.72283f;  // log of the smallest normal and largest float
+  constexpr float kLowest = -86.98f;     // the power of two below stays normal
+  constexpr float kHighest = 88.72283f;  // log of the largest float
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float clamped = x < kLowest ? kLowest : (x > kHighest ? kHighest : x);

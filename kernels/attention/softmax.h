@@ -1,0 +1,149 @@
+// The softmax attention core as an operation: argument structs of its two directions (equations in
+// softmax_variant.h). Positions: query row t stands at position query_offset + t among the keys 0..Tk-1, so
+// training has query_offset = 0 and Tk = T, and decoding with a cache of n keys has query_offset = n, Tk = n
+// + T. Grouped queries: query head h reads key/value head h / (H / K).
+//
+// Backward, with G = dO, dP_ij = G_i.v_j and D_i = G_i.Y_i:
+//   dA_ij = P_ij r_i (dP_ij - D_i)           gradient at the softmax's input
+//   dS_ij = dA_ij score'(S_ij)               dq_i = scale sum_j dS_ij k_j     dk_j = scale sum_i dS_ij q_i
+//   dv_j  = sum_i (r_i P_ij + beta_i) G_i    dr_i = D_i                       dbeta_i = G_i.C_i
+//   ddelta_j = sum_i dA_ij                   dsink = - sum_i exp(sink - LSE_i) r_i D_i
+// Sums over i run over the visible pairs and, for what belongs to a key, over the query heads of its group.
+// A row without a key has o = 0 and LSE = -inf (LSE = sink with that slot) and contributes no gradient.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "core/dtype.h"
+#include "core/view.h"
+#include "kernels/attention/softmax_variant.h"
+#include "kernels/op.h"
+
+namespace headway {
+
+/// The slots a variant declares; the others stay empty. A is float, or double for double inputs.
+template <class A>
+struct SlotViews {
+  View<const A, 3> row_scale = {};        // [B,H,T]
+  View<const A, 3> row_bias = {};         // [B,H,T]
+  View<const A, 3> key_bias = {};         // [B,K,Tk]
+  View<const int32_t, 3> key_end = {};    // [B,K,Tk]
+  View<const int32_t, 3> row_index = {};  // [B,H,N]
+  View<const A, 1> sink = {};             // [H]
+};
+
+/// Whether O differs from Y, so that backward needs Y beside O.
+template <class V>
+inline constexpr bool kScalesRows = has(V::slots, Slots::row_scale | Slots::row_bias);
+
+namespace detail {
+
+/// Throws the ShapeError of an argument; got is empty where it is missing.
+[[noreturn]] void throw_shape_error(const char* op, const char* name, std::span<const int64_t> got,
+                                    std::span<const int64_t> expected);
+
+template <class T, int Rank>
+void check_shape(const View<T, Rank>& view, const int64_t (&expected)[Rank], const char* op,
+                 const char* name) {
+  if (!view && !std::equal(expected, expected + Rank, view.size)) throw_shape_error(op, name, {}, expected);
+  if (!std::equal(expected, expected + Rank, view.size)) throw_shape_error(op, name, view.size, expected);
+}
+
+template <class T>
+void check_rows(const View<T, 4>& view, const int64_t (&expected)[4], const char* op, const char* name) {
+  check_shape(view, expected, op, name);
+  HEADWAY_CHECK(view.stride[3] == 1 || view.size[3] == 1, ShapeError,
+                std::string(op) + ": " + name + " must be contiguous along the head's width");
+}
+
+/// Shapes of what both directions read.
+template <class V, class Args>
+void check_softmax_inputs(const Args& args) {
+  const char* op = Args::name;
+  const auto &q = args.q.size, &k = args.k.size;
+  const int64_t B = q[0], T = q[1], H = q[2], Dh = q[3], Tk = k[1], K = k[2];
+  check_rows(args.q, {B, T, H, Dh}, op, "q");
+  check_rows(args.k, {B, Tk, K, Dh}, op, "k");
+  check_rows(args.v, {B, Tk, K, Dh}, op, "v");
+  HEADWAY_CHECK(K > 0 && H % K == 0, ShapeError,
+                std::string(op) + ": " + std::to_string(H) + " query heads do not divide into groups of " +
+                    std::to_string(K) + " key/value heads");
+  HEADWAY_CHECK(args.query_offset >= 0, ShapeError,
+                std::string(op) + ": query_offset = " + std::to_string(args.query_offset) + " is negative");
+  check_shape(args.log_sum_exp, {B, H, T}, op, "log_sum_exp");
+  const auto& slots = args.slots;
+  if constexpr (has(V::slots, Slots::row_scale)) check_shape(slots.row_scale, {B, H, T}, op, "row_scale");
+  if constexpr (has(V::slots, Slots::row_bias)) check_shape(slots.row_bias, {B, H, T}, op, "row_bias");
+  if constexpr (has(V::slots, Slots::key_bias)) check_shape(slots.key_bias, {B, K, Tk}, op, "key_bias");
+  if constexpr (has(V::slots, Slots::key_end)) check_shape(slots.key_end, {B, K, Tk}, op, "key_end");
+  if constexpr (has(V::slots, Slots::row_index))
+    check_shape(slots.row_index, {B, H, slots.row_index.size[2]}, op, "row_index");
+  if constexpr (has(V::slots, Slots::sink)) check_shape(slots.sink, {H}, op, "sink");
+}
+
+}  // namespace detail
+
+/// q [B,T,H,Dh], k v [B,Tk,K,Dh] -> o [B,T,H,Dh], log_sum_exp [B,H,T] of the softmax's input, in natural
+/// units. Strides are free except along Dh.
+template <class V, class T>
+struct SoftmaxForward {
+  static_assert(IsSoftmaxVariant<V>,
+                "a softmax variant derives from SoftmaxVariant, its begin and end return int, and its score "
+                "returns its argument's type for double, float and Dual<double>");
+  static constexpr const char* name = "softmax_attention_forward";
+
+  View<const T, 4> q, k, v;
+  SlotViews<Acc<T>> slots = {};
+  typename V::Params params = {};
+  double scale = 1;
+  int64_t query_offset = 0;
+  View<T, 4> o;
+  View<Acc<T>, 3> log_sum_exp;
+  View<T, 4> y = {};  // Y, for backward; may be empty, and is never written unless kScalesRows<V>
+
+  void check() const {
+    detail::check_softmax_inputs<V>(*this);
+    const int64_t shape[4] = {q.size[0], q.size[1], q.size[2], q.size[3]};
+    detail::check_rows(o, shape, name, "o");
+    if (y) detail::check_rows(y, shape, name, "y");
+  }
+};
+
+/// Gradients of what SoftmaxForward read, overwritten. dq, dk and dv must be given; gradients of slots may be
+/// left empty.
+template <class V, class T>
+struct SoftmaxBackward {
+  static constexpr const char* name = "softmax_attention_backward";
+
+  View<const T, 4> q, k, v;
+  SlotViews<Acc<T>> slots = {};
+  typename V::Params params = {};
+  double scale = 1;
+  int64_t query_offset = 0;
+  View<const T, 4> y;  // forward's y; its o where !kScalesRows<V>
+  View<const Acc<T>, 3> log_sum_exp;
+  View<const T, 4> dout;  // [B,T,H,Dh]
+  View<T, 4> dq, dk, dv;
+  View<Acc<T>, 3> drow_scale = {}, drow_bias = {};  // [B,H,T]
+  View<Acc<T>, 3> dkey_bias = {};                   // [B,K,Tk]
+  View<Acc<T>, 1> dsink = {};                       // [H]
+
+  void check() const {
+    detail::check_softmax_inputs<V>(*this);
+    const int64_t B = q.size[0], T_ = q.size[1], H = q.size[2], Dh = q.size[3], Tk = k.size[1], K = k.size[2];
+    detail::check_rows(y, {B, T_, H, Dh}, name, "y");
+    detail::check_rows(dout, {B, T_, H, Dh}, name, "dout");
+    detail::check_rows(dq, {B, T_, H, Dh}, name, "dq");
+    detail::check_rows(dk, {B, Tk, K, Dh}, name, "dk");
+    detail::check_rows(dv, {B, Tk, K, Dh}, name, "dv");
+    if (drow_scale) detail::check_shape(drow_scale, {B, H, T_}, name, "drow_scale");
+    if (drow_bias) detail::check_shape(drow_bias, {B, H, T_}, name, "drow_bias");
+    if (dkey_bias) detail::check_shape(dkey_bias, {B, K, Tk}, name, "dkey_bias");
+    if (dsink) detail::check_shape(dsink, {H}, name, "dsink");
+  }
+};
+
+}  // namespace headway

@@ -1,0 +1,222 @@
+// The definition of the softmax core (equations in softmax_variant.h and softmax.h): naive loops over every
+// pair, no tiles, no plan. What the fast kernels are tested against, and the double kernel itself.
+//
+// Generic in the numbers: Exact<S> computes in S; a policy whose operand() rounds what a tensor core would
+// read (q, k, v, dO and the tiles P and dS) shows how much error that rounding costs.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "kernels/attention/plan.h"
+#include "kernels/attention/softmax.h"
+
+namespace headway {
+
+template <class S>
+struct Exact {
+  using Real = S;
+  static S operand(S x) { return x; }
+};
+
+namespace detail {
+
+/// One row of the score matrix of one query head, as both directions need it.
+template <class Numbers, class V, class Args>
+class ReferenceRow {
+ public:
+  using Real = typename Numbers::Real;
+
+  ReferenceRow(const Args& args, int b, int h, int t)
+      : args_(args),
+        plan_{args.params, static_cast<int>(args.query_offset), static_cast<int>(args.q.size[1]),
+              static_cast<int>(args.k.size[1])},
+        b_(b),
+        h_(h),
+        t_(t),
+        kv_(h / static_cast<int>(args.q.size[2] / args.k.size[2])) {}
+
+  bool sees(int j) const {
+    if constexpr (has(V::slots, Slots::key_end))
+      if (plan_.query_offset + t_ >= args_.slots.key_end(b_, kv_, j)) return false;
+    return plan_.sees(t_, j);
+  }
+  Coord at(int j) const { return {b_, h_, plan_.query_offset + t_, j}; }
+  /// S_ij
+  Real raw_score(int j) const {
+    const auto* q = &args_.q(b_, t_, h_, 0);
+    const auto* k = &args_.k(b_, j, kv_, 0);
+    const int64_t Dh = args_.q.size[3];
+    Real dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t d = 0; d < Dh; ++d)
+      dot += Numbers::operand(static_cast<Real>(q[d])) * Numbers::operand(static_cast<Real>(k[d]));
+    return dot * static_cast<Real>(args_.scale);
+  }
+  /// What the softmax sees: score(S_ij) + delta_j
+  Real logit(int j, Real raw) const {
+    Real logit = V::score(args_.params, raw, at(j));
+    if constexpr (has(V::slots, Slots::key_bias))
+      logit += static_cast<Real>(args_.slots.key_bias(b_, kv_, j));
+    return logit;
+  }
+  Real row_scale() const {
+    if constexpr (has(V::slots, Slots::row_scale))
+      return static_cast<Real>(args_.slots.row_scale(b_, h_, t_));
+    return 1;
+  }
+  Real row_bias() const {
+    if constexpr (has(V::slots, Slots::row_bias)) return static_cast<Real>(args_.slots.row_bias(b_, h_, t_));
+    return 0;
+  }
+
+ private:
+  const Args& args_;
+  TilePlan<V> plan_;
+  int b_, h_, t_, kv_;
+};
+
+/// The rows of q that head h computes: all, or those its row_index lists.
+template <class V, class Args>
+std::vector<int> reference_rows(const Args& args, int b, int h) {
+  std::vector<int> rows;
+  if constexpr (has(V::slots, Slots::row_index)) {
+    const auto& index = args.slots.row_index;
+    for (int64_t n = 0; n < index.size[2] && index(b, h, n) >= 0; ++n) rows.push_back(index(b, h, n));
+  } else {
+    for (int t = 0; t < static_cast<int>(args.q.size[1]); ++t) rows.push_back(t);
+  }
+  return rows;
+}
+
+}  // namespace detail
+
+template <class Numbers, class V, class T>
+void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
+  using Real = typename Numbers::Real;
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  const int B = static_cast<int>(args.q.size[0]), T_ = static_cast<int>(args.q.size[1]),
+            H = static_cast<int>(args.q.size[2]), Dh = static_cast<int>(args.q.size[3]),
+            Tk = static_cast<int>(args.k.size[1]), group = H / static_cast<int>(args.k.size[2]);
+
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int b = 0; b < B; ++b)
+    for (int h = 0; h < H; ++h) {
+      const int kv = h / group;
+      std::vector<Real> logit(Tk), y(Dh), c(Dh);
+      for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
+        args.log_sum_exp(b, h, t) = -std::numeric_limits<Acc<T>>::infinity();
+        for (int d = 0; d < Dh; ++d) args.o(b, t, h, d) = 0;
+        for (int d = 0; d < Dh && kScalesRows<V> && args.y; ++d) args.y(b, t, h, d) = 0;
+      }
+      for (const int t : detail::reference_rows<V>(args, b, h)) {
+        const detail::ReferenceRow<Numbers, V, SoftmaxForward<V, T>> row(args, b, h, t);
+        Real maximum = -kInfinity;
+        if constexpr (has(V::slots, Slots::sink)) maximum = static_cast<Real>(args.slots.sink(h));
+        for (int j = 0; j < Tk; ++j) {
+          logit[j] = row.sees(j) ? row.logit(j, row.raw_score(j)) : -kInfinity;
+          maximum = logit[j] > maximum ? logit[j] : maximum;
+        }
+        Real sum = 0;
+        if constexpr (has(V::slots, Slots::sink))
+          sum = std::exp(static_cast<Real>(args.slots.sink(h)) - maximum);
+        std::fill(y.begin(), y.end(), Real(0));
+        std::fill(c.begin(), c.end(), Real(0));
+        for (int j = 0; j < Tk; ++j) {
+          if (!row.sees(j)) continue;
+          const Real weight = std::exp(logit[j] - maximum);
+          sum += weight;
+          const auto* v = &args.v(b, j, kv, 0);
+          for (int d = 0; d < Dh; ++d) {
+            const Real value = Numbers::operand(static_cast<Real>(v[d]));
+            y[d] += Numbers::operand(weight) * value;
+            c[d] += value;
+          }
+        }
+        args.log_sum_exp(b, h, t) = static_cast<Acc<T>>(sum > 0 ? maximum + std::log(sum) : -kInfinity);
+        for (int d = 0; d < Dh; ++d) {
+          y[d] = sum > 0 ? y[d] / sum : 0;
+          args.o(b, t, h, d) = static_cast<T>(row.row_scale() * y[d] + row.row_bias() * c[d]);
+          if (kScalesRows<V> && args.y) args.y(b, t, h, d) = static_cast<T>(y[d]);
+        }
+      }
+    }
+}
+
+/// D_i is summed from its definition, so args.y is not read.
+template <class Numbers, class V, class T>
+void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
+  using Real = typename Numbers::Real;
+  const int B = static_cast<int>(args.q.size[0]), T_ = static_cast<int>(args.q.size[1]),
+            H = static_cast<int>(args.q.size[2]), Dh = static_cast<int>(args.q.size[3]),
+            Tk = static_cast<int>(args.k.size[1]), K = static_cast<int>(args.k.size[2]), group = H / K;
+  const Real scale = static_cast<Real>(args.scale);
+  std::vector<Real> dsink(static_cast<size_t>(B) * H, Real(0));  // of each batch and head
+
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int b = 0; b < B; ++b)
+    for (int kv = 0; kv < K; ++kv) {
+      std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(dk), ddelta(Tk), raw(Tk), weight(Tk), dp(Tk),
+          dq(Dh);
+      for (int h = kv * group; h < (kv + 1) * group; ++h) {
+        for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
+          for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = 0;
+          if (args.drow_scale) args.drow_scale(b, h, t) = 0;
+          if (args.drow_bias) args.drow_bias(b, h, t) = 0;
+        }
+        for (const int t : detail::reference_rows<V>(args, b, h)) {
+          const detail::ReferenceRow<Numbers, V, SoftmaxBackward<V, T>> row(args, b, h, t);
+          const Real lse = static_cast<Real>(args.log_sum_exp(b, h, t));
+          const auto* g = &args.dout(b, t, h, 0);
+          Real row_dot = 0, dbias = 0;  // D_i = G_i.Y_i and G_i.C_i
+          for (int j = 0; j < Tk; ++j) {
+            if (!row.sees(j)) continue;
+            raw[j] = row.raw_score(j);
+            weight[j] = std::exp(row.logit(j, raw[j]) - lse);
+            const auto* v = &args.v(b, j, kv, 0);
+            dp[j] = 0;
+            for (int d = 0; d < Dh; ++d)
+              dp[j] += Numbers::operand(static_cast<Real>(g[d])) * Numbers::operand(static_cast<Real>(v[d]));
+            row_dot += weight[j] * dp[j];
+            dbias += dp[j];
+          }
+          std::fill(dq.begin(), dq.end(), Real(0));
+          for (int j = 0; j < Tk; ++j) {
+            if (!row.sees(j)) continue;
+            const Real da = weight[j] * row.row_scale() * (dp[j] - row_dot);
+            const Real ds = Numbers::operand(da * score_slope<V>(args.params, raw[j], row.at(j)));
+            const Real a = Numbers::operand(row.row_scale() * weight[j] + row.row_bias());
+            ddelta[j] += da;
+            for (int d = 0; d < Dh; ++d) {
+              dq[d] += ds * Numbers::operand(static_cast<Real>(args.k(b, j, kv, d)));
+              dk[static_cast<size_t>(j) * Dh + d] +=
+                  ds * Numbers::operand(static_cast<Real>(args.q(b, t, h, d)));
+              dv[static_cast<size_t>(j) * Dh + d] += a * Numbers::operand(static_cast<Real>(g[d]));
+            }
+          }
+          for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = static_cast<T>(scale * dq[d]);
+          if (args.drow_scale) args.drow_scale(b, h, t) = static_cast<Acc<T>>(row_dot);
+          if (args.drow_bias) args.drow_bias(b, h, t) = static_cast<Acc<T>>(dbias);
+          if constexpr (has(V::slots, Slots::sink))
+            dsink[b * H + h] -=
+                std::exp(static_cast<Real>(args.slots.sink(h)) - lse) * row.row_scale() * row_dot;
+        }
+      }
+      for (int j = 0; j < Tk; ++j) {
+        if (args.dkey_bias) args.dkey_bias(b, kv, j) = static_cast<Acc<T>>(ddelta[j]);
+        for (int d = 0; d < Dh; ++d) {
+          args.dk(b, j, kv, d) = static_cast<T>(scale * dk[static_cast<size_t>(j) * Dh + d]);
+          args.dv(b, j, kv, d) = static_cast<T>(dv[static_cast<size_t>(j) * Dh + d]);
+        }
+      }
+    }
+  for (int h = 0; h < H && args.dsink; ++h) {
+    Real sum = 0;
+    for (int b = 0; b < B; ++b) sum += dsink[b * H + h];
+    args.dsink(h) = static_cast<Acc<T>>(sum);
+  }
+}
+
+}  // namespace headway

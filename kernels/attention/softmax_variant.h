@@ -1,0 +1,93 @@
+// What one kind of softmax attention may choose: its slots (optional inputs of the core) and its policies
+// (which keys a row sees, what happens to a score). The core computes, for the query at position i,
+//
+//   S_ij = scale * q_i.k_j          P_ij = softmax over visible j of ( score(S_ij) + delta_j )
+//   Y_i  = sum_j P_ij v_j           C_i  = sum over visible j of v_j         O_i = r_i Y_i + beta_i C_i
+//
+// A variant is a struct derived from SoftmaxVariant that hides the defaults it wants to replace. Hooks are
+// pure functions of their arguments, run on the host and in kernels alike, and see scores in natural units.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include "core/dual.h"
+#include "core/host_device.h"
+
+namespace headway {
+
+/// Optional inputs of the core, and who indexes them. A slot a variant declares must be given.
+enum class Slots : uint32_t {
+  none = 0,
+  row_scale = 1,   // r [B,H,T]: O_i = r_i Y_i
+  row_bias = 2,    // beta [B,H,T]: adds beta_i times the sum of the visible values
+  key_bias = 4,    // delta [B,K,Tk]: added to the score of key j
+  key_end = 8,     // e [B,K,Tk] i32: key j is seen only from positions i < e_j
+  row_index = 16,  // [B,H,N] i32: ascending rows of q to compute, -1 after the last; other rows give zero
+  sink = 32,       // [H]: a logit in every row's denominator that carries no value
+};
+constexpr Slots operator|(Slots a, Slots b) {
+  return static_cast<Slots>(static_cast<uint32_t>(a) | static_cast<uint32_t>(b));
+}
+HEADWAY_HD constexpr bool has(Slots set, Slots slot) {
+  return (static_cast<uint32_t>(set) & static_cast<uint32_t>(slot)) != 0;
+}
+
+/// Which score a hook is asked about. Positions count from the first key, for queries and keys alike.
+struct Coord {
+  int batch;
+  int head;  // query head
+  int query;
+  int key;
+};
+
+/// The defaults: plain causal attention.
+struct SoftmaxVariant {
+  /// Position i sees the keys begin(i, n) <= j < end(i, n) of each interval n. Neither function may decrease
+  /// with i; which tiles a kernel visits is derived from them. They are clamped to the existing keys.
+  static constexpr int intervals = 1;
+  static constexpr Slots slots = Slots::none;
+  struct Params {};
+
+  template <class P>
+  HEADWAY_HD static int begin(const P&, int /*i*/, int /*interval*/) {
+    return 0;
+  }
+  template <class P>
+  HEADWAY_HD static int end(const P&, int i, int /*interval*/) {
+    return i + 1;
+  }
+  /// Elementwise map of the scaled score. Its derivative comes from dual numbers, unless the variant also
+  /// has score_grad(params, s, coord).
+  template <class P, class S>
+  HEADWAY_HD static S score(const P&, S s, Coord) {
+    return s;
+  }
+};
+
+namespace detail {
+template <class V, class S>
+concept ScoresIn = requires(const typename V::Params& params, S s, Coord at) {
+  { V::score(params, s, at) } -> std::same_as<S>;
+};
+}  // namespace detail
+
+template <class V>
+concept IsSoftmaxVariant = std::derived_from<V, SoftmaxVariant> &&
+    requires(const typename V::Params& params) {
+  { V::begin(params, 0, 0) } -> std::same_as<int>;
+  { V::end(params, 0, 0) } -> std::same_as<int>;
+  requires V::intervals >= 1;
+  { V::slots } -> std::convertible_to<Slots>;
+} && detail::ScoresIn<V, double> && detail::ScoresIn<V, float> && detail::ScoresIn<V, Dual<double>>;
+
+/// d score / d s at s.
+template <class V, class S>
+HEADWAY_HD S score_slope(const typename V::Params& params, S s, Coord at) {
+  if constexpr (requires { V::score_grad(params, s, at); })
+    return V::score_grad(params, s, at);
+  else
+    return V::score(params, Dual<S>{s, S(1)}, at).eps;
+}
+
+}  // namespace headway

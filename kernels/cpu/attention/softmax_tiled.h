@@ -1,0 +1,627 @@
+// The softmax core on the CPU, both directions, for any variant: tiles of kTileRows x kTileKeys scores, never
+// the whole matrix. Equations in kernels/attention/softmax.h.
+//
+// Forward: keys (transposed) and values are copied once into tiles; then each (batch, head, query tile) runs
+// on its own with an online softmax over the key tiles of the plan.
+// Backward: each (batch, key/value head) runs on its own and passes once over its query tiles: dq of a tile
+// stays in cache while the key tiles go by, dk and dv collect in private rows. Five products per tile pair.
+// Every sum has a fixed order, so results do not depend on the number of threads.
+//
+// Computes in Acc<T>. Memory: O(B K Tk Dh) forward, O(Tk Dh) per thread backward, from the stream's scratch.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/attention/plan.h"
+#include "kernels/attention/softmax.h"
+#include "kernels/attention/softmax_reference.h"
+#include "kernels/cpu/attention/tile_gemm.h"
+
+namespace headway {
+namespace tiled {
+
+// A score tile is 16 KiB in float, and two of them with the operands of one product stay in the second
+// level cache; 64 is a multiple of every vector length.
+inline constexpr int kTileRows = 64;
+inline constexpr int kTileKeys = 64;
+// With fewer rows than this, copying the keys costs more than the products save: decoding.
+inline constexpr int kFewestRows = 8;
+
+template <class A>
+inline constexpr A kInfinity = std::numeric_limits<A>::infinity();
+
+constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+struct Sizes {
+  int B, T, H, Dh, Tk, K;
+  int group;       // query heads per key/value head
+  int key_tiles;   // of kTileKeys
+  int padded_dim;  // Dh rounded up to whole vectors
+};
+
+template <class Args, class A>
+Sizes sizes_of(const Args& args) {
+  Sizes s{};
+  s.B = static_cast<int>(args.q.size[0]), s.T = static_cast<int>(args.q.size[1]);
+  s.H = static_cast<int>(args.q.size[2]), s.Dh = static_cast<int>(args.q.size[3]);
+  s.Tk = static_cast<int>(args.k.size[1]), s.K = static_cast<int>(args.k.size[2]);
+  s.group = s.H / s.K;
+  s.key_tiles = round_up(s.Tk, kTileKeys) / kTileKeys;
+  s.padded_dim = round_up(s.Dh, kLanes<A>);
+  return s;
+}
+
+/// Cuts arrays out of one block of memory, each on its own cache lines; without a block it only counts.
+class Carver {
+ public:
+  explicit Carver(std::byte* block) : block_(block) {}
+  template <class T>
+  T* take(int64_t count) {
+    constexpr size_t kLine = 64;
+    T* array = block_ ? reinterpret_cast<T*>(block_ + used_) : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine;
+    return array;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* block_;
+  size_t used_ = 0;
+};
+
+/// The keys and values of one (batch, key/value head) as operands of tile products.
+template <class A>
+struct KeyTiles {
+  A* keys_transposed;    // [key_tiles][Dh][kTileKeys]
+  A* values_transposed;  // the same, for backward
+  A* keys;               // [key_tiles * kTileKeys][padded_dim], for backward
+  A* values;             // the same, for forward
+  A* bias;               // [key_tiles * kTileKeys]
+  int* key_end;          // [key_tiles * kTileKeys]
+  int* smallest_end;     // [key_tiles] of key_end in the tile
+  int* largest_end;
+
+  KeyTiles(Carver& carver, const Sizes& s, Slots slots, bool for_backward) {
+    const int64_t rows = int64_t{s.key_tiles} * kTileKeys;
+    keys_transposed = carver.take<A>(rows * s.Dh);
+    values_transposed = carver.take<A>(for_backward ? rows * s.Dh : 0);
+    keys = carver.take<A>(for_backward ? rows * s.padded_dim : 0);
+    values = carver.take<A>(for_backward ? 0 : rows * s.padded_dim);
+    bias = carver.take<A>(has(slots, Slots::key_bias) ? rows : 0);
+    key_end = carver.take<int>(has(slots, Slots::key_end) ? rows : 0);
+    smallest_end = carver.take<int>(has(slots, Slots::key_end) ? s.key_tiles : 0);
+    largest_end = carver.take<int>(has(slots, Slots::key_end) ? s.key_tiles : 0);
+  }
+};
+
+template <class A, class T>
+void pack_transposed(const View<const T, 4>& x, int b, int kv, int tile, const Sizes& s, A* to) {
+  const int first = tile * kTileKeys, count = std::min(kTileKeys, s.Tk - first);
+  for (int c = 0; c < kTileKeys; ++c) {
+    const T* row = c < count ? &x(b, first + c, kv, 0) : nullptr;
+    for (int d = 0; d < s.Dh; ++d) to[d * kTileKeys + c] = row ? static_cast<A>(row[d]) : A(0);
+  }
+}
+
+template <class A, class T>
+void pack_rows(const View<const T, 4>& x, int b, int kv, int tile, const Sizes& s, A* to) {
+  const int first = tile * kTileKeys, count = std::min(kTileKeys, s.Tk - first);
+  for (int c = 0; c < kTileKeys; ++c)
+    for (int d = 0; d < s.padded_dim; ++d)
+      to[c * s.padded_dim + d] = c < count && d < s.Dh ? static_cast<A>((&x(b, first + c, kv, 0))[d]) : A(0);
+}
+
+/// Fills tile number `tile` of what this direction and these slots need.
+template <class V, class A, class Args>
+void pack_key_tile(const Args& args, int b, int kv, int tile, const Sizes& s, const KeyTiles<A>& to) {
+  const int64_t transposed = int64_t{tile} * kTileKeys * s.Dh,
+                plain = int64_t{tile} * kTileKeys * s.padded_dim;
+  pack_transposed(args.k, b, kv, tile, s, to.keys_transposed + transposed);
+  if constexpr (requires { args.dout; }) {
+    pack_transposed(args.v, b, kv, tile, s, to.values_transposed + transposed);
+    pack_rows(args.k, b, kv, tile, s, to.keys + plain);
+  } else {
+    pack_rows(args.v, b, kv, tile, s, to.values + plain);
+  }
+  const int first = tile * kTileKeys, last = std::min(first + kTileKeys, s.Tk);
+  if constexpr (has(V::slots, Slots::key_bias))
+    for (int j = first; j < last; ++j) to.bias[j] = args.slots.key_bias(b, kv, j);
+  if constexpr (has(V::slots, Slots::key_end)) {
+    to.smallest_end[tile] = std::numeric_limits<int>::max();
+    to.largest_end[tile] = std::numeric_limits<int>::min();
+    for (int j = first; j < last; ++j) {
+      to.key_end[j] = args.slots.key_end(b, kv, j);
+      to.smallest_end[tile] = std::min(to.smallest_end[tile], to.key_end[j]);
+      to.largest_end[tile] = std::max(to.largest_end[tile], to.key_end[j]);
+    }
+  }
+}
+
+/// The rows of q in one query tile, ascending.
+struct RowTile {
+  int row[kTileRows];
+  int count;
+};
+
+/// Number of rows head h computes, and those of one of its tiles.
+template <class V, class Args>
+int count_rows(const Args& args, int b, int h, const Sizes& s) {
+  if constexpr (has(V::slots, Slots::row_index)) {
+    const auto& index = args.slots.row_index;
+    int count = 0;
+    while (count < index.size[2] && index(b, h, count) >= 0) ++count;
+    return count;
+  }
+  return s.T;
+}
+template <class V, class Args>
+RowTile rows_of_tile(const Args& args, int b, int h, int first, int num_rows) {
+  RowTile tile{};
+  tile.count = std::min(kTileRows, num_rows - first);
+  for (int r = 0; r < tile.count; ++r) {
+    if constexpr (has(V::slots, Slots::row_index))
+      tile.row[r] = args.slots.row_index(b, h, first + r);
+    else
+      tile.row[r] = first + r;
+  }
+  return tile;
+}
+
+enum class TileUse { skipped, masked, whole };
+
+/// A query tile's dealings with the mask: which key tiles it visits and what each row sees.
+template <class V, class A>
+class TileMask {
+ public:
+  TileMask(const TilePlan<V>& plan, const RowTile& rows, const KeyTiles<A>& key_tiles)
+      : plan_(plan),
+        key_tiles_(key_tiles),
+        first_(rows.row[0]),
+        last_(rows.row[rows.count - 1]),
+        keys_(plan.keys_of(first_, last_)) {
+    for (int r = 0; r < rows.count; ++r) {
+      position_[r] = plan.query_offset + rows.row[r];
+      for (int n = 0; n < V::intervals; ++n) {
+        begin_[r][n] = plan.begin(rows.row[r], n);
+        end_[r][n] = plan.end(rows.row[r], n);
+      }
+    }
+  }
+  int first_tile() const { return keys_.first / kTileKeys; }
+  int end_tile() const { return keys_.first < keys_.last ? (keys_.last + kTileKeys - 1) / kTileKeys : 0; }
+  /// Keys of the tile that some row may see are its first width().
+  int width(int tile) const { return std::min(kTileKeys, keys_.last - tile * kTileKeys); }
+  TileUse use(int tile) const {
+    const int k0 = tile * kTileKeys, k1 = k0 + kTileKeys - 1;
+    bool visited = plan_.visits(first_, last_, k0, k1);
+    bool whole = plan_.is_whole(first_, last_, k0, k1);
+    if constexpr (has(V::slots, Slots::key_end)) {
+      visited = visited && plan_.query_offset + first_ < key_tiles_.largest_end[tile];
+      whole = whole && plan_.query_offset + last_ < key_tiles_.smallest_end[tile];
+    }
+    return !visited ? TileUse::skipped : whole ? TileUse::whole : TileUse::masked;
+  }
+  int position(int r) const { return position_[r]; }
+  bool sees(int r, int key) const {
+    bool visible = false;
+#pragma GCC unroll 4
+    for (int n = 0; n < V::intervals; ++n) visible |= (begin_[r][n] <= key) & (key < end_[r][n]);
+    if constexpr (has(V::slots, Slots::key_end)) visible &= position_[r] < key_tiles_.key_end[key];
+    return visible;
+  }
+
+ private:
+  const TilePlan<V> plan_;
+  const KeyTiles<A> key_tiles_;
+  int first_, last_;
+  IndexRange keys_;
+  int position_[kTileRows];
+  int begin_[kTileRows][V::intervals];
+  int end_[kTileRows][V::intervals];
+};
+
+template <class V, class Args>
+TilePlan<V> plan_of(const Args& args, const Sizes& s) {
+  return {args.params, static_cast<int>(args.query_offset), s.T, s.Tk};
+}
+
+/// Copies rows of x, times a factor, to [count][padded_dim] with zeros behind Dh.
+template <class A, class T>
+void load_rows(const View<const T, 4>& x, int b, int h, const RowTile& rows, const Sizes& s, A factor,
+               A* to) {
+  for (int r = 0; r < rows.count; ++r) {
+    const T* from = &x(b, rows.row[r], h, 0);
+    A* row = to + r * s.padded_dim;
+    for (int d = 0; d < s.Dh; ++d) row[d] = static_cast<A>(from[d]) * factor;
+    for (int d = s.Dh; d < s.padded_dim; ++d) row[d] = 0;
+  }
+}
+
+template <class V, class A, class Args>
+A row_scale(const Args& args, int b, int h, int t) {
+  if constexpr (has(V::slots, Slots::row_scale)) return args.slots.row_scale(b, h, t);
+  return 1;
+}
+template <class V, class A, class Args>
+A row_bias(const Args& args, int b, int h, int t) {
+  if constexpr (has(V::slots, Slots::row_bias)) return args.slots.row_bias(b, h, t);
+  return 0;
+}
+
+template <class A>
+struct ForwardTile {
+  A* q;        // [kTileRows][padded_dim], times the scale
+  A* scores;   // [kTileRows][kTileKeys]: S, then the unnormalised P
+  A* visible;  // the same: 1 where visible, for C
+  A* y;        // [kTileRows][padded_dim]: unnormalised Y
+  A* c;        // the same: C
+  A* maximum;  // [kTileRows]
+  A* sum;      // [kTileRows]
+
+  ForwardTile(Carver& carver, const Sizes& s, Slots slots) {
+    const int64_t rows = int64_t{kTileRows} * s.padded_dim;
+    const bool with_sum = has(slots, Slots::row_bias);
+    q = carver.take<A>(rows);
+    scores = carver.take<A>(kTileRows * kTileKeys);
+    visible = carver.take<A>(with_sum ? kTileRows * kTileKeys : 0);
+    y = carver.take<A>(rows);
+    c = carver.take<A>(with_sum ? rows : 0);
+    maximum = carver.take<A>(kTileRows);
+    sum = carver.take<A>(kTileRows);
+  }
+};
+
+/// One step of the online softmax for row r: scores become weights relative to the row's new maximum, and
+/// what was summed before is brought to it.
+template <bool Masked, class V, class A, class Args>
+void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const TileMask<V, A>& mask,
+               const KeyTiles<A>& keys, const Sizes& s, ForwardTile<A>& work) {
+  A* score = work.scores + r * kTileKeys;
+  const int k0 = tile * kTileKeys;
+  const int position = mask.position(r);
+  const typename V::Params params = args.params;
+  A maximum = work.maximum[r];
+#pragma omp simd reduction(max : maximum)
+  for (int c = 0; c < width; ++c) {
+    A x = V::score(params, score[c], Coord{b, h, position, k0 + c});
+    if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
+    if constexpr (Masked) x = mask.sees(r, k0 + c) ? x : -kInfinity<A>;
+    score[c] = x;
+    maximum = x > maximum ? x : maximum;
+  }
+  if constexpr (has(V::slots, Slots::row_bias))
+    for (int c = 0; c < width; ++c)
+      work.visible[r * kTileKeys + c] = !Masked || mask.sees(r, k0 + c) ? A(1) : A(0);
+  // A row that has seen nothing yet keeps weights of 0 instead of exp(-inf + inf).
+  const A base = maximum == -kInfinity<A> ? A(0) : maximum;
+  if (maximum > work.maximum[r]) {
+    const A factor = std::exp(work.maximum[r] - base);
+    work.maximum[r] = maximum;
+    work.sum[r] *= factor;
+    A* y = work.y + r * s.padded_dim;
+#pragma omp simd
+    for (int d = 0; d < s.padded_dim; ++d) y[d] *= factor;
+  }
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int c = 0; c < width; ++c) {
+    const A weight = vector_exp(score[c] - base);
+    score[c] = weight;
+    sum += weight;
+  }
+  work.sum[r] += sum;
+}
+
+template <class V, class T, class A>
+void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile& rows,
+                  const KeyTiles<A>& keys, const Sizes& s, ForwardTile<A>& work) {
+  const int P = s.padded_dim;
+  const TileMask<V, A> mask(plan_of<V>(args, s), rows, keys);
+  load_rows(args.q, b, h, rows, s, static_cast<A>(args.scale), work.q);
+  std::fill_n(work.y, rows.count * P, A(0));
+  if constexpr (has(V::slots, Slots::row_bias)) std::fill_n(work.c, rows.count * P, A(0));
+  A first_maximum = -kInfinity<A>, first_sum = 0;
+  if constexpr (has(V::slots, Slots::sink)) first_maximum = args.slots.sink(h), first_sum = 1;
+  std::fill_n(work.maximum, rows.count, first_maximum);
+  std::fill_n(work.sum, rows.count, first_sum);
+
+  for (int tile = mask.first_tile(); tile < mask.end_tile(); ++tile) {
+    const TileUse use = mask.use(tile);
+    if (use == TileUse::skipped) continue;
+    const int width = mask.width(tile);
+    const A* values = keys.values + int64_t{tile} * kTileKeys * P;
+    tile_gemm<TileWrite::overwrite>(
+        rows.count, round_up(width, kLanes<A>), s.Dh, TileOperand<A>{work.q, P, 1},
+        keys.keys_transposed + int64_t{tile} * kTileKeys * s.Dh, kTileKeys, work.scores, kTileKeys);
+    for (int r = 0; r < rows.count; ++r) {
+      if (use == TileUse::masked)
+        weigh_row<true>(args, b, h, r, tile, width, mask, keys, s, work);
+      else
+        weigh_row<false>(args, b, h, r, tile, width, mask, keys, s, work);
+    }
+    tile_gemm<TileWrite::accumulate>(rows.count, P, width, TileOperand<A>{work.scores, kTileKeys, 1}, values,
+                                     P, work.y, P);
+    if constexpr (has(V::slots, Slots::row_bias))
+      tile_gemm<TileWrite::accumulate>(rows.count, P, width, TileOperand<A>{work.visible, kTileKeys, 1},
+                                       values, P, work.c, P);
+  }
+
+  for (int r = 0; r < rows.count; ++r) {
+    const int t = rows.row[r];
+    const A sum = work.sum[r], inverse = sum > 0 ? 1 / sum : A(0);
+    args.log_sum_exp(b, h, t) = sum > 0 ? work.maximum[r] + std::log(sum) : -kInfinity<A>;
+    const A scale = row_scale<V, A>(args, b, h, t), bias = row_bias<V, A>(args, b, h, t);
+    T* o = &args.o(b, t, h, 0);
+    for (int d = 0; d < s.Dh; ++d) {
+      const A y = work.y[r * P + d] * inverse;
+      A u = scale * y;
+      if constexpr (has(V::slots, Slots::row_bias)) u += bias * work.c[r * P + d];
+      o[d] = static_cast<T>(u);
+      if constexpr (kScalesRows<V>)
+        if (args.y) args.y(b, t, h, d) = static_cast<T>(y);
+    }
+  }
+}
+
+/// Rows that row_index does not list give zero; every row is cleared before the listed ones are computed.
+template <class V, class T>
+void clear_forward(const SoftmaxForward<V, T>& args, int b, int h, const Sizes& s) {
+  for (int t = 0; t < s.T; ++t) {
+    args.log_sum_exp(b, h, t) = -kInfinity<Acc<T>>;
+    std::fill_n(&args.o(b, t, h, 0), s.Dh, T(0));
+    if (kScalesRows<V> && args.y) std::fill_n(&args.y(b, t, h, 0), s.Dh, T(0));
+  }
+}
+
+template <class A>
+struct BackwardTile {
+  A* q;          // [kTileRows][padded_dim], times the scale
+  A* dout;       // the same: G
+  A* dq;         // the same: gradient of q times the scale
+  A* scores;     // [kTileRows][kTileKeys]: S, then dS
+  A* weights;    // the same: dP, then r P + beta
+  A* lse;        // [kTileRows], 0 for rows without a key
+  A* row_dot;    // D
+  A* row_scale;  // r
+  A* row_bias;   // beta
+  A* dbias;      // dbeta
+  A* dk;         // [key_tiles * kTileKeys][padded_dim]
+  A* dv;         // the same
+  A* ddelta;     // [key_tiles * kTileKeys]
+
+  BackwardTile(Carver& carver, const Sizes& s) {
+    const int64_t rows = int64_t{kTileRows} * s.padded_dim, keys = int64_t{s.key_tiles} * kTileKeys;
+    q = carver.take<A>(rows);
+    dout = carver.take<A>(rows);
+    dq = carver.take<A>(rows);
+    scores = carver.take<A>(kTileRows * kTileKeys);
+    weights = carver.take<A>(kTileRows * kTileKeys);
+    lse = carver.take<A>(kTileRows);
+    row_dot = carver.take<A>(kTileRows);
+    row_scale = carver.take<A>(kTileRows);
+    row_bias = carver.take<A>(kTileRows);
+    dbias = carver.take<A>(kTileRows);
+    dk = carver.take<A>(keys * s.padded_dim);
+    dv = carver.take<A>(keys * s.padded_dim);
+    ddelta = carver.take<A>(keys);
+  }
+};
+
+/// From S and dP of row r to dS and r P + beta.
+template <bool Masked, class V, class A, class Args>
+void differentiate_row(const Args& args, int b, int h, int r, int tile, int width, const TileMask<V, A>& mask,
+                       const KeyTiles<A>& keys, BackwardTile<A>& work) {
+  A* score = work.scores + r * kTileKeys;
+  A* weight = work.weights + r * kTileKeys;
+  const int k0 = tile * kTileKeys;
+  A* ddelta = work.ddelta + k0;
+  const int position = mask.position(r);
+  const typename V::Params params = args.params;
+  const A lse = work.lse[r], row_dot = work.row_dot[r], scale = work.row_scale[r], bias = work.row_bias[r];
+  A dbias = 0;
+#pragma omp simd reduction(+ : dbias)
+  for (int c = 0; c < width; ++c) {
+    const Coord at{b, h, position, k0 + c};
+    const bool visible = !Masked || mask.sees(r, k0 + c);
+    A x = V::score(params, score[c], at);
+    if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
+    const A p = vector_exp(visible ? x - lse : -kInfinity<A>);
+    const A dp = weight[c];
+    const A da = p * scale * (dp - row_dot);
+    const A ds = da * score_slope<V>(params, score[c], at);
+    score[c] = visible ? ds : A(0);
+    if constexpr (has(V::slots, Slots::key_bias)) ddelta[c] += da;
+    if constexpr (has(V::slots, Slots::row_bias)) {
+      weight[c] = visible ? scale * p + bias : A(0);
+      dbias += visible ? dp : A(0);
+    } else {
+      weight[c] = scale * p;
+    }
+  }
+  work.dbias[r] += dbias;
+}
+
+template <class V, class T, class A>
+void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTile& rows,
+                   const KeyTiles<A>& keys, const Sizes& s, BackwardTile<A>& work, A& dsink) {
+  const int P = s.padded_dim;
+  const TileMask<V, A> mask(plan_of<V>(args, s), rows, keys);
+  const A scale = static_cast<A>(args.scale);
+  load_rows(args.q, b, h, rows, s, scale, work.q);
+  load_rows(args.dout, b, h, rows, s, A(1), work.dout);
+  std::fill_n(work.dq, rows.count * P, A(0));
+  for (int r = 0; r < rows.count; ++r) {
+    const int t = rows.row[r];
+    const A lse = args.log_sum_exp(b, h, t);
+    const T* y = &args.y(b, t, h, 0);
+    A row_dot = 0;
+#pragma omp simd reduction(+ : row_dot)
+    for (int d = 0; d < s.Dh; ++d) row_dot += work.dout[r * P + d] * static_cast<A>(y[d]);
+    work.lse[r] = lse == -kInfinity<A> ? A(0) : lse;
+    work.row_dot[r] = row_dot;
+    work.row_scale[r] = row_scale<V, A>(args, b, h, t);
+    work.row_bias[r] = row_bias<V, A>(args, b, h, t);
+    work.dbias[r] = 0;
+    if constexpr (has(V::slots, Slots::sink))
+      dsink -= std::exp(args.slots.sink(h) - lse) * work.row_scale[r] * row_dot;
+  }
+
+  for (int tile = mask.first_tile(); tile < mask.end_tile(); ++tile) {
+    const TileUse use = mask.use(tile);
+    if (use == TileUse::skipped) continue;
+    const int width = mask.width(tile), columns = round_up(width, kLanes<A>);
+    const int64_t transposed = int64_t{tile} * kTileKeys * s.Dh, plain = int64_t{tile} * kTileKeys * P;
+    tile_gemm<TileWrite::overwrite>(rows.count, columns, s.Dh, TileOperand<A>{work.q, P, 1},
+                                    keys.keys_transposed + transposed, kTileKeys, work.scores, kTileKeys);
+    tile_gemm<TileWrite::overwrite>(rows.count, columns, s.Dh, TileOperand<A>{work.dout, P, 1},
+                                    keys.values_transposed + transposed, kTileKeys, work.weights, kTileKeys);
+    for (int r = 0; r < rows.count; ++r) {
+      if (use == TileUse::masked)
+        differentiate_row<true>(args, b, h, r, tile, width, mask, keys, work);
+      else
+        differentiate_row<false>(args, b, h, r, tile, width, mask, keys, work);
+    }
+    tile_gemm<TileWrite::accumulate>(rows.count, P, width, TileOperand<A>{work.scores, kTileKeys, 1},
+                                     keys.keys + plain, P, work.dq, P);
+    tile_gemm<TileWrite::accumulate>(width, P, rows.count, TileOperand<A>{work.scores, 1, kTileKeys}, work.q,
+                                     P, work.dk + plain, P);
+    tile_gemm<TileWrite::accumulate>(width, P, rows.count, TileOperand<A>{work.weights, 1, kTileKeys},
+                                     work.dout, P, work.dv + plain, P);
+  }
+
+  for (int r = 0; r < rows.count; ++r) {
+    const int t = rows.row[r];
+    T* dq = &args.dq(b, t, h, 0);
+    for (int d = 0; d < s.Dh; ++d) dq[d] = static_cast<T>(scale * work.dq[r * P + d]);
+    if (args.drow_scale) args.drow_scale(b, h, t) = work.row_dot[r];
+    if (args.drow_bias) args.drow_bias(b, h, t) = work.dbias[r];
+  }
+}
+
+/// Gradients of the rows that row_index does not list are zero.
+template <class V, class T>
+void clear_backward(const SoftmaxBackward<V, T>& args, int b, int h, const Sizes& s) {
+  for (int t = 0; t < s.T; ++t) {
+    std::fill_n(&args.dq(b, t, h, 0), s.Dh, T(0));
+    if (args.drow_scale) args.drow_scale(b, h, t) = 0;
+    if (args.drow_bias) args.drow_bias(b, h, t) = 0;
+  }
+}
+
+/// Everything that belongs to one key/value head: all query heads of its group, one after the other.
+template <class V, class T, class A>
+void backward_kv_head(const SoftmaxBackward<V, T>& args, int b, int kv, const KeyTiles<A>& keys,
+                      const Sizes& s, BackwardTile<A>& work, A* dsink) {
+  const int64_t key_rows = int64_t{s.key_tiles} * kTileKeys;
+  for (int tile = 0; tile < s.key_tiles; ++tile) pack_key_tile<V>(args, b, kv, tile, s, keys);
+  std::fill_n(work.dk, key_rows * s.padded_dim, A(0));
+  std::fill_n(work.dv, key_rows * s.padded_dim, A(0));
+  std::fill_n(work.ddelta, key_rows, A(0));
+  for (int h = kv * s.group; h < (kv + 1) * s.group; ++h) {
+    if constexpr (has(V::slots, Slots::row_index)) clear_backward(args, b, h, s);
+    dsink[b * s.H + h] = 0;
+    const int num_rows = count_rows<V>(args, b, h, s);
+    for (int first = 0; first < num_rows; first += kTileRows)
+      backward_tile(args, b, h, rows_of_tile<V>(args, b, h, first, num_rows), keys, s, work,
+                    dsink[b * s.H + h]);
+  }
+  for (int j = 0; j < s.Tk; ++j) {
+    T *dk = &args.dk(b, j, kv, 0), *dv = &args.dv(b, j, kv, 0);
+    for (int d = 0; d < s.Dh; ++d) {
+      dk[d] = static_cast<T>(work.dk[int64_t{j} * s.padded_dim + d]);
+      dv[d] = static_cast<T>(work.dv[int64_t{j} * s.padded_dim + d]);
+    }
+    if (args.dkey_bias) args.dkey_bias(b, kv, j) = work.ddelta[j];
+  }
+}
+
+/// Bytes that Buffers(carver, arguments...) takes.
+template <class Buffers, class... Arguments>
+size_t bytes_of(const Arguments&... arguments) {
+  Carver counter(nullptr);
+  Buffers(counter, arguments...);
+  return counter.used();
+}
+
+}  // namespace tiled
+
+template <class V, class T>
+void softmax_tiled_forward(const SoftmaxForward<V, T>& args, Stream& stream) {
+  using A = Acc<T>;
+  const tiled::Sizes s = tiled::sizes_of<SoftmaxForward<V, T>, A>(args);
+  if (s.T < tiled::kFewestRows) return softmax_reference_forward<Exact<A>>(args, stream);
+
+  const size_t key_bytes = tiled::bytes_of<tiled::KeyTiles<A>>(s, V::slots, false);
+  const size_t tile_bytes = tiled::bytes_of<tiled::ForwardTile<A>>(s, V::slots);
+  const size_t num_threads = static_cast<size_t>(omp_get_max_threads());
+  const size_t num_kv_heads = static_cast<size_t>(s.B) * s.K;
+  std::byte* const key_memory = stream.scratch(num_kv_heads * key_bytes + num_threads * tile_bytes).data();
+  std::byte* const tile_memory = key_memory + num_kv_heads * key_bytes;
+  const auto key_tiles = [&](int b, int kv) {
+    tiled::Carver carver(key_memory + (static_cast<size_t>(b) * s.K + kv) * key_bytes);
+    return tiled::KeyTiles<A>(carver, s, V::slots, false);
+  };
+  const int query_tiles = (s.T + tiled::kTileRows - 1) / tiled::kTileRows;
+
+#pragma omp parallel
+  {
+    tiled::Carver carver(tile_memory + static_cast<size_t>(omp_get_thread_num()) * tile_bytes);
+    tiled::ForwardTile<A> work(carver, s, V::slots);
+#pragma omp for collapse(3)
+    for (int b = 0; b < s.B; ++b)
+      for (int kv = 0; kv < s.K; ++kv)
+        for (int tile = 0; tile < s.key_tiles; ++tile)
+          tiled::pack_key_tile<V>(args, b, kv, tile, s, key_tiles(b, kv));
+    if constexpr (has(V::slots, Slots::row_index)) {
+#pragma omp for collapse(2)
+      for (int b = 0; b < s.B; ++b)
+        for (int h = 0; h < s.H; ++h) tiled::clear_forward(args, b, h, s);
+    }
+#pragma omp for collapse(3) schedule(dynamic)
+    for (int b = 0; b < s.B; ++b)
+      for (int h = 0; h < s.H; ++h)
+        for (int tile = 0; tile < query_tiles; ++tile) {
+          const int first = (query_tiles - 1 - tile) * tiled::kTileRows;  // the longest rows first
+          const int num_rows = tiled::count_rows<V>(args, b, h, s);
+          if (first < num_rows)
+            tiled::forward_tile(args, b, h, tiled::rows_of_tile<V>(args, b, h, first, num_rows),
+                                key_tiles(b, h / s.group), s, work);
+        }
+  }
+}
+
+template <class V, class T>
+void softmax_tiled_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
+  using A = Acc<T>;
+  const tiled::Sizes s = tiled::sizes_of<SoftmaxBackward<V, T>, A>(args);
+  const size_t key_bytes = tiled::bytes_of<tiled::KeyTiles<A>>(s, V::slots, true);
+  const size_t tile_bytes = tiled::bytes_of<tiled::BackwardTile<A>>(s);
+  const size_t num_threads = static_cast<size_t>(omp_get_max_threads());
+  const size_t num_heads = static_cast<size_t>(s.B) * s.H;
+  std::byte* const memory =
+      stream.scratch(num_threads * (key_bytes + tile_bytes) + num_heads * sizeof(A)).data();
+  A* const dsink = reinterpret_cast<A*>(memory + num_threads * (key_bytes + tile_bytes));  // [B,H]
+
+#pragma omp parallel
+  {
+    tiled::Carver carver(memory + static_cast<size_t>(omp_get_thread_num()) * (key_bytes + tile_bytes));
+    const tiled::KeyTiles<A> keys(carver, s, V::slots, true);
+    tiled::BackwardTile<A> work(carver, s);
+#pragma omp for collapse(2) schedule(dynamic)
+    for (int b = 0; b < s.B; ++b)
+      for (int kv = 0; kv < s.K; ++kv) tiled::backward_kv_head(args, b, kv, keys, s, work, dsink);
+  }
+  for (int h = 0; h < s.H && args.dsink; ++h) {
+    A sum = 0;
+    for (int b = 0; b < s.B; ++b) sum += dsink[b * s.H + h];
+    args.dsink(h) = sum;
+  }
+}
+
+}  // namespace headway

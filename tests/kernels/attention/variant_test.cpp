@@ -1,0 +1,104 @@
+#include "kernels/attention/softmax_variant.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/kernels/attention/cases.h"
+
+namespace headway::testing {
+namespace {
+
+struct FloatOnly : SoftmaxVariant {
+  static float score(const Params&, float s, Coord) { return s; }
+};
+struct LongPositions : SoftmaxVariant {
+  static int64_t end(const Params&, int i, int) { return i; }
+};
+struct NotDerived {
+  struct Params {};
+};
+static_assert(IsSoftmaxVariant<attention::Plain> && IsSoftmaxVariant<Everything>);
+static_assert(!IsSoftmaxVariant<FloatOnly>);
+static_assert(!IsSoftmaxVariant<LongPositions>);
+static_assert(!IsSoftmaxVariant<NotDerived>);
+
+struct SoftCapByHand : SoftCap {
+  template <class S>
+  static S score_grad(const Params& params, S s, Coord) {
+    const S t = std::tanh(s / S(params.cap));
+    return S(1) - t * t;
+  }
+};
+
+template <class V>
+class Score : public ::testing::Test {};
+using Scores = ::testing::Types<attention::Plain, SoftCap, SoftCapByHand, Everything>;
+TYPED_TEST_SUITE(Score, Scores);
+
+TYPED_TEST(Score, SlopeIsTheCentralDifference) {
+  const auto params =
+      params_of<std::conditional_t<std::is_same_v<TypeParam, SoftCapByHand>, SoftCap, TypeParam>>();
+  const Coord at{.batch = 1, .head = 2, .query = 9, .key = 4};
+  constexpr double kStep = 6e-6;  // cube root of the unit in the last place: error about kStep^2
+  for (double s = -4; s <= 4; s += 0.37) {
+    const double difference =
+        (TypeParam::score(params, s + kStep, at) - TypeParam::score(params, s - kStep, at)) / (2 * kStep);
+    EXPECT_NEAR((score_slope<TypeParam>(params, s, at)), difference, 10 * kStep * kStep);
+    EXPECT_NEAR((score_slope<TypeParam>(params, static_cast<float>(s), at)), difference, 1e-6);
+  }
+}
+
+template <class V>
+class Registration : public ::testing::Test {};
+using Products = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink>;
+TYPED_TEST_SUITE(Registration, Products);
+
+TYPED_TEST(Registration, EveryVariantHeaderHasCpuKernels) {
+  EXPECT_TRUE((has_kernel<SoftmaxForward<TypeParam, float>>(Device::Kind::cpu)));
+  EXPECT_TRUE((has_kernel<SoftmaxBackward<TypeParam, float>>(Device::Kind::cpu)));
+  EXPECT_TRUE((has_kernel<SoftmaxForward<TypeParam, double>>(Device::Kind::cpu)));
+  EXPECT_TRUE((has_kernel<SoftmaxBackward<TypeParam, double>>(Device::Kind::cpu)));
+}
+
+TEST(SoftmaxCheck, NamesWhatDoesNotFit) {
+  const auto stream = cpu_backend().make_stream();
+  const Problem<Affine, double> p =
+      random_problem<Affine>({.B = 1, .T = 4, .H = 2, .K = 2, .Dh = 4}, *stream);
+  const Tensor o = Tensor::empty({1, 4, 2, 4}, DType::f64, Device{}),
+               lse = Tensor::empty({1, 2, 4}, DType::f64, Device{});
+  const SoftmaxForward<Affine, double> good{.q = p.q.view<const double, 4>("q"),
+                                            .k = p.k.view<const double, 4>("k"),
+                                            .v = p.v.view<const double, 4>("v"),
+                                            .slots = p.slots(),
+                                            .params = {},
+                                            .o = o.view<double, 4>("o"),
+                                            .log_sum_exp = lse.view<double, 3>("lse"),
+                                            .y = {}};
+  good.check();
+  const auto message = [](const SoftmaxForward<Affine, double>& args) {
+    try {
+      args.check();
+    } catch (const ShapeError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing thrown");
+  };
+  auto bad = good;
+  bad.slots.row_bias = {};
+  EXPECT_EQ(message(bad), "softmax_attention_forward: row_bias is missing, expected [1, 2, 4]");
+  bad = good;
+  bad.v.size[1] = 3;
+  EXPECT_EQ(message(bad), "softmax_attention_forward: v has shape [1, 3, 2, 4], expected [1, 4, 2, 4]");
+  bad = good;
+  bad.q.stride[3] = 2;
+  EXPECT_EQ(message(bad), "softmax_attention_forward: q must be contiguous along the head's width");
+  bad = good;
+  bad.query_offset = -1;
+  EXPECT_EQ(message(bad), "softmax_attention_forward: query_offset = -1 is negative");
+  bad = good;
+  bad.q.size[2] = 3;
+  EXPECT_EQ(message(bad),
+            "softmax_attention_forward: 3 query heads do not divide into groups of 2 key/value heads");
+}
+
+}  // namespace
+}  // namespace headway::testing
