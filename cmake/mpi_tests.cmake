@@ -24,7 +24,7 @@ function(headway_mpi_test name)
 endfunction()
 
 foreach(ranks 1 2 4)
-  foreach(case collectives collectives_in_small_messages mistakes)
+  foreach(case collectives collectives_in_small_messages shared_memory shared_memory_refused mistakes)
     headway_mpi_test(core.mpi.${case}_${ranks} RANKS ${ranks} STATUS 0 WITHIN 100 COMMAND $<TARGET_FILE:mpi_ranks> ${case})
   endforeach()
 endforeach()
@@ -36,6 +36,10 @@ headway_mpi_test(core.mpi.a_silent_rank_ends_all_at_the_deadline RANKS 2 STATUS 
 headway_mpi_test(core.mpi.a_pending_reduction_keeps_the_deadline RANKS 4 STATUS 8 WITHIN 30
   SAYS "all_reduce number 2 (4000 bytes) has not finished within 2 s"
   COMMAND $<TARGET_FILE:mpi_ranks> sleeps_with_reductions_pending)
+headway_mpi_test(core.mpi.a_silent_rank_is_named RANKS 4 STATUS 8 WITHIN 30 SAYS "rank(s) 1 are missing"
+  COMMAND $<TARGET_FILE:mpi_ranks> sleeps_in_shared_memory)
+headway_mpi_test(core.mpi.disagreeing_ranks_end_with_a_sentence RANKS 2 STATUS 8 WITHIN 30
+  SAYS "ranks disagree about what to reduce" COMMAND $<TARGET_FILE:mpi_ranks> disagreement)
 headway_mpi_test(core.mpi.a_killed_rank_ends_all RANKS 2 STATUS 137 WITHIN 30 COMMAND $<TARGET_FILE:mpi_ranks> killed_on_rank_1)
 headway_mpi_test(core.mpi.unwinding_past_the_communicator_does_not_hang RANKS 2 STATUS 3 WITHIN 30
   COMMAND $<TARGET_FILE:mpi_ranks> leaves_while_throwing)

@@ -5,6 +5,7 @@
 #include <bit>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "core/backend.h"
 #include "core/error.h"
@@ -28,6 +29,19 @@ class BlockCache {
  public:
   explicit BlockCache(Device device) : device_(device) {}
 
+  void count_adopted(size_t bytes) {
+    std::lock_guard lock(mutex_);
+    stats_.reserved_bytes += bytes;
+    stats_.peak_reserved_bytes = std::max(stats_.peak_reserved_bytes, stats_.reserved_bytes);
+    count_in_use(bytes);
+  }
+
+  void count_released(size_t bytes) {
+    std::lock_guard lock(mutex_);
+    stats_.reserved_bytes -= bytes;
+    stats_.in_use_bytes -= bytes;
+  }
+
   void* take(size_t* block_bytes) {
     const size_t wanted = *block_bytes;
     std::lock_guard lock(mutex_);
@@ -41,8 +55,7 @@ class BlockCache {
     } else {
       block = allocate(wanted);
     }
-    stats_.in_use_bytes += *block_bytes;
-    stats_.peak_in_use_bytes = std::max(stats_.peak_in_use_bytes, stats_.in_use_bytes);
+    count_in_use(*block_bytes);
     return block;
   }
 
@@ -69,6 +82,11 @@ class BlockCache {
   }
 
  private:
+  void count_in_use(size_t bytes) {
+    stats_.in_use_bytes += bytes;
+    stats_.peak_in_use_bytes = std::max(stats_.peak_in_use_bytes, stats_.in_use_bytes);
+  }
+
   void* allocate(size_t bytes) {
     void* block = nullptr;
     try {
@@ -116,7 +134,22 @@ std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
   return std::shared_ptr<Storage>(new Storage(data, bytes, block_bytes, device));
 }
 
-Storage::~Storage() { cache_of(device_).give_back(data_, block_bytes_); }
+std::shared_ptr<Storage> Storage::adopt(void* data, size_t bytes, Device device,
+                                        std::function<void()> release) {
+  cache_of(device).count_adopted(bytes);
+  std::shared_ptr<Storage> storage(new Storage(data, bytes, bytes, device));
+  storage->release_ = std::move(release);
+  return storage;
+}
+
+Storage::~Storage() {
+  if (release_) {
+    cache_of(device_).count_released(block_bytes_);
+    release_();
+  } else {
+    cache_of(device_).give_back(data_, block_bytes_);
+  }
+}
 
 MemoryStats memory_stats(Device device) { return cache_of(device).stats(); }
 void reset_peak_memory(Device device) { cache_of(device).reset_peak(); }

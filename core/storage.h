@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/device.h"
@@ -13,6 +14,10 @@ class Storage {
  public:
   /// Uninitialised memory, 64-byte aligned; MemoryError when the device has no more. bytes may be 0.
   static std::shared_ptr<Storage> allocate(size_t bytes, Device);
+
+  /// Memory that someone else provides (shared with other processes, mapped from a file): counted in the
+  /// device's statistics, given back by calling release.
+  static std::shared_ptr<Storage> adopt(void* data, size_t bytes, Device, std::function<void()> release);
 
   ~Storage();
   Storage(const Storage&) = delete;
@@ -30,6 +35,7 @@ class Storage {
   size_t bytes_;        // asked for
   size_t block_bytes_;  // taken from the cache, at least bytes_
   Device device_;
+  std::function<void()> release_;  // set for memory that does not come from the cache
 };
 
 struct MemoryStats {

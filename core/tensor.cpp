@@ -30,6 +30,18 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   return tensor;
 }
 
+Tensor Tensor::over(std::shared_ptr<Storage> storage, const Shape& shape, DType dtype) {
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.strides_ = contiguous_strides(shape);
+  tensor.dtype_ = dtype;
+  HEADWAY_CHECK(tensor.bytes() <= storage->bytes(), ShapeError,
+                fmt::format("a tensor {} of {} does not fit {} bytes of memory", shape.to_string(),
+                            to_string(dtype), storage->bytes()));
+  tensor.storage_ = std::move(storage);
+  return tensor;
+}
+
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Stream& stream) {
   Tensor tensor = empty(shape, dtype, stream.device());
   tensor.fill_zero(stream);

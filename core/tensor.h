@@ -23,6 +23,8 @@ class Tensor {
 
   static Tensor empty(const Shape&, DType, Device);
   static Tensor zeros(const Shape&, DType, Stream&);
+  /// A contiguous tensor at the start of memory that exists; ShapeError when it does not fit.
+  static Tensor over(std::shared_ptr<Storage>, const Shape&, DType);
   /// Copies host values to the stream's device. ShapeError when the count does not fit the shape.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape, Stream& stream) {

@@ -31,6 +31,11 @@ class Communicator {
   virtual int size() const = 0;
   /// Rank among those on this machine.
   virtual int local_rank() const = 0;
+  /// Uninitialised memory whose reductions are the fastest this transport has; any other tensor can be
+  /// reduced too. Collective: every rank allocates the same shape and dtype.
+  virtual Tensor allocate(const Shape& shape, DType dtype, Device device) {
+    return Tensor::empty(shape, dtype, device);
+  }
   /// In place; equal bits on every rank. f32, f64, i32, i64.
   virtual void all_reduce(const Tensor&, Reduce, Stream&) = 0;
   /// Ranks must start their all-reduces in the same order.

@@ -9,12 +9,16 @@
 #include <cstdio>
 #include <exception>
 #include <list>
+#include <optional>
+#include <span>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "core/comm/collective_check.h"
 #include "core/comm/collective_log.h"
+#include "core/comm/shared_reduce.h"
 #include "core/comm/waiting.h"
 #include "core/error.h"
 
@@ -75,8 +79,9 @@ struct Collective {
   uint64_t sequence = 0;
   Tensor tensor;
   std::vector<MPI_Request> requests;
+  std::optional<uint64_t> shared_number;  // of a reduction in shared memory, which has no messages
 
-  bool advance() {
+  bool messages_arrived() {
     int finished = 0;
     check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &finished, MPI_STATUSES_IGNORE),
           "MPI_Testall");
@@ -101,6 +106,9 @@ class MpiCommunicator final : public Communicator {
     check(MPI_Comm_split_type(world_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
           "MPI_Comm_split_type");
     check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
+    int local_size = 1;
+    check(MPI_Comm_size(machine, &local_size), "MPI_Comm_size");
+    shares_memory_ = settings_.shares_memory && size_ > 1 && local_size == size_;
     check(MPI_Comm_free(&machine), "MPI_Comm_free");
   }
 
@@ -113,6 +121,20 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
+
+  Tensor allocate(const Shape& shape, DType dtype, Device device) override {
+    if (!shares_memory_ || device.kind != Device::Kind::cpu) return Tensor::empty(shape, dtype, device);
+    try {
+      if (!shared_) shared_.emplace(rank_, size_, [this](std::span<int64_t> values) { all_gather(values); });
+      return shared_->allocate(shape, dtype);
+    } catch (const CommError& error) {
+      // Every rank comes here at the same allocation. What is shared already stays so.
+      shares_memory_ = false;
+      if (rank_ == 0)
+        fmt::print(stderr, "{}; reductions travel as messages, several times slower\n", error.what());
+      return Tensor::empty(shape, dtype, device);
+    }
+  }
 
   void all_reduce(const Tensor& tensor, Reduce reduce, Stream&) override {
     wait_for(begin_all_reduce(tensor, reduce));
@@ -142,8 +164,9 @@ class MpiCommunicator final : public Communicator {
 
   /// True when the collective has finished; lets all that are under way move on.
   bool advance(uint64_t sequence) {
+    if (shared_) shared_->advance();
     for (auto it = under_way_.begin(); it != under_way_.end();) {
-      if (it->advance()) {
+      if (it->shared_number ? shared_->is_finished(*it->shared_number) : it->messages_arrived()) {
         log_.end(it->sequence);
         it = under_way_.erase(it);
       } else {
@@ -167,6 +190,10 @@ class MpiCommunicator final : public Communicator {
     check_reducible(tensor);
     check_on_host(tensor, "all_reduce");
     Collective& collective = begin("all_reduce", tensor);
+    if (shared_ && shared_->holds(tensor)) {
+      collective.shared_number = shared_->begin(tensor, reduce);
+      return collective.sequence;
+    }
     for_each_message(tensor.numel(), [&](int64_t first, int count) {
       void* const values =
           static_cast<std::byte*>(tensor.raw()) + static_cast<size_t>(first) * size_of(tensor.dtype());
@@ -179,7 +206,15 @@ class MpiCommunicator final : public Communicator {
 
   Collective& begin(const char* name, const Tensor& tensor) {
     const uint64_t sequence = log_.begin(name, tensor.defined() ? tensor.bytes() : 0);
-    return under_way_.emplace_back(Collective{sequence, tensor, {}});
+    return under_way_.emplace_back(Collective{sequence, tensor, {}, {}});
+  }
+
+  void all_gather(std::span<int64_t> values) {
+    Collective& collective = begin("all_gather", Tensor());
+    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), 1, MPI_INT64_T, world_,
+                         add_request(collective)),
+          "MPI_Iallgather");
+    wait_for(collective.sequence);
   }
 
   static MPI_Request* add_request(Collective& collective) {
@@ -197,14 +232,22 @@ class MpiCommunicator final : public Communicator {
     // Peers that wait too reach their own deadline and say so; who is silent is the one that is missing.
     constexpr auto kPeersMaySpeak = std::chrono::seconds(1);
     const std::string text = fmt::format(
-        "rank {} of {}: {} has not finished within {:g} s: a rank is missing, dead or stuck; ending all "
-        "ranks\n"
+        "rank {} of {}: {} has not finished within {:g} s: {} missing, dead or stuck; ending all ranks\n"
         "rank {}: its last collectives:\n{}",
-        rank_, size_, log_.describe(sequence), limit_s, rank_, log_.dump());
+        rank_, size_, log_.describe(sequence), limit_s, who_is(sequence), rank_, log_.dump());
     std::fputs(text.c_str(), stderr);
     std::fflush(stderr);
     std::this_thread::sleep_for(kPeersMaySpeak);
     end_all_ranks(static_cast<int>(ExitCode::comm_failure));
+  }
+
+  // MPI does not tell who has not arrived; shared memory does.
+  std::string who_is(uint64_t sequence) const {
+    for (const Collective& collective : under_way_)
+      if (collective.sequence == sequence && collective.shared_number)
+        if (const std::string ranks = shared_->missing_ranks(*collective.shared_number); !ranks.empty())
+          return fmt::format("rank(s){} are", ranks);
+    return "a rank is";
   }
 
   MpiSettings settings_;
@@ -213,6 +256,8 @@ class MpiCommunicator final : public Communicator {
   int rank_ = 0;
   int size_ = 1;
   int local_rank_ = 0;
+  bool shares_memory_ = false;
+  std::optional<SharedReduce> shared_;
   bool has_met_ = false;  // a collective has finished
   CollectiveLog log_;
   std::list<Collective> under_way_;

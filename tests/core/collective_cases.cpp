@@ -23,9 +23,14 @@ T value_of(int rank, int64_t i) {
   return static_cast<T>((i * 7 + 3 * rank) % 1000 - 400);
 }
 
+Tensor allocate(Communicator& comm, Memory memory, int64_t count, DType dtype) {
+  if (memory == Memory::of_the_communicator) return comm.allocate({count}, dtype, Device{});
+  return Tensor::empty({count}, dtype, Device{});
+}
+
 template <class T>
-Tensor values_of(Communicator& comm, int64_t count) {
-  const Tensor tensor = Tensor::empty({count}, dtype_of<T>, Device{});
+Tensor values_of(Communicator& comm, Memory memory, int64_t count) {
+  const Tensor tensor = allocate(comm, memory, count, dtype_of<T>);
   for (int64_t i = 0; i < count; ++i) tensor.data<T>()[i] = value_of<T>(comm.rank(), i);
   return tensor;
 }
@@ -50,20 +55,20 @@ void require_reduced(Communicator& comm, const Tensor& tensor, Reduce reduce, co
 constexpr int64_t kSizes[] = {0, 1, 2, 3, 17, 1000, 4097, 100003};
 
 template <class T>
-void check_reductions(Communicator& comm, Stream& stream) {
+void check_reductions(Communicator& comm, Memory memory, Stream& stream) {
   for (const int64_t size : kSizes)
     for (const Reduce reduce : {Reduce::sum, Reduce::max, Reduce::min}) {
-      const Tensor tensor = values_of<T>(comm, size);
+      const Tensor tensor = values_of<T>(comm, memory, size);
       comm.all_reduce(tensor, reduce, stream);
       require_reduced<T>(comm, tensor, reduce, "all_reduce");
     }
 }
 
-void check_broadcasts(Communicator& comm, Stream& stream) {
+void check_broadcasts(Communicator& comm, Memory memory, Stream& stream) {
   for (int root = 0; root < comm.size(); ++root)
     for (const DType dtype : {DType::f32, DType::bf16, DType::u8, DType::i64})
       for (const int64_t size : kSizes) {
-        const Tensor tensor = Tensor::empty({size}, dtype, Device{});
+        const Tensor tensor = allocate(comm, memory, size, dtype);
         uint8_t* const bytes = static_cast<uint8_t*>(tensor.raw());
         for (size_t i = 0; i < tensor.bytes(); ++i)
           bytes[i] = static_cast<uint8_t>(i * 31 + 100 * static_cast<size_t>(comm.rank()));
@@ -77,24 +82,24 @@ void check_broadcasts(Communicator& comm, Stream& stream) {
 
 }  // namespace
 
-void check_all_collectives(Communicator& comm) {
+void check_all_collectives(Communicator& comm, Memory memory) {
   const auto stream = cpu_backend().make_stream();
   comm.barrier();
-  check_reductions<float>(comm, *stream);
-  check_reductions<double>(comm, *stream);
-  check_reductions<int32_t>(comm, *stream);
-  check_reductions<int64_t>(comm, *stream);
-  check_broadcasts(comm, *stream);
+  check_reductions<float>(comm, memory, *stream);
+  check_reductions<double>(comm, memory, *stream);
+  check_reductions<int32_t>(comm, memory, *stream);
+  check_reductions<int64_t>(comm, memory, *stream);
+  check_broadcasts(comm, memory, *stream);
   comm.barrier();
 }
 
-void check_overlapping_reductions(Communicator& comm) {
+void check_overlapping_reductions(Communicator& comm, Memory memory) {
   const auto stream = cpu_backend().make_stream();
   constexpr int kUnderWay = 20;
   std::vector<Tensor> tensors;
   std::vector<std::unique_ptr<PendingReduce>> pending;
   for (int i = 0; i < kUnderWay; ++i) {
-    tensors.push_back(values_of<float>(comm, 10007 * (i % 5) + i));
+    tensors.push_back(values_of<float>(comm, memory, 10007 * (i % 5) + i));
     pending.push_back(comm.start_all_reduce(tensors.back(), Reduce::sum, *stream));
   }
   // A blocking collective in between must not wait for those, nor disturb them.
@@ -109,11 +114,11 @@ void check_overlapping_reductions(Communicator& comm) {
   }
 }
 
-void check_equal_bits(Communicator& comm) {
+void check_equal_bits(Communicator& comm, Memory memory) {
   const auto stream = cpu_backend().make_stream();
   constexpr int64_t kSize = 50021;
   const auto reduce = [&] {
-    const Tensor tensor = Tensor::empty({kSize}, DType::f32, Device{});
+    const Tensor tensor = allocate(comm, memory, kSize, DType::f32);
     const RandomKey key{static_cast<uint64_t>(comm.rank()) + 1, 0, 0, 0};
     for (int64_t i = 0; i < kSize; ++i)
       tensor.data<float>()[i] = uniform(key, static_cast<uint64_t>(i)) - 0.5f;

@@ -2,15 +2,20 @@
 // A case throws std::runtime_error with what went wrong.
 #pragma once
 
+#include <cstdint>
+
 #include "core/comm/communicator.h"
 
 namespace headway {
 
+/// Where the tensors of a case come from.
+enum class Memory : uint8_t { of_the_device, of_the_communicator };
+
 /// Sum, max and min in every dtype; sizes from none to larger than a message; broadcasts from every root.
-void check_all_collectives(Communicator&);
+void check_all_collectives(Communicator&, Memory);
 /// Many reductions under way at once, waited for in another order than they began.
-void check_overlapping_reductions(Communicator&);
+void check_overlapping_reductions(Communicator&, Memory);
 /// The same float sums twice, and on all ranks: equal bits, although the order of addition matters.
-void check_equal_bits(Communicator&);
+void check_equal_bits(Communicator&, Memory);
 
 }  // namespace headway

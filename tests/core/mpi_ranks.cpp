@@ -9,6 +9,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "collective_cases.h"
 #include "core/backend.h"
@@ -31,9 +32,33 @@ void check_ranks(Communicator& comm) {
 
 void collectives(Communicator& comm) {
   check_ranks(comm);
-  check_all_collectives(comm);
-  check_overlapping_reductions(comm);
-  check_equal_bits(comm);
+  check_all_collectives(comm, Memory::of_the_device);
+  check_overlapping_reductions(comm, Memory::of_the_device);
+  check_equal_bits(comm, Memory::of_the_device);
+}
+
+// Reductions in shared memory, more of them under way than a rank can announce at once.
+void shared_memory(Communicator& comm) {
+  check_all_collectives(comm, Memory::of_the_communicator);
+  check_overlapping_reductions(comm, Memory::of_the_communicator);
+  check_equal_bits(comm, Memory::of_the_communicator);
+  const auto stream = cpu_backend().make_stream();
+  constexpr int64_t kParts = 1000, kPart = 100;
+  const Tensor ones = comm.allocate({kParts, kPart}, DType::f32, Device{});
+  for (int64_t i = 0; i < ones.numel(); ++i) ones.data<float>()[i] = 1;
+  std::vector<std::unique_ptr<PendingReduce>> pending;
+  for (int64_t i = 0; i < kParts; ++i)
+    pending.push_back(comm.start_all_reduce(ones.slice(0, i, i + 1), Reduce::sum, *stream));
+  for (const auto& part : pending) part->wait();
+  for (int64_t i = 0; i < ones.numel(); ++i)
+    if (ones.data<float>()[i] != static_cast<float>(comm.size()))
+      throw std::runtime_error(fmt::format("element {} is {}", i, ones.data<float>()[i]));
+}
+
+void disagreement(Communicator& comm) {
+  const auto stream = cpu_backend().make_stream();
+  const Tensor tensor = comm.allocate({100}, DType::f32, Device{});
+  comm.all_reduce(tensor.slice(0, 0, 50 + comm.rank()), Reduce::sum, *stream);
 }
 
 void throws_on_rank_1(Communicator& comm) {
@@ -56,6 +81,13 @@ void sleeps_with_reductions_pending(Communicator& comm) {
   const auto pending =
       comm.start_all_reduce(Tensor::zeros({1000}, DType::f32, *stream), Reduce::sum, *stream);
   pending->wait();
+}
+
+void sleeps_in_shared_memory(Communicator& comm) {
+  const auto stream = cpu_backend().make_stream();
+  const Tensor tensor = comm.allocate({1000}, DType::f32, Device{});
+  if (comm.rank() == 1) sleep(120);
+  comm.all_reduce(tensor, Reduce::sum, *stream);
 }
 
 void killed_on_rank_1(Communicator& comm) {
@@ -90,6 +122,10 @@ void mistakes(Communicator& comm) {
 const std::map<std::string, void (*)(Communicator&)> kCases = {
     {"collectives", collectives},
     {"collectives_in_small_messages", collectives},
+    {"shared_memory", shared_memory},
+    {"shared_memory_refused", shared_memory},
+    {"disagreement", disagreement},
+    {"sleeps_in_shared_memory", sleeps_in_shared_memory},
     {"throws_on_rank_1", throws_on_rank_1},
     {"sleeps_on_rank_1", sleeps_on_rank_1},
     {"sleeps_with_reductions_pending", sleeps_with_reductions_pending},
@@ -102,6 +138,7 @@ std::unique_ptr<Communicator> make_communicator(const std::string& name) {
   if (name.starts_with("sleeps")) return Communicator::create(Device{}, kTimeout_s);
   MpiSettings settings;
   if (name == "collectives_in_small_messages") settings.largest_message = 1000;
+  if (name == "shared_memory_refused") settings.shares_memory = false;
   return make_mpi_communicator(settings);
 }
 

@@ -73,6 +73,23 @@ TEST(MemoryStats, CountWhatIsInUse) {
   EXPECT_EQ(memory_stats(Device{}).in_use_bytes, before);
 }
 
+TEST(MemoryStats, CountAdoptedMemoryUntilItIsReleased) {
+  const MemoryStats before = memory_stats(Device{});
+  alignas(64) float values[16] = {1, 2, 3};
+  bool released = false;
+  {
+    const Tensor tensor = Tensor::over(
+        Storage::adopt(values, sizeof values, Device{}, [&] { released = true; }), {4, 4}, DType::f32);
+    EXPECT_EQ(tensor.data<float>()[2], 3);
+    EXPECT_EQ(memory_stats(Device{}).in_use_bytes - before.in_use_bytes, sizeof values);
+    EXPECT_THROW(Tensor::over(tensor.storage(), {17}, DType::f32), ShapeError);
+    EXPECT_FALSE(released);
+  }
+  EXPECT_TRUE(released);
+  EXPECT_EQ(memory_stats(Device{}).in_use_bytes, before.in_use_bytes);
+  EXPECT_EQ(memory_stats(Device{}).reserved_bytes, before.reserved_bytes);
+}
+
 TEST(Bf16, RoundsToNearestEven) {
   EXPECT_EQ(static_cast<float>(bf16(1.0f)), 1.0f);
   EXPECT_EQ(static_cast<float>(bf16(1.0f + 0x1p-8f)), 1.0f);           // tie, to even

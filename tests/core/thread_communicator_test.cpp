@@ -32,13 +32,16 @@ Tensor zeros(const Shape& shape, DType dtype = DType::f32) {
 class ThreadCommunicator : public testing::TestWithParam<int> {};
 
 TEST_P(ThreadCommunicator, CollectivesAreRight) {
-  run_as_threads(GetParam(), kTimeout_s, check_all_collectives);
+  run_as_threads(GetParam(), kTimeout_s,
+                 [](Communicator& comm) { check_all_collectives(comm, Memory::of_the_device); });
 }
 TEST_P(ThreadCommunicator, PendingReductionsOverlap) {
-  run_as_threads(GetParam(), kTimeout_s, check_overlapping_reductions);
+  run_as_threads(GetParam(), kTimeout_s,
+                 [](Communicator& comm) { check_overlapping_reductions(comm, Memory::of_the_device); });
 }
 TEST_P(ThreadCommunicator, BitsAreEqualOnAllRanksAndRepeatable) {
-  run_as_threads(GetParam(), kTimeout_s, check_equal_bits);
+  run_as_threads(GetParam(), kTimeout_s,
+                 [](Communicator& comm) { check_equal_bits(comm, Memory::of_the_device); });
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, ThreadCommunicator, testing::Values(1, 2, 3, 4));
 
@@ -106,8 +109,8 @@ TEST(CollectiveArguments, AreCheckedAtTheDoor) {
 
 TEST(LocalCommunicator, CollectivesAreRight) {
   const auto comm = make_local_communicator();
-  check_all_collectives(*comm);
-  check_overlapping_reductions(*comm);
+  check_all_collectives(*comm, Memory::of_the_communicator);
+  check_overlapping_reductions(*comm, Memory::of_the_communicator);
   EXPECT_EQ(comm->size(), 1);
   EXPECT_EQ(comm->local_rank(), 0);
 }
