@@ -5,6 +5,8 @@ endif()
 
 add_executable(mpi_ranks tests/core/collective_cases.cpp tests/core/mpi_ranks.cpp)
 target_link_libraries(mpi_ranks PRIVATE headway_core)
+add_executable(grad_reducer_ranks tests/trainers/grad_reducer_case.cpp tests/trainers/grad_reducer_ranks.cpp)
+target_link_libraries(grad_reducer_ranks PRIVATE headway_trainers)
 
 # Open MPI 4 reads the OMPI_ names, 5 the PRTE_ ones: more ranks than cores, also for root, none bound.
 set(HEADWAY_MPI_TEST_ENVIRONMENT OMP_NUM_THREADS=1
@@ -26,6 +28,10 @@ endfunction()
 foreach(ranks 1 2 4)
   foreach(case collectives collectives_in_small_messages shared_memory shared_memory_refused mistakes)
     headway_mpi_test(core.mpi.${case}_${ranks} RANKS ${ranks} STATUS 0 WITHIN 100 COMMAND $<TARGET_FILE:mpi_ranks> ${case})
+  endforeach()
+  foreach(transport shared_memory messages)
+    headway_mpi_test(trainers.mpi.gradients_become_sums_by_${transport}_${ranks} RANKS ${ranks} STATUS 0 WITHIN 100
+      COMMAND $<TARGET_FILE:grad_reducer_ranks> ${transport})
   endforeach()
 endforeach()
 headway_mpi_test(core.mpi.a_failing_rank_ends_all_with_its_status RANKS 4 STATUS 6 WITHIN 30 SAYS "rank 1: planted"

@@ -1,0 +1,75 @@
+// Sums gradients over the ranks of a run while the backward pass is still computing others.
+//
+//   gradient(i) := sum over ranks of gradient(i)        (the loss is already divided by the global token
+//   count)
+//
+// All gradients lie in one flat tensor, the last created parameter first, because backward finishes with them
+// in about that order; each starts on a cache line. Buckets are consecutive stretches of it, so reducing one
+// copies nothing. A bucket's reduction starts when all its gradients are final and all earlier buckets have
+// started: ranks may finish gradients in different orders. A gradient larger than a bucket is reduced in
+// pieces of a bucket's size.
+//
+// A bucket's sums are added in rank order where the transport does so (shared memory, threads), and have
+// equal bits on all ranks always.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/comm/communicator.h"
+
+namespace headway {
+
+class GradReducer {
+ public:
+  static constexpr size_t kBucketBytes = size_t{32} << 20;
+
+  /// Allocates the gradients, zero-filled, on the stream's device. Collective; shapes in the order in which
+  /// the parameters were created, the same on every rank; dtype f32 or f64.
+  GradReducer(Communicator&, Stream&, std::span<const Shape> shapes, DType dtype = DType::f32,
+              size_t bucket_bytes = kBucketBytes);
+  /// Must not happen between the first ready() of a step and its finish(): peers still write to the
+  /// gradients.
+  ~GradReducer() = default;
+  GradReducer(const GradReducer&) = delete;
+  GradReducer& operator=(const GradReducer&) = delete;
+
+  /// Where the gradient of parameter i collects: contiguous, of the parameter's shape.
+  const Tensor& gradient(size_t index) const { return gradients_.at(index); }
+  /// All gradients as one vector; the gaps between them are zeros.
+  const Tensor& flat() const { return flat_; }
+  size_t num_buckets() const { return buckets_.size(); }
+
+  /// Gradient i is final and not touched until finish() returns. Once per gradient and step; ShapeError
+  /// otherwise.
+  void ready(size_t index);
+  /// Waits until all gradients are sums. ShapeError naming gradients that never became ready.
+  void finish();
+
+ private:
+  struct Bucket {
+    int64_t lo = 0;  // elements of flat_
+    int64_t hi = 0;
+    size_t num_gradients = 0;
+    size_t num_missing = 0;  // not ready in this step
+  };
+
+  void start_complete_buckets();
+  void reset();
+
+  Communicator& comm_;
+  Stream& stream_;
+  int64_t bucket_elements_;
+  Tensor flat_;
+  std::vector<Tensor> gradients_;
+  std::vector<size_t> bucket_of_;  // by gradient
+  std::vector<Bucket> buckets_;    // in the order in which they start
+  std::vector<bool> is_ready_;
+  size_t num_started_ = 0;  // buckets
+  std::vector<std::unique_ptr<PendingReduce>> pending_;
+  size_t num_arrived_ = 0;  // of pending_, from the front
+};
+
+}  // namespace headway
