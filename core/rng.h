@@ -49,8 +49,9 @@ HEADWAY_HD uint32_t random_bits(const RandomKey& key, uint64_t element) {
 }
 
 /// Uniform in [0, 1) with 24 bits.
+HEADWAY_HD float uniform_from(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 HEADWAY_HD float uniform(const RandomKey& key, uint64_t element) {
-  return static_cast<float>(random_bits(key, element) >> 8) * 0x1p-24f;
+  return uniform_from(random_bits(key, element));
 }
 
 /// Standard normal by Box and Muller, in double on the host.

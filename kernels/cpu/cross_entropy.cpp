@@ -23,7 +23,7 @@ void cross_entropy(const CrossEntropy<T>& args, Stream&) {
     }
     T largest = row[0];
 #pragma omp simd reduction(max : largest)
-    for (int64_t v = 0; v < V; ++v) largest = std::max(largest, row[v]);
+    for (int64_t v = 0; v < V; ++v) largest = row[v] > largest ? row[v] : largest;
     const T target_logit = row[target];
     T sum = 0;
     if (args.write_gradient) {

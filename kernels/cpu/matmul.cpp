@@ -3,6 +3,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/cpu/parallel.h"
 
@@ -18,6 +19,12 @@ void gemm(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, double al
   cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
+int blas_size(int64_t size) {
+  HEADWAY_CHECK(size <= std::numeric_limits<int>::max(), ShapeError,
+                "matmul: " + std::to_string(size) + " rows or columns are more than BLAS can count");
+  return static_cast<int>(size);
+}
+
 template <class T>
 struct Operand {
   CBLAS_TRANSPOSE transpose;
@@ -28,7 +35,7 @@ struct Operand {
     transpose = rows_are_dense ? CblasNoTrans : CblasTrans;
     const int64_t stride = rows_are_dense ? view.stride[0] : view.stride[1];
     const int64_t width = rows_are_dense ? view.size[1] : view.size[0];
-    leading = static_cast<int>(std::max<int64_t>({stride, width, 1}));
+    leading = blas_size(std::max<int64_t>({stride, width, 1}));
   }
 };
 
@@ -36,32 +43,36 @@ template <class T>
 void matmul(const Matmul<T>& args, Stream&) {
   const int64_t M = args.c.size[0], N = args.c.size[1], K = args.a.size[1];
   if (M == 0 || N == 0) return;
-  if (args.bias && !args.accumulate) {
+  if (args.bias) {
+#pragma omp parallel for if (M * N >= kSmallestParallel)
     for (int64_t m = 0; m < M; ++m) std::copy_n(args.bias.data, N, &args.c(m, 0));
   }
   const Operand<T> a(args.a), b(args.b);
+  const int m = blas_size(M), n = blas_size(N), k = blas_size(K);
   const T alpha = args.scale ? args.scale(0) : T(1);
   const T beta = args.accumulate || args.bias ? T(1) : T(0);
-  gemm(a.transpose, b.transpose, static_cast<int>(M), static_cast<int>(N), static_cast<int>(K), alpha,
-       args.a.data, a.leading, args.b.data, b.leading, beta, args.c.data,
-       static_cast<int>(std::max(args.c.stride[0], N)));
+  gemm(a.transpose, b.transpose, m, n, k, alpha, args.a.data, a.leading, args.b.data, b.leading, beta,
+       args.c.data, blas_size(std::max(args.c.stride[0], N)));
 }
 
+// Blocks of rows first, then the sum of their sums: one order of additions for any number of threads.
 template <class T>
-void column_sum(const ColumnSum<T>& args, Stream&) {
+void column_sum(const ColumnSum<T>& args, Stream& stream) {
   const int64_t M = args.x.size[0], N = args.x.size[1];
-  constexpr int64_t kColumns = 256;  // a strip of columns stays in the first-level cache
+  const int64_t num_blocks = num_reduction_blocks(M);
+  T* const partial =
+      reinterpret_cast<T*>(stream.scratch(static_cast<size_t>(num_blocks * N) * sizeof(T)).data());
 #pragma omp parallel for if (M * N >= kSmallestParallel)
-  for (int64_t first = 0; first < N; first += kColumns) {
-    const int64_t width = std::min(kColumns, N - first);
-    Acc<T>* sum = args.sum.data + first;
-    if (!args.accumulate) std::fill_n(sum, width, Acc<T>(0));
-    for (int64_t m = 0; m < M; ++m) {
-      const T* row = args.x.data + m * N + first;
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    T* const sum = partial + block * N;
+    std::fill_n(sum, N, T(0));
+    for (int64_t m = M * block / num_blocks; m < M * (block + 1) / num_blocks; ++m) {
+      const T* row = args.x.data + m * N;
 #pragma omp simd
-      for (int64_t n = 0; n < width; ++n) sum[n] += row[n];
+      for (int64_t n = 0; n < N; ++n) sum[n] += row[n];
     }
   }
+  add_blocks(partial, num_blocks, args.sum, args.accumulate);
 }
 
 HEADWAY_KERNEL(cpu, matmul<float>);

@@ -74,31 +74,22 @@ void backward_row(const NormBackward<T>& args, int64_t n, T* dweight, T* dbias) 
 }
 
 template <class T>
-void reduce_blocks(const T* partial, int64_t num_blocks, int64_t stride, const View<T, 1>& to,
-                   bool accumulate) {
-  for (int64_t d = 0; d < to.size[0]; ++d) {
-    T sum = accumulate ? to(d) : T(0);
-    for (int64_t block = 0; block < num_blocks; ++block) sum += partial[block * stride + d];
-    to(d) = sum;
-  }
-}
-
-template <class T>
 void norm_backward(const NormBackward<T>& args, Stream& stream) {
   const int64_t N = args.x.size[0], D = args.x.size[1];
-  const int64_t num_blocks = std::clamp<int64_t>(N / 4, 1, kReductionBlocks);
-  // [block][dweight, dbias][D]
+  const int64_t num_blocks = num_reduction_blocks(N);
+  // dweight [block][D], then dbias [block][D]
   T* partial =
       reinterpret_cast<T*>(stream.scratch(static_cast<size_t>(num_blocks * 2 * D) * sizeof(T)).data());
 #pragma omp parallel for if (N * D >= kSmallestParallel)
   for (int64_t block = 0; block < num_blocks; ++block) {
-    T* dweight = partial + block * 2 * D;
-    std::fill_n(dweight, 2 * D, T(0));
+    T *dweight = partial + block * D, *dbias = dweight + num_blocks * D;
+    std::fill_n(dweight, D, T(0));
+    std::fill_n(dbias, D, T(0));
     for (int64_t n = N * block / num_blocks; n < N * (block + 1) / num_blocks; ++n)
-      backward_row(args, n, dweight, dweight + D);
+      backward_row(args, n, dweight, dbias);
   }
-  reduce_blocks(partial, num_blocks, 2 * D, args.dweight, args.accumulate_weight);
-  if (args.dbias) reduce_blocks(partial + D, num_blocks, 2 * D, args.dbias, args.accumulate_bias);
+  add_blocks(partial, num_blocks, args.dweight, args.accumulate_weight);
+  if (args.dbias) add_blocks(partial + num_blocks * D, num_blocks, args.dbias, args.accumulate_bias);
 }
 
 HEADWAY_KERNEL(cpu, norm_forward<float>);

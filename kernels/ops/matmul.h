@@ -1,4 +1,4 @@
-// C = scale A B (+ C) (+ bias per column). A [M,K], B [K,N], C [M,N].
+// C = scale A B (+ C or + bias per column). A [M,K], B [K,N], C [M,N].
 //
 // A and B are views with unit stride along one of their dimensions, so a transposed operand is a transposed
 // view. Sums are kept in Acc<T>.
@@ -31,6 +31,8 @@ struct Matmul {
                   "matmul: an operand has no dimension of unit stride");
     HEADWAY_CHECK(!bias || bias.size[0] == c.size[1], ShapeError,
                   "matmul: the bias does not fit the columns");
+    HEADWAY_CHECK(!bias || !accumulate, ShapeError,
+                  "matmul: a bias cannot be added to a product that accumulates");
   }
 };
 
