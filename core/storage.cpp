@@ -119,7 +119,7 @@ class BlockCache {
 // Caches are never destroyed: storages may outlive main's locals.
 BlockCache& cache_of(Device device) {
   static std::mutex mutex;
-  static std::array<std::map<int, BlockCache*>, Device::kNumKinds> caches;
+  static auto& caches = *new std::array<std::map<int, BlockCache*>, Device::kNumKinds>();
   std::lock_guard lock(mutex);
   BlockCache*& cache = caches[static_cast<size_t>(device.kind)][device.index];
   if (!cache) cache = new BlockCache(device);

@@ -27,12 +27,15 @@ std::string innermost_hdf5_error() {
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &message);
   if (message.empty()) return "HDF5 gives no reason";
-  // Messages of the file driver carry the system's own words in: errno = 28, error message = '...', buf = ...
+  if (message.starts_with("unable to lock file"))
+    return "another process has the file locked, or its file system has no locks (then set "
+           "HDF5_USE_FILE_LOCKING=FALSE)";
+  // Messages of the file driver carry the system's own words: errno = 28, error message = '...', buf = ...
   constexpr std::string_view kLabel = "error message = '";
   if (const size_t begin = message.find(kLabel); begin != std::string::npos) {
     const size_t from = begin + kLabel.size();
-    if (const size_t end = message.find('\'', from); end != std::string::npos)
-      return message.substr(from, end - from);
+    const size_t end = message.find('\'', from);
+    if (end != std::string::npos) return message.substr(from, end - from);
   }
   return message;
 }

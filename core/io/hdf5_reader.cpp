@@ -52,13 +52,7 @@ struct Hdf5Reader::Impl {
     check_file();
     Hdf5Handle access(require(H5Pcreate(H5P_FILE_ACCESS), "open the file"));
     require(H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG), "open the file");
-    file = Hdf5Handle(H5Fopen(file_name.c_str(), H5F_ACC_RDONLY, access.get()));
-    if (file.get() < 0) {
-      const std::string reason = innermost_hdf5_error();
-      const bool locked = reason.find("lock") != std::string::npos;
-      refuse(fmt::format("cannot open the file: {}{}", reason,
-                         locked ? " (on file systems without locks set HDF5_USE_FILE_LOCKING=FALSE)" : ""));
-    }
+    file = Hdf5Handle(require(H5Fopen(file_name.c_str(), H5F_ACC_RDONLY, access.get()), "open the file"));
     const Hdf5Handle root(require(H5Gopen2(file.get(), "/", H5P_DEFAULT), "open the root"));
     read_attributes(root, "");
     if (accept == Accept::own) check_format();

@@ -73,6 +73,7 @@ class ArchiveDamageTest : public testing::TestWithParam<Hdf5Layout> {
       const int end = std::min(next + kBatch, num_cases);
       const ChildEnd child = run_in_child(kSecondsPerBatch, [&] {
         for (int i = next; i < end; ++i) outcomes[i] = open_and_compare(damage(i));
+        _exit(0);  // not exit(): a leak checker would report what HDF5 forgets of files it refused
         return 0;
       });
       while (next < end && outcomes[next] != kNotRun) ++next;

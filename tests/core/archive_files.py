@@ -87,6 +87,9 @@ def spoil(name, kind):
             group = model
             for _ in range(100):
                 group = group.create_group("g")
+        elif kind == "many_attributes":
+            for i in range(1001):
+                model.attrs["evil_%d" % i] = i
         elif kind == "array_attribute":
             model.attrs["evil"] = np.zeros(4)
         elif kind == "no_digest":

@@ -89,6 +89,7 @@ TEST_F(ArchiveH5pyTest, FilesChangedByOthersAreRefusedForTheRightReason) {
       {"named_type", "model/evil is neither a group nor a dataset"},
       {"too_many_dimensions", "model/evil has 7 dimensions"},
       {"deep", "groups are nested deeper than 32"},
+      {"many_attributes", "model claims 1001 attributes"},
       {"array_attribute", "attribute evil of model is not an integer"},
       {"no_digest", "model/evil has no digest"},
       {"renamed", "the list of datasets does not match its digest"},

@@ -1,6 +1,9 @@
 #include "core/io/archive.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <functional>
@@ -150,6 +153,16 @@ TEST_F(ArchiveTest, UnfinishedFileIsRefused) {
     write_sample(writer);
   }
   EXPECT_THROW(Hdf5Reader reader(folder / "a.h5"), CheckpointError);
+}
+
+TEST_F(ArchiveTest, LockedFileIsExplained) {
+  const std::filesystem::path path = write("sample.h5", Hdf5Layout::contiguous);
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(flock(descriptor, LOCK_EX | LOCK_NB), 0);
+  const std::string reason = refusal([&] { Hdf5Reader reader(path); });
+  close(descriptor);
+  EXPECT_NE(reason.find("HDF5_USE_FILE_LOCKING=FALSE"), std::string::npos) << reason;
+  EXPECT_NO_THROW(Hdf5Reader reader(path));
 }
 
 TEST_F(ArchiveTest, OutlineHasNamesAndSizesOnly) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/backend.h"
+#include "core/comm/agreement.h"
 #include "core/rng.h"
 
 namespace headway {
@@ -130,6 +131,32 @@ void check_equal_bits(Communicator& comm, Memory memory) {
           "repeating an all_reduce changed its bits");
   comm.broadcast(of_root, 0, *stream);
   require(std::memcmp(first.raw(), of_root.raw(), first.bytes()) == 0, "ranks have different bits");
+}
+
+void check_agreement(Communicator& comm) {
+  const auto stream = cpu_backend().make_stream();
+  int runs = 0;
+  agree(comm, *stream, [&] { ++runs; });
+  require(runs == 1, "agree() runs the work once");
+  for (int failing = 0; failing < comm.size(); ++failing) {
+    std::string message;
+    try {
+      agree(comm, *stream, [&] {
+        if (comm.rank() >= failing) throw DataError(fmt::format("bad token on {}", comm.rank()));
+      });
+    } catch (const DataError& error) {
+      message = error.what();
+    }
+    const std::string prefix = failing == 0 ? "" : fmt::format("rank {}: ", failing);
+    require(message == prefix + fmt::format("bad token on {}", failing),
+            "every rank throws the lowest rank's error");
+  }
+  for (int root = 0; root < comm.size(); ++root)
+    for (const size_t size : {size_t{0}, size_t{1}, size_t{100'000}}) {
+      const std::string text(comm.rank() == root ? size : 3, static_cast<char>('a' + comm.rank()));
+      require(broadcast_text(comm, *stream, text, root) == std::string(size, static_cast<char>('a' + root)),
+              "every rank has the root's text");
+    }
 }
 
 }  // namespace headway

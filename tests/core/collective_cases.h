@@ -18,4 +18,7 @@ void check_overlapping_reductions(Communicator&, Memory);
 /// The same float sums twice, and on all ranks: equal bits, although the order of addition matters.
 void check_equal_bits(Communicator&, Memory);
 
+/// agree() and broadcast_text() of core/comm/agreement.h.
+void check_agreement(Communicator&);
+
 }  // namespace headway

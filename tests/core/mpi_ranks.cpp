@@ -35,6 +35,7 @@ void collectives(Communicator& comm) {
   check_all_collectives(comm, Memory::of_the_device);
   check_overlapping_reductions(comm, Memory::of_the_device);
   check_equal_bits(comm, Memory::of_the_device);
+  check_agreement(comm);
 }
 
 // Reductions in shared memory, more of them under way than a rank can announce at once.

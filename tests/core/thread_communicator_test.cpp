@@ -35,6 +35,9 @@ TEST_P(ThreadCommunicator, CollectivesAreRight) {
   run_as_threads(GetParam(), kTimeout_s,
                  [](Communicator& comm) { check_all_collectives(comm, Memory::of_the_device); });
 }
+TEST_P(ThreadCommunicator, RanksAgreeOnErrorsAndTexts) {
+  run_as_threads(GetParam(), kTimeout_s, check_agreement);
+}
 TEST_P(ThreadCommunicator, PendingReductionsOverlap) {
   run_as_threads(GetParam(), kTimeout_s,
                  [](Communicator& comm) { check_overlapping_reductions(comm, Memory::of_the_device); });
