@@ -19,6 +19,7 @@
 // const Grads<M>&, undefined for outputs nobody used.
 #pragma once
 
+#include <algorithm>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -47,13 +48,13 @@ struct OpNode final : Node {
   void backward(Context& ctx, std::span<const Tensor> doutputs, std::span<const GradTarget> targets,
                 std::span<Tensor> dinputs) override {
     Needs<N> needs;
-    std::copy(targets.begin(), targets.end(), needs.begin());
+    std::copy_n(targets.begin(), N, needs.begin());
     Grads<N> gradients;
     if constexpr (std::is_same_v<Result, Tensor>) {
       gradients = Op::backward(ctx, saved, doutputs[0], needs);
     } else {
       Grads<M> all;
-      std::copy(doutputs.begin(), doutputs.end(), all.begin());
+      std::copy_n(doutputs.begin(), M, all.begin());
       gradients = Op::backward(ctx, saved, all, needs);
     }
     std::move(gradients.begin(), gradients.end(), dinputs.begin());
