@@ -1,0 +1,70 @@
+// Files of token ids, in the layout llm.c reads and writes: a header of 256 int32 (magic, version, count,
+// zeros), then the ids, 16 bits each (magic 20240520, version 1) or 32 bits (magic 20240801, version 7),
+// little-endian.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace headway {
+
+class TokenShard {
+ public:
+  /// Opens and reads the header. DataError naming file, field, value and expectation when header and size
+  /// disagree.
+  explicit TokenShard(std::filesystem::path);
+  ~TokenShard();
+  TokenShard(TokenShard&&) noexcept;
+  TokenShard& operator=(TokenShard&&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  int64_t num_tokens() const { return num_tokens_; }
+  int bytes_per_token() const { return bytes_per_token_; }
+  /// Ids from offset on. Read from the file, not mapped: a file cut short under a run is a DataError, not a
+  /// signal.
+  void read(int64_t offset, std::span<int32_t> ids) const;
+  /// Reads every id; DataError naming the first one that is not in 0 .. vocab_size-1. Returns a digest of
+  /// all.
+  std::string scan(int64_t vocab_size) const;
+
+ private:
+  std::filesystem::path path_;
+  int file_ = -1;
+  int64_t num_tokens_ = 0;
+  int bytes_per_token_ = 2;
+};
+
+/// Writes shards folder/<prefix>-000000.bin, ... of at most tokens_per_shard ids, each by temporary and
+/// rename.
+class TokenShardWriter {
+ public:
+  /// vocab_size decides the width of the ids.
+  TokenShardWriter(std::filesystem::path folder, std::string prefix, int64_t vocab_size,
+                   int64_t tokens_per_shard);
+  void write(std::span<const int32_t> ids);
+  /// Writes what is left. IoError as from write().
+  void finish();
+  int64_t num_tokens() const { return num_tokens_; }
+  int num_shards() const { return num_shards_; }
+
+ private:
+  void write_shard(std::span<const int32_t> ids);
+
+  std::filesystem::path folder_;
+  std::string prefix_;
+  bool is_wide_;
+  size_t tokens_per_shard_;
+  std::vector<int32_t> pending_;
+  int64_t num_tokens_ = 0;
+  int num_shards_ = 0;
+};
+
+/// True when the file begins with the magic of a token shard.
+bool is_token_shard(const std::filesystem::path&);
+/// Several lines about a token shard, for people.
+std::string describe_token_shard(const std::filesystem::path&);
+
+}  // namespace headway

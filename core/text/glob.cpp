@@ -1,0 +1,75 @@
+#include "core/text/glob.h"
+
+#include <fmt/format.h>
+#include <fnmatch.h>
+
+#include <set>
+
+#include "core/error.h"
+
+namespace headway {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr auto kOptions =
+    fs::directory_options::follow_directory_symlink | fs::directory_options::skip_permission_denied;
+
+bool is_pattern(const std::string& part) { return part.find_first_of("*?[") != std::string::npos; }
+
+void add_tree(const fs::path& folder, std::set<fs::path>& files) {
+  std::error_code error;
+  // Links to folders are not followed here: a tree may link to itself.
+  for (fs::recursive_directory_iterator it(folder, fs::directory_options::skip_permission_denied, error), end;
+       it != end; it.increment(error)) {
+    if (error) break;
+    if (it->is_regular_file(error)) files.insert(it->path());
+  }
+}
+
+/// Matches the parts from `next` on below `folder`.
+void expand(const fs::path& folder, std::span<const std::string> parts, std::set<fs::path>& files) {
+  std::error_code error;
+  if (parts.empty()) {
+    if (fs::is_regular_file(folder, error))
+      files.insert(folder);
+    else if (fs::is_directory(folder, error))
+      add_tree(folder, files);
+    return;
+  }
+  const std::string& part = parts.front();
+  if (!is_pattern(part)) {
+    if (fs::exists(folder / part, error)) expand(folder / part, parts.subspan(1), files);
+    return;
+  }
+  if (!fs::is_directory(folder.empty() ? "." : folder, error)) return;
+  if (part == "**") expand(folder, parts.subspan(1), files);
+  for (fs::directory_iterator it(folder.empty() ? "." : folder, kOptions, error), end; it != end;
+       it.increment(error)) {
+    if (error) break;
+    const std::string name = it->path().filename().string();
+    const fs::path below = folder / name;
+    if (part == "**") {
+      if (it->is_directory(error) && !it->is_symlink(error)) expand(below, parts, files);
+    } else if (fnmatch(part.c_str(), name.c_str(), FNM_PERIOD) == 0) {
+      if (parts.size() > 1 || it->is_regular_file(error)) expand(below, parts.subspan(1), files);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<fs::path> find_files(std::span<const std::string> patterns, std::string_view key) {
+  std::set<fs::path> files;
+  for (const std::string& pattern : patterns) {
+    std::vector<std::string> parts;
+    const fs::path path(pattern);
+    for (const fs::path& part : path.relative_path()) parts.push_back(part.string());
+    std::set<fs::path> found;
+    expand(path.root_path(), parts, found);
+    HEADWAY_CHECK(!found.empty(), DataError, fmt::format("{}: no file matches \"{}\"", key, pattern));
+    files.merge(found);
+  }
+  return {files.begin(), files.end()};
+}
+
+}  // namespace headway

@@ -1,0 +1,15 @@
+// Files by pattern: *, ?, [set] within a name, ** for folders of any depth.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace headway {
+
+/// Regular files that match any of the patterns, sorted, each once. A pattern that names a folder stands for
+/// everything below it. DataError naming the first pattern that matches nothing.
+std::vector<std::filesystem::path> find_files(std::span<const std::string> patterns, std::string_view key);
+
+}  // namespace headway

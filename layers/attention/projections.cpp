@@ -1,0 +1,54 @@
+#include "layers/attention/projections.h"
+
+#include "autograd/ops/reshape.h"
+#include "autograd/ops/rope.h"
+
+namespace headway {
+namespace {
+
+constexpr double kQkNormEps = 1e-6;
+
+}  // namespace
+
+Projections::Projections(const AttentionConfig& config, const ModelShape& shape)
+    : num_heads_(config.num_heads),
+      num_kv_heads_(config.num_kv_heads),
+      head_dim_(config.head_dim),
+      rotated_dim_(config.rope
+                       ? static_cast<int64_t>(config.rope_fraction * static_cast<double>(config.head_dim))
+                       : 0),
+      rope_theta_(config.rope_theta),
+      query_(shape.model_dim, num_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
+      key_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
+      value_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias) {
+  add_child("query", query_);
+  add_child("key", key_);
+  add_child("value", value_);
+  if (config.qk_norm) {
+    query_norm_ = std::make_unique<NormLayer>(NormKind::rms, head_dim_, kQkNormEps, false);
+    key_norm_ = std::make_unique<NormLayer>(NormKind::rms, head_dim_, kQkNormEps, false);
+    add_child("query_norm", *query_norm_);
+    add_child("key_norm", *key_norm_);
+  }
+}
+
+Variable Projections::heads(Context& ctx, const Variable& rows, int64_t num_heads) const {
+  return reshape(ctx, rows, {rows.size(0), rows.size(1), num_heads, head_dim_});
+}
+
+Variable Projections::place(Context& ctx, const Variable& heads, const NormLayer* norm,
+                            const Positions& positions) const {
+  const Variable normed = norm ? norm->forward(ctx, heads) : heads;
+  if (rotated_dim_ == 0) return normed;
+  const Tensor table = positions.rope(rope_theta_, rotated_dim_, heads.value().dtype(), ctx.stream);
+  return apply<Rope>(ctx, {}, normed, table);
+}
+
+QueryKeyValue Projections::forward(Context& ctx, const Variable& x, const Positions& positions) const {
+  const Variable query = heads(ctx, query_.forward(ctx, x), num_heads_);
+  const Variable key = heads(ctx, key_.forward(ctx, x), num_kv_heads_);
+  return {place(ctx, query, query_norm_.get(), positions), place(ctx, key, key_norm_.get(), positions),
+          heads(ctx, value_.forward(ctx, x), num_kv_heads_)};
+}
+
+}  // namespace headway

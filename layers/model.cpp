@@ -1,0 +1,92 @@
+#include "layers/model.h"
+
+#include "autograd/apply.h"
+#include "autograd/ops/elementwise.h"
+#include "autograd/ops/embedding.h"
+#include "autograd/ops/linear.h"
+#include "autograd/ops/linear_cross_entropy.h"
+#include "autograd/recompute.h"
+
+namespace headway {
+namespace {
+
+/// x [B,T,D] -> [B,D], its last token.
+Tensor last_token(const Tensor& x, Stream& stream) {
+  const int64_t B = x.size(0), T = x.size(1), D = x.size(2);
+  const Tensor last = Tensor::empty({B, D}, x.dtype(), x.device());
+  for (int64_t b = 0; b < B; ++b)
+    last.slice(0, b, b + 1).copy_from(x.slice(0, b, b + 1).slice(1, T - 1, T).reshape({1, D}), stream);
+  return last;
+}
+
+}  // namespace
+
+Model::Model(const ModelConfig& config)
+    : config_(config),
+      embedding_(add_parameter("embedding", {config.vocab_size, config.model_dim},
+                               Init::normal(config.init_std), true)),
+      norm_(NormLayer::parse_kind(config.norm), config.model_dim, config.norm_eps, config.bias) {
+  if (config.learned_positions) {
+    position_embedding_ = &add_parameter("position_embedding", {config.max_seq_len, config.model_dim},
+                                         Init::normal(config.init_std), true);
+  }
+  if (!config.tied_head)
+    head_ =
+        &add_parameter("head", {config.vocab_size, config.model_dim}, Init::normal(config.init_std), true);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    blocks_.push_back(std::make_unique<Block>(config, i));
+    add_child("blocks/" + std::to_string(i), *blocks_.back());
+  }
+  add_child("norm", norm_);
+}
+
+Variable Model::embed(Context& ctx, const Tensor& tokens, int64_t offset) const {
+  Variable x = apply<Embedding>(ctx, {}, tokens, embedding_.variable());
+  if (position_embedding_)
+    x = apply<AddPositions>(ctx, {.offset = offset}, x, position_embedding_->variable());
+  return dropout(ctx, x, config_.dropout);
+}
+
+Variable Model::hidden(Context& ctx, const Tensor& tokens, Recompute recompute_mode) {
+  const Positions where = positions(0, tokens.size(1));
+  Variable x = embed(ctx, tokens, 0);
+  for (const auto& block : blocks_) {
+    const BlockFunction run = [&block = *block, where](Context& c, const Variable& input) {
+      return block.forward(c, input, where, nullptr);
+    };
+    x = recompute_mode == Recompute::blocks ? recompute(ctx, run, x, block->gradient_buffers()) : run(ctx, x);
+  }
+  return norm_.forward(ctx, x);
+}
+
+Variable Model::loss(Context& ctx, const Tensor& tokens, const Tensor& targets, double loss_scale,
+                     Recompute recompute_mode) {
+  const Variable x = hidden(ctx, tokens, recompute_mode);
+  return apply<LinearCrossEntropy>(ctx, {.loss_scale = loss_scale}, x, head().variable(), targets);
+}
+
+DecodeState Model::make_state(int64_t batch, int64_t capacity, Device device) const {
+  DecodeState state;
+  for (const auto& block : blocks_)
+    state.layers.push_back(
+        block->attention().make_state(batch, capacity, embedding_.compute.dtype(), device));
+  return state;
+}
+
+Tensor Model::next_logits(Context& ctx, const Tensor& tokens, DecodeState& state) {
+  const int64_t count = tokens.size(1);
+  const Positions where = positions(state.num_tokens, count);
+  Variable x = embed(ctx, tokens, state.num_tokens);
+  for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i]->forward(ctx, x, where, state.layers[i].get());
+  state.num_tokens += count;
+  const Variable last = norm_.forward(ctx, Variable(last_token(x.value(), ctx.stream)));
+  return apply<Linear>(ctx, {}, last, head().variable(), Variable()).value();
+}
+
+int64_t Model::num_parameters() {
+  int64_t total = 0;
+  visit("", [&](const std::string&, Parameter& parameter) { total += parameter.shape.numel(); });
+  return total;
+}
+
+}  // namespace headway

@@ -1,0 +1,57 @@
+// The decoder: embedding, blocks, final norm, head.
+//
+// Weights start normal with standard deviation init_std (0.02, GPT-2), projections into the residual stream
+// with init_std / sqrt(2 num_layers), norms at one, biases at zero.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "layers/block.h"
+#include "layers/model_config.h"
+
+namespace headway {
+
+/// What generation keeps: one attention state per block, and how many tokens they have seen.
+struct DecodeState {
+  std::vector<std::unique_ptr<AttentionState>> layers;
+  int64_t num_tokens = 0;
+};
+
+enum class Recompute : uint8_t { off, blocks };
+
+class Model : public Module {
+ public:
+  /// The config must be resolved.
+  explicit Model(const ModelConfig&);
+
+  /// tokens [B,T] i32 -> [B,T,D] after the final norm. Recompute::blocks keeps only the inputs of blocks.
+  Variable hidden(Context&, const Tensor& tokens, Recompute);
+  /// Sum of the cross entropies in nats over tokens whose target is not -1, times loss_scale. fp32 scalar
+  /// [1]. tokens and targets [B,T] i32. The gradient of the logits is never held whole.
+  Variable loss(Context&, const Tensor& tokens, const Tensor& targets, double loss_scale, Recompute);
+
+  DecodeState make_state(int64_t batch, int64_t capacity, Device) const;
+  /// tokens [B,T] i32 that follow those in the state -> logits [B,V] fp32 after the last one.
+  Tensor next_logits(Context&, const Tensor& tokens, DecodeState&);
+
+  const ModelConfig& config() const { return config_; }
+  std::vector<std::unique_ptr<Block>>& blocks() { return blocks_; }
+  const std::vector<std::unique_ptr<Block>>& blocks() const { return blocks_; }
+  int64_t num_parameters();
+
+ private:
+  Variable embed(Context&, const Tensor& tokens, int64_t offset) const;
+  const Parameter& head() const { return head_ ? *head_ : embedding_; }
+  Positions positions(int64_t offset, int64_t count) { return {offset, count, &rope_tables_}; }
+
+  ModelConfig config_;
+  Parameter& embedding_;
+  Parameter* position_embedding_ = nullptr;
+  Parameter* head_ = nullptr;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  NormLayer norm_;
+  RopeTables rope_tables_;
+};
+
+}  // namespace headway

@@ -1,0 +1,37 @@
+// A learned tensor: its master value, the copy that kernels read, and where its gradient collects.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "autograd/variable.h"
+#include "core/rng.h"
+
+namespace headway {
+
+/// How a parameter starts.
+struct Init {
+  enum class Kind : uint8_t { constant, normal };
+  Kind kind = Kind::constant;
+  double value = 0;  // the constant, or the standard deviation
+
+  static Init zeros() { return {Kind::constant, 0}; }
+  static Init ones() { return {Kind::constant, 1}; }
+  static Init constant(double value) { return {Kind::constant, value}; }
+  static Init normal(double standard_deviation) { return {Kind::normal, standard_deviation}; }
+};
+
+struct Parameter {
+  Shape shape;
+  Init init;
+  bool decay = false;  // weight decay applies: matrices, not vectors
+
+  Tensor value;    // fp32 (fp64 in gradient checks); undefined until the model is materialised
+  Tensor compute;  // what operations read: value itself, or its bf16 copy
+  std::shared_ptr<GradBuffer> gradient = std::make_shared<GradBuffer>();
+
+  /// The leaf that operations take as input.
+  Variable variable() const { return Variable::leaf(compute, gradient); }
+};
+
+}  // namespace headway

@@ -1,0 +1,60 @@
+// headway eval CHECKPOINT
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/comm/agreement.h"
+#include "trainers/commands/command.h"
+#include "trainers/commands/loaded_model.h"
+#include "trainers/evaluator.h"
+
+namespace headway {
+
+void add_eval_command(CLI::App& app, Action& action) {
+  struct Options {
+    std::string checkpoint, device = "auto";
+    Overrides overrides;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* eval = app.add_subcommand("eval", "Measure the validation loss of a checkpoint");
+  eval->footer(
+      "The whole validation split of the checkpoint's recipe is read; eval.batches=N limits it.\n"
+      "Examples:\n"
+      "  headway eval runs/quickstart\n"
+      "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
+      "'data.text=[/usr/share/doc/**]'");
+  eval->add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")->required();
+  options->overrides.add_to(*eval);
+  eval->add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
+  eval->callback([options, &action] {
+    action = [options] {
+      constexpr double kTimeout = 600;
+      return run_on_ranks(options->device, kTimeout, [&](Communicator& comm, Stream& stream) {
+        LoadedModel loaded;
+        std::unique_ptr<TokenCorpus> corpus;
+        agree(comm, stream, [&] {
+          std::vector<std::string> overrides{"eval.batches=0"};
+          overrides.insert(overrides.end(), options->overrides.values.begin(),
+                           options->overrides.values.end());
+          loaded = load_model(options->checkpoint, overrides, stream);
+          corpus = TokenCorpus::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
+                                     loaded.recipe.model.vocab_size);
+        });
+        const Evaluation result = evaluate(*loaded.model, *corpus,
+                                           {.batches = loaded.recipe.eval.batches,
+                                            .micro_batch = loaded.recipe.train.micro_batch,
+                                            .seq_len = loaded.recipe.data.seq_len},
+                                           comm, stream);
+        if (comm.rank() == 0) {
+          fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source,
+                     loaded.step, result.loss, std::exp(result.loss));
+          if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);
+          fmt::print(", over {} tokens\n", result.num_tokens);
+        }
+        return ExitCode::ok;
+      });
+    };
+  });
+}
+
+}  // namespace headway

@@ -1,0 +1,25 @@
+// A trained model from a checkpoint or weights file, with the recipe and tokenizer inside it.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "core/text/tokenizer.h"
+#include "layers/model.h"
+#include "trainers/recipe.h"
+
+namespace headway {
+
+struct LoadedModel {
+  std::string source;  // the file
+  int64_t step = 0;
+  Recipe recipe;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Model> model;
+};
+
+/// path: a checkpoint, a weights file, or a folder whose newest valid checkpoint is meant. Overrides change
+/// the recipe's data, eval and generate sections. CheckpointError for what cannot be used.
+LoadedModel load_model(const std::filesystem::path&, const std::vector<std::string>& overrides, Stream&);
+
+}  // namespace headway

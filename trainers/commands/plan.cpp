@@ -1,0 +1,53 @@
+// headway plan RECIPE
+#include "trainers/plan.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "core/text/glob.h"
+#include "core/text/tokenizer.h"
+#include "trainers/commands/command.h"
+
+namespace headway {
+namespace {
+
+/// Memory of the token ids: text is encoded into memory, shards are read as they are needed. Exact for bytes,
+/// an upper bound for tokenizers that merge.
+double data_bytes(const Recipe& recipe, const Tokenizer& tokenizer) {
+  if (recipe.data.text.empty()) return 0;
+  double bytes = 0;
+  for (const auto& file : find_files(recipe.data.text, "data.text"))
+    bytes += static_cast<double>(std::filesystem::file_size(file));
+  if (recipe.data.max_bytes > 0) bytes = std::min(bytes, static_cast<double>(recipe.data.max_bytes));
+  return bytes * (tokenizer.vocab_size() > 65536 ? 4 : 2);
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app, Action& action) {
+  struct Options {
+    std::string recipe;
+    int ranks = 1;
+    Overrides overrides;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* plan_app =
+      app.add_subcommand("plan", "Predict parameters, memory and work of a recipe without running it");
+  plan_app->footer("Example:\n  headway plan recipes/quickstart.toml model.num_layers=12 -n 2");
+  plan_app->add_option("recipe", options->recipe, "TOML file")->required();
+  options->overrides.add_to(*plan_app);
+  plan_app->add_option("-n,--ranks", options->ranks, "ranks of the run")->check(CLI::Range(1, 1000000));
+  plan_app->callback([options, &action] {
+    action = [options] {
+      Recipe recipe = load_recipe(options->recipe, options->overrides.values);
+      const auto tokenizer = Tokenizer::create(recipe.data.tokenizer);
+      recipe.model.resolve(tokenizer->vocab_size(), recipe.data.seq_len);
+      const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer));
+      fmt::print("{}", to_text(plan, recipe, options->ranks));
+      return ExitCode::ok;
+    };
+  });
+}
+
+}  // namespace headway

@@ -1,0 +1,72 @@
+// headway tokenize FILES --out FOLDER
+#include <fmt/format.h>
+
+#include <chrono>
+#include <fstream>
+#include <sstream>
+
+#include "core/io/token_shards.h"
+#include "core/text/glob.h"
+#include "core/text/tokenizer.h"
+#include "trainers/commands/command.h"
+#include "trainers/progress.h"
+
+namespace headway {
+namespace {
+
+struct Options {
+  std::vector<std::string> files;
+  std::string out, tokenizer = "bytes", prefix = "tokens";
+  int64_t shard_tokens = 100'000'000;
+};
+
+ExitCode tokenize(const Options& options) {
+  const auto tokenizer = Tokenizer::create(options.tokenizer);
+  const auto files = find_files(options.files, "tokenize");
+  TokenShardWriter writer(options.out, options.prefix, tokenizer->vocab_size(), options.shard_tokens);
+  const auto start = std::chrono::steady_clock::now();
+  double said = 0;
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < files.size(); ++i) {
+    std::ifstream in(files[i], std::ios::binary);
+    std::stringstream text;
+    text << in.rdbuf();
+    HEADWAY_CHECK(in, DataError, fmt::format("tokenize: cannot read {}", files[i].string()));
+    ids.clear();
+    tokenizer->encode(text.view(), ids);
+    ids.push_back(tokenizer->end_of_text());
+    writer.write(ids);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (seconds - said < 5) continue;
+    said = seconds;
+    const double left = seconds / static_cast<double>(i + 1) * static_cast<double>(files.size() - i - 1);
+    fmt::print("file {}/{} | {} tokens | eta {}\n", i + 1, files.size(),
+               format_count(static_cast<double>(writer.num_tokens())), format_duration(left));
+  }
+  writer.finish();
+  fmt::print("{} files -> {} tokens in {} shard{} under {}\n", files.size(), writer.num_tokens(),
+             writer.num_shards(), writer.num_shards() == 1 ? "" : "s", options.out);
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_tokenize_command(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* tokenize_app = app.add_subcommand("tokenize", "Turn text files into token shards");
+  tokenize_app->footer(
+      "Training reads them with data.tokens = [\"FOLDER/*.bin\"] and the same data.tokenizer.\n"
+      "Example:\n  headway tokenize 'books/**/*.txt' --out shards --tokenizer gpt2:merges.txt");
+  tokenize_app
+      ->add_option("files", options->files, "paths with *, ? and **; a folder stands for all below it")
+      ->required();
+  tokenize_app->add_option("--out", options->out, "folder of the shards")->required();
+  tokenize_app->add_option("--tokenizer", options->tokenizer, "bytes, or gpt2:<path of merges.txt>");
+  tokenize_app->add_option("--prefix", options->prefix, "beginning of the shards' names");
+  // The header of a shard counts in 32 bits.
+  tokenize_app->add_option("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
+      ->check(CLI::Range(1, 2'000'000'000));
+  tokenize_app->callback([options, &action] { action = [options] { return tokenize(*options); }; });
+}
+
+}  // namespace headway

@@ -1,0 +1,71 @@
+// headway train RECIPE
+#include <fmt/format.h>
+
+#include "layers/attention/attention_layer.h"
+#include "trainers/commands/command.h"
+#include "trainers/config/field_writer.h"
+#include "trainers/stop_signal.h"
+#include "trainers/trainer.h"
+
+namespace headway {
+namespace {
+
+void print_attention_help() {
+  for (const AttentionVariant* variant : all_attention()) {
+    fmt::print("model.attention.kind = \"{}\"\n  {} ({})\n", variant->name, variant->summary,
+               variant->source);
+    const auto config = variant->make_config();
+    fmt::print("{}\n", help_text([&](FieldVisitor& v) { config->describe(v); }));
+  }
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app, Action& action) {
+  struct Options {
+    std::string recipe;
+    Overrides overrides;
+    bool resume = false, force_new = false, help_recipe = false, help_attention = false;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* train = app.add_subcommand("train", "Train the model of a recipe");
+  train->footer(
+      "Examples:\n"
+      "  headway train recipes/quickstart.toml\n"
+      "  mpirun -np 2 headway train recipes/quickstart.toml optim.lr=6e-4 run.name=higher_lr\n"
+      "  headway train recipes/quickstart.toml --resume        go on after an interruption\n"
+      "To stop and save: kill -USR1 <pid of mpirun or headway>; the exit status is then 75.");
+  train->add_option("recipe", options->recipe, "TOML file");
+  options->overrides.add_to(*train);
+  train->add_flag("--resume", options->resume, "the same as checkpoint.resume=auto");
+  train->add_flag("--force-new", options->force_new,
+                  "the same as run.force_new=true: delete an earlier run of this name");
+  train->add_flag("--help-recipe", options->help_recipe,
+                  "list every key of a recipe with its range and default");
+  train->add_flag("--help-attention", options->help_attention,
+                  "list the attention mechanisms and their keys");
+  train->callback([options, &action] {
+    action = [options] {
+      if (options->help_recipe) {
+        fmt::print("{}", Recipe().help());
+        return ExitCode::ok;
+      }
+      if (options->help_attention) {
+        print_attention_help();
+        return ExitCode::ok;
+      }
+      HEADWAY_CHECK(!options->recipe.empty(), ConfigError,
+                    "train needs the path of a recipe: see headway train --help");
+      std::vector<std::string> overrides = options->overrides.values;
+      if (options->resume) overrides.push_back("checkpoint.resume=auto");
+      if (options->force_new) overrides.push_back("run.force_new=true");
+      const Recipe recipe = load_recipe(options->recipe, overrides);
+      catch_stop_signals();
+      return run_on_ranks(recipe.run.device, recipe.comm.timeout_s, [&](Communicator& comm, Stream& stream) {
+        return Trainer(recipe, comm, stream).run();
+      });
+    };
+  });
+}
+
+}  // namespace headway

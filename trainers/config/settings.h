@@ -1,0 +1,41 @@
+// Values of configuration keys before they are typed: from TOML files, command-line overrides and JSON.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace headway {
+
+struct Setting {
+  /// How the value was written; the command line has no types, so `any` fits every field.
+  enum class Kind : uint8_t { any, boolean, integer, number, string, list };
+
+  Kind kind = Kind::any;
+  std::string text;            // of a scalar
+  std::vector<Setting> items;  // of a list
+  std::string origin;          // "recipes/base.toml:12" or "command line"
+
+  /// As the user wrote it, for messages.
+  std::string shown() const;
+};
+
+/// By dotted key ("optim.lr").
+using Settings = std::map<std::string, Setting, std::less<>>;
+
+/// A TOML file, below the settings of the file its `extends` names (a path relative to it), and so on.
+/// ConfigError with file and line for a missing file, a syntax error, dates or nested lists, a cycle of
+/// extends.
+Settings read_toml(const std::filesystem::path&);
+/// The same from text, without extends.
+Settings parse_toml(std::string_view text, const std::string& origin);
+/// "section.key=value", with or without leading dashes; a value in brackets is a list. ConfigError otherwise.
+void add_override(Settings&, std::string_view argument);
+/// Members of a JSON object, nested ones with dots.
+Settings settings_from_json(const nlohmann::json& object, std::string_view origin);
+
+}  // namespace headway

@@ -1,0 +1,35 @@
+// The tokens a run reads, in two splits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/text/tokenizer.h"
+#include "trainers/recipe.h"
+
+namespace headway {
+
+enum class Split : uint8_t { train, validation };
+
+class TokenCorpus {
+ public:
+  virtual ~TokenCorpus() = default;
+
+  virtual int64_t num_tokens(Split) const = 0;
+  /// Tokens offset .. offset + ids.size() of a split. DataError when the source changed under the run.
+  virtual void read(Split, int64_t offset, std::span<int32_t> ids) const = 0;
+  /// Digest of all tokens: equal on every rank and after a resume, or the run must not go on.
+  virtual std::string fingerprint() const = 0;
+  /// Bytes of text that a token of the validation split stands for, on average; 0 where it is not known.
+  virtual double bytes_per_token() const = 0;
+  /// "1,204 files, 12.3M training and 0.6M validation tokens"
+  virtual std::string description() const = 0;
+
+  /// By data.text or data.tokens. DataError for what is missing, empty, damaged or outside vocab_size.
+  static std::unique_ptr<TokenCorpus> open(const DataRecipe&, const Tokenizer&, int64_t seed,
+                                           int64_t vocab_size);
+};
+
+}  // namespace headway

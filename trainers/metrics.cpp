@@ -1,0 +1,93 @@
+#include "trainers/metrics.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "trainers/run_folder.h"
+
+namespace headway {
+namespace fs = std::filesystem;
+namespace {
+
+std::string number(double value) {
+  if (std::isfinite(value)) return fmt::format("{}", value);
+  return std::isnan(value) ? "\"nan\"" : value > 0 ? "\"inf\"" : "\"-inf\"";
+}
+
+using Row = nlohmann::ordered_json;
+
+struct Line {
+  std::string text;
+  Row row;
+};
+
+std::vector<Line> read_lines(const fs::path& path) {
+  std::vector<Line> lines;
+  std::ifstream in(path);
+  for (std::string text; std::getline(in, text);) {
+    Row row = Row::parse(text, nullptr, false);
+    if (row.is_object()) lines.push_back({text, std::move(row)});  // a line cut short by a kill is dropped
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::string MetricRow::to_json() const {
+  std::string text = "{";
+  for (const auto& [name, value] : values_) {
+    if (text.size() > 1) text += ", ";
+    text += fmt::format("\"{}\": {}", name, number(value));
+  }
+  return text + "}";
+}
+
+MetricsLog::MetricsLog(const fs::path& folder, int64_t resumed_step)
+    : jsonl_path_(folder / "metrics.jsonl"), csv_path_(folder / "metrics.csv") {
+  std::string kept;
+  for (const Line& line : read_lines(jsonl_path_))
+    if (line.row.value("step", int64_t{0}) <= resumed_step) kept += line.text + "\n";
+  write_file_atomically(jsonl_path_, kept);
+  file_ = std::fopen(jsonl_path_.c_str(), "ab");
+  HEADWAY_CHECK(file_, IoError,
+                fmt::format("cannot write {}: {}", jsonl_path_.string(), std::strerror(errno)));
+}
+
+MetricsLog::~MetricsLog() { std::fclose(file_); }
+
+void MetricsLog::write(const MetricRow& row) {
+  const std::string line = row.to_json() + "\n";
+  const bool written =
+      std::fwrite(line.data(), 1, line.size(), file_) == line.size() && std::fflush(file_) == 0;
+  HEADWAY_CHECK(written, IoError,
+                fmt::format("cannot write {}: {}", jsonl_path_.string(), std::strerror(errno)));
+}
+
+void MetricsLog::write_csv() const {
+  const std::vector<Line> lines = read_lines(jsonl_path_);
+  std::vector<std::string> columns;
+  for (const Line& line : lines)
+    for (const auto& [name, value] : line.row.items())
+      if (std::find(columns.begin(), columns.end(), name) == columns.end()) columns.push_back(name);
+  std::string text = fmt::format("{}\n", fmt::join(columns, ","));
+  for (const Line& line : lines) {
+    std::vector<std::string> cells;
+    for (const std::string& column : columns) {
+      const auto cell = line.row.find(column);
+      cells.push_back(cell == line.row.end() ? ""
+                      : cell->is_string()    ? cell->get<std::string>()
+                                             : cell->dump());
+    }
+    text += fmt::format("{}\n", fmt::join(cells, ","));
+  }
+  write_file_atomically(csv_path_, text);
+}
+
+}  // namespace headway

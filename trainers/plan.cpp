@@ -1,0 +1,125 @@
+#include "trainers/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "autograd/ops/linear_cross_entropy.h"
+#include "trainers/progress.h"
+
+namespace headway {
+namespace {
+
+constexpr double kMiB = 1 << 20;
+
+// Resident memory of a started program before it owns a model: shared libraries, thread stacks and the
+// packing buffers of OpenBLAS (measured: docs/performance.md).
+constexpr double kProgramBytes = 60 * kMiB;
+
+/// Kept by one block outside its attention layer, per token, in values: the inputs of both norms, and of the
+/// feed-forward layer and its products.
+double block_values_per_token(const ModelConfig& model) {
+  const auto D = static_cast<double>(model.model_dim), F = static_cast<double>(model.mlp_dim);
+  return 2 * D + D + (model.mlp == "swiglu" ? 3 * F : 2 * F);
+}
+
+}  // namespace
+
+Plan make_plan(const Recipe& recipe, double data_bytes) {
+  Plan plan;
+  const ModelConfig& config = recipe.model;
+  Model model(config);
+  const bool is_bf16 = recipe.train.dtype == "bf16";
+  const int64_t value_bytes = is_bf16 ? 2 : 4;
+  const int64_t B = recipe.train.micro_batch, T = recipe.data.seq_len;
+  const auto rows = static_cast<double>(B * T);
+  const auto D = static_cast<double>(config.model_dim), F = static_cast<double>(config.mlp_dim);
+  const auto V = static_cast<double>(config.vocab_size), L = static_cast<double>(config.num_layers);
+
+  plan.num_parameters = model.num_parameters();
+  model.visit("", [&](const std::string& path, Parameter& parameter) {
+    if (path.find('/') == std::string::npos) plan.num_embedding_parameters += parameter.shape.numel();
+  });
+
+  const double mlp_flop = 2 * D * F * (config.mlp == "swiglu" ? 3 : 2);
+  const double head_flop = 2 * D * V;
+  double attention_saved = 0, attention_workspace = 0;
+  plan.forward_flop_per_token = L * mlp_flop + head_flop;
+  plan.backward_flop_per_token = 2 * plan.forward_flop_per_token;
+  for (const auto& block : model.blocks()) {
+    const Cost cost = block->attention().cost(B, T, value_bytes);
+    plan.forward_flop_per_token += cost.forward_flop / rows;
+    plan.backward_flop_per_token += cost.backward_flop / rows;
+    attention_saved += cost.saved_bytes;
+    attention_workspace = std::max(attention_workspace, cost.workspace_bytes);
+    plan.cache_bytes_per_token += static_cast<double>(block->attention().cache_bytes_per_token(value_bytes));
+    plan.state_bytes += static_cast<double>(block->attention().state_bytes(value_bytes));
+  }
+  if (recipe.train.recompute) plan.backward_flop_per_token += plan.forward_flop_per_token - head_flop;
+
+  const auto P = static_cast<double>(plan.num_parameters);
+  plan.weights = P * (is_bf16 ? 6 : 4);
+  plan.gradients = P * 4;
+  plan.optimizer = P * 8;
+  const auto value = static_cast<double>(value_bytes);
+  const double per_block = rows * value * block_values_per_token(config) + attention_saved / L;
+  const double ends = rows * value * 2 * D;  // inputs of the last norm and of the head
+  plan.activations = ends + (recipe.train.recompute ? L * rows * value * D + per_block : L * per_block);
+  const double kept_logits = rows * V * value;
+  const auto block_limit = static_cast<double>(LinearCrossEntropy::Config{}.block_bytes);
+  plan.logits = std::min(kept_logits, std::max(block_limit, V * value));
+  // Backward of a feed-forward layer holds three of its inner tensors beside two of the residual stream.
+  plan.workspace = rows * value * (3 * F + 2 * D) + attention_workspace;
+  plan.data = data_bytes;
+  plan.program = kProgramBytes;
+  plan.checkpoint_bytes = P * 12;
+  return plan;
+}
+
+std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
+  const auto line = [](std::string_view name, const std::string& value, std::string_view note = "") {
+    return fmt::format("  {:<26}{:>14}  {}\n", name, value, note);
+  };
+  const auto mib = [](double bytes) { return fmt::format("{:.1f} MiB", bytes / kMiB); };
+  const auto giga = [](double flop) { return fmt::format("{:.4f} GFLOP", flop / 1e9); };
+  const double flop = plan.forward_flop_per_token + plan.backward_flop_per_token;
+  const int64_t steps = recipe.total_steps();
+  const double tokens = static_cast<double>(steps) * static_cast<double>(recipe.train.batch_tokens);
+
+  std::string text = "Parameters\n";
+  text += line("all", format_count(static_cast<double>(plan.num_parameters)),
+               fmt::format("{}", plan.num_parameters));
+  text += line("tables and head", format_count(static_cast<double>(plan.num_embedding_parameters)));
+  text += line("blocks and norms",
+               format_count(static_cast<double>(plan.num_parameters - plan.num_embedding_parameters)));
+  text += "Work per token (a multiply-add counts two; norms and activations are left out)\n";
+  text += line("forward", giga(plan.forward_flop_per_token),
+               "2 x weights of all products + 4 x heads x head_dim x visible keys, per token");
+  text += line("backward", giga(plan.backward_flop_per_token),
+               recipe.train.recompute ? "twice that, 2.5 times for attention, and the blocks' forward again"
+                                      : "twice that, 2.5 times for attention");
+  text += fmt::format("Memory of a rank at train.micro_batch = {} x data.seq_len = {}, {}\n",
+                      recipe.train.micro_batch, recipe.data.seq_len, recipe.train.dtype);
+  text += line("weights", mib(plan.weights));
+  text += line("gradients", mib(plan.gradients), "in buckets, reduced in place");
+  text += line("AdamW", mib(plan.optimizer), "two moments in fp32");
+  text += line("activations", mib(plan.activations),
+               recipe.train.recompute ? "inputs of blocks and one block" : "");
+  text += line("logits", mib(plan.logits));
+  text += line("temporary", mib(plan.workspace));
+  text += line("data", mib(plan.data));
+  text += line("program", mib(plan.program));
+  text += line("peak", mib(plan.total_bytes()));
+  text += "Run\n";
+  text += line("steps", fmt::format("{}", steps), fmt::format("{} tokens", format_count(tokens)));
+  text += line("accumulation", fmt::format("{}", recipe.accumulation_steps(world_size)),
+               fmt::format("micro-batches per step on each of {} ranks", world_size));
+  text += line("work", fmt::format("{:.3g} PFLOP", flop * tokens / 1e15));
+  text += line("checkpoint", mib(plan.checkpoint_bytes));
+  text += "Generation\n";
+  text += line("cache", fmt::format("{:.0f} bytes", plan.cache_bytes_per_token), "per token and sequence");
+  text += line("state", fmt::format("{:.0f} bytes", plan.state_bytes), "per sequence, whatever its length");
+  return text;
+}
+
+}  // namespace headway

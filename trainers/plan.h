@@ -1,0 +1,40 @@
+// What a recipe costs, by formula, without running it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "layers/model.h"
+#include "trainers/recipe.h"
+
+namespace headway {
+
+struct Plan {
+  int64_t num_parameters = 0;
+  int64_t num_embedding_parameters = 0;  // token and position tables and an untied head
+  double forward_flop_per_token = 0;
+  double backward_flop_per_token = 0;
+
+  // bytes on one rank
+  double weights = 0, gradients = 0, optimizer = 0;
+  double activations = 0;  // kept for backward by one micro-batch
+  double logits = 0;
+  double workspace = 0;  // temporary: gradients of activations
+  double data = 0;       // token ids in memory
+  double program = 0;    // libraries and their buffers
+
+  double cache_bytes_per_token = 0;  // generation
+  double state_bytes = 0;
+  double checkpoint_bytes = 0;
+
+  double total_bytes() const {
+    return weights + gradients + optimizer + activations + logits + workspace + data + program;
+  }
+};
+
+/// data_bytes: memory of the token ids of one rank.
+Plan make_plan(const Recipe& resolved, double data_bytes);
+/// The same as a table for people.
+std::string to_text(const Plan&, const Recipe& resolved, int world_size);
+
+}  // namespace headway

@@ -1,0 +1,192 @@
+#include "trainers/recipe.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "core/error.h"
+#include "trainers/config/field_reader.h"
+#include "trainers/config/field_writer.h"
+
+namespace headway {
+namespace {
+
+constexpr double kMany = 1e15;  // steps or tokens no run reaches; exact in a double
+
+Recipe from_settings(const Settings& settings) {
+  Recipe recipe;
+  FieldReader reader(settings);
+  recipe.describe(reader);
+  reader.check_all_used();
+  recipe.origins = reader.origins();
+  recipe.check();
+  return recipe;
+}
+
+}  // namespace
+
+void RunRecipe::describe(FieldVisitor& v) {
+  v("name", name, "folder of this run below run.folder");
+  v("folder", folder, "where runs are kept");
+  v("seed", seed, "of initial weights, data order and dropout", {.min = 0, .max = kMany});
+  v("device", device, "auto (a GPU where there is one), cpu, cuda or cuda:<index>");
+  v("deterministic", deterministic,
+    "equal bits from equal runs; false allows faster orders of summation on GPUs");
+  v("force_new", force_new, "start over in a folder that holds a run, deleting that run");
+}
+
+void DataRecipe::describe(FieldVisitor& v) {
+  v("text", text, "files to train on, as paths with *, ? and ** (any depth)");
+  v("tokens", tokens, "token shards to train on instead, as made by `headway tokenize`");
+  v("tokenizer", tokenizer, "bytes, or gpt2:<path of merges.txt>");
+  v("val_fraction", val_fraction, "share of the documents held out for validation", {.min = 0, .max = 0.9});
+  v("max_bytes", max_bytes, "read at most this much text; 0 = all",
+    {.min = 0, .max = kMany, .is_count = true});
+  v("seq_len", seq_len, "tokens of a training sequence", {.min = 1, .max = 1e7, .is_count = true});
+}
+
+void OptimRecipe::describe(FieldVisitor& v) {
+  v("lr", lr, "peak learning rate", {.min = 0, .max = 10});
+  v("betas", betas, "decay of AdamW's two running means", {.min = 0, .max = 0.999999});
+  v("eps", eps, "added to AdamW's denominator", {.min = 0, .max = 1});
+  v("weight_decay", weight_decay, "decoupled, on matrices only", {.min = 0, .max = 10});
+}
+
+void ScheduleRecipe::describe(FieldVisitor& v) {
+  v("kind", kind, "how the rate falls after warm-up", {.choices = {"cosine", "wsd", "linear", "constant"}});
+  v("warmup_steps", warmup_steps, "steps of linear warm-up", {.min = 0, .max = kMany});
+  v("min_lr_ratio", min_lr_ratio, "final rate / peak rate", {.min = 0, .max = 1});
+  v("decay_fraction", decay_fraction, "wsd: share of the steps in the final decay", {.min = 0, .max = 1});
+}
+
+void TrainRecipe::describe(FieldVisitor& v) {
+  v("batch_tokens", batch_tokens, "tokens of an optimiser step, over all ranks",
+    {.min = 1, .max = kMany, .is_count = true});
+  v("micro_batch", micro_batch, "sequences per rank and forward pass", {.min = 1, .max = 1e6});
+  v("max_steps", max_steps, "length of the run in optimiser steps; or set max_tokens",
+    {.min = 0, .max = kMany});
+  v("max_tokens", max_tokens, "length of the run in tokens; or set max_steps",
+    {.min = 0, .max = kMany, .is_count = true});
+  v("stop_step", stop_step, "end after this step, the schedule unchanged; 0 = at the end",
+    {.min = 0, .max = kMany});
+  v("grad_clip", grad_clip, "largest global gradient norm; 0 = no clipping", {.min = 0, .max = 1e9});
+  v("dtype", dtype, "arithmetic; master weights and gradients are fp32 in both",
+    {.choices = {"fp32", "bf16"}});
+  v("recompute", recompute, "keep only the inputs of blocks for backward and run each forward again");
+  v("on_nonfinite", on_nonfinite,
+    "what to do when loss or gradients are not finite: end the run, or skip the update",
+    {.choices = {"stop", "skip"}});
+  v("max_skipped", max_skipped, "on_nonfinite = skip ends the run after this many skipped in a row",
+    {.min = 1, .max = 1e9});
+}
+
+void CheckpointRecipe::describe(FieldVisitor& v) {
+  v("every_steps", every_steps, "save after every so many steps; 0 = only by time and at the end",
+    {.min = 0, .max = kMany});
+  v("every_seconds", every_seconds, "save when this long has passed; 0 = only by steps",
+    {.min = 0, .max = 1e9});
+  v("keep_last", keep_last, "newest checkpoints kept", {.min = 1, .max = 1e6});
+  v("keep_every", keep_every, "also keep every checkpoint whose step is a multiple of this; 0 = none",
+    {.min = 0, .max = kMany});
+  v("resume", resume,
+    "auto = from the newest valid checkpoint of this run, if any; never; or a checkpoint's path");
+}
+
+void EvalRecipe::describe(FieldVisitor& v) {
+  v("every_steps", every_steps, "measure the validation loss after every so many steps; 0 = at the end only",
+    {.min = 0, .max = kMany});
+  v("batches", batches, "micro-batches per rank used for it; 0 = the whole validation split",
+    {.min = 0, .max = 1e9});
+}
+
+void LogRecipe::describe(FieldVisitor& v) {
+  v("every_steps", every_steps, "print and record a line after every so many steps",
+    {.min = 1, .max = kMany});
+  v("attention_every", attention_every, "record the attention layers' health figures; 0 = never",
+    {.min = 0, .max = kMany});
+}
+
+void CommRecipe::describe(FieldVisitor& v) {
+  v("timeout_s", timeout_s, "a collective that takes longer ends every rank", {.min = 1, .max = 1e6});
+  v("bucket_mib", bucket_mib, "gradients are reduced in buckets of about this size", {.min = 1, .max = 4096});
+}
+
+void GenerateRecipe::describe(FieldVisitor& v) {
+  v("prompt", prompt, "text to continue");
+  v("tokens", tokens, "length of the sample written at the end of training; 0 = none",
+    {.min = 0, .max = 1e6});
+  v("temperature", temperature, "0 = always the likeliest token", {.min = 0, .max = 100});
+  v("top_k", top_k, "draw among this many likeliest tokens; 0 = all", {.min = 0, .max = 1e9});
+}
+
+void Recipe::describe(FieldVisitor& v) {
+  v.table("run", run, "name, place and randomness of the run");
+  v.table("model", model, "the decoder");
+  v.table("data", data, "what it reads");
+  v.table("optim", optim, "AdamW");
+  v.table("schedule", schedule, "learning rate over time");
+  v.table("train", train, "batch, length and arithmetic");
+  v.table("checkpoint", checkpoint, "saving and resuming");
+  v.table("eval", eval, "validation");
+  v.table("log", log, "progress and metrics");
+  v.table("comm", comm, "between ranks");
+  v.table("generate", generate, "the sample at the end, and `headway generate`");
+}
+
+std::string Recipe::to_toml() {
+  return headway::to_toml([this](FieldVisitor& v) { describe(v); }, origins);
+}
+
+std::string Recipe::help() {
+  return help_text([this](FieldVisitor& v) { describe(v); });
+}
+
+void Recipe::check() const {
+  HEADWAY_CHECK((train.max_steps > 0) != (train.max_tokens > 0), ConfigError,
+                fmt::format("train.max_steps = {} and train.max_tokens = {}: exactly one of them must be set",
+                            train.max_steps, train.max_tokens));
+  HEADWAY_CHECK(train.max_tokens == 0 || train.max_tokens >= train.batch_tokens, ConfigError,
+                fmt::format("train.max_tokens = {} is less than one batch, train.batch_tokens = {}",
+                            train.max_tokens, train.batch_tokens));
+  HEADWAY_CHECK(optim.betas.size() == 2, ConfigError,
+                fmt::format("optim.betas has {} numbers: expected two", optim.betas.size()));
+  HEADWAY_CHECK(data.text.empty() != data.tokens.empty(), ConfigError,
+                "exactly one of data.text and data.tokens must name what to train on");
+  HEADWAY_CHECK(schedule.warmup_steps < total_steps() || total_steps() == 1, ConfigError,
+                fmt::format("schedule.warmup_steps = {} is not shorter than the run of {} steps",
+                            schedule.warmup_steps, total_steps()));
+  HEADWAY_CHECK(
+      train.stop_step <= total_steps(), ConfigError,
+      fmt::format("train.stop_step = {} is beyond the run of {} steps", train.stop_step, total_steps()));
+}
+
+int64_t Recipe::total_steps() const {
+  return train.max_steps > 0 ? train.max_steps : train.max_tokens / train.batch_tokens;
+}
+
+int64_t Recipe::accumulation_steps(int world_size) const {
+  const int64_t unit = world_size * train.micro_batch * data.seq_len;
+  if (train.batch_tokens % unit == 0) return train.batch_tokens / unit;
+  const int64_t below = train.batch_tokens / unit * unit;
+  throw ConfigError(
+      fmt::format("train.batch_tokens = {} is not a whole number of {} ranks x train.micro_batch = {} x "
+                  "data.seq_len = {}: the "
+                  "nearest possible values are {}{}",
+                  train.batch_tokens, world_size, train.micro_batch, data.seq_len,
+                  below > 0 ? fmt::format("{} and ", below) : "", below + unit));
+}
+
+Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
+  Settings settings = read_toml(path);
+  for (const std::string& argument : overrides) add_override(settings, argument);
+  return from_settings(settings);
+}
+
+Recipe parse_recipe(const std::string& toml, const std::string& origin,
+                    const std::vector<std::string>& overrides) {
+  Settings settings = parse_toml(toml, origin);
+  for (const std::string& argument : overrides) add_override(settings, argument);
+  return from_settings(settings);
+}
+
+}  // namespace headway

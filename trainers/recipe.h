@@ -1,0 +1,134 @@
+// The recipe of a run: every key, its type, range, default and help, listed once.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+#include "layers/model_config.h"
+
+namespace headway {
+
+struct RunRecipe {
+  std::string name = "run";
+  std::string folder = "runs";
+  int64_t seed = 1;
+  std::string device = "auto";
+  bool deterministic = true;
+  bool force_new = false;
+  void describe(FieldVisitor&);
+};
+
+struct DataRecipe {
+  std::vector<std::string> text;
+  std::vector<std::string> tokens;
+  std::string tokenizer = "bytes";
+  double val_fraction = 0.05;
+  int64_t max_bytes = 0;
+  int64_t seq_len = 256;
+  void describe(FieldVisitor&);
+};
+
+struct OptimRecipe {
+  double lr = 1e-3;
+  std::vector<double> betas = {0.9, 0.95};
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  void describe(FieldVisitor&);
+};
+
+struct ScheduleRecipe {
+  std::string kind = "cosine";
+  int64_t warmup_steps = 20;
+  double min_lr_ratio = 0.1;
+  double decay_fraction = 0.2;
+  void describe(FieldVisitor&);
+};
+
+struct TrainRecipe {
+  int64_t batch_tokens = 8192;
+  int64_t micro_batch = 8;
+  int64_t max_steps = 0;
+  int64_t max_tokens = 0;
+  int64_t stop_step = 0;
+  double grad_clip = 1;
+  std::string dtype = "fp32";
+  bool recompute = false;
+  std::string on_nonfinite = "stop";
+  int64_t max_skipped = 5;
+  void describe(FieldVisitor&);
+};
+
+struct CheckpointRecipe {
+  int64_t every_steps = 0;
+  double every_seconds = 300;
+  int64_t keep_last = 2;
+  int64_t keep_every = 0;
+  std::string resume = "never";
+  void describe(FieldVisitor&);
+};
+
+struct EvalRecipe {
+  int64_t every_steps = 0;
+  int64_t batches = 8;
+  void describe(FieldVisitor&);
+};
+
+struct LogRecipe {
+  int64_t every_steps = 10;
+  int64_t attention_every = 0;
+  void describe(FieldVisitor&);
+};
+
+struct CommRecipe {
+  double timeout_s = 100;
+  int64_t bucket_mib = 32;
+  void describe(FieldVisitor&);
+};
+
+struct GenerateRecipe {
+  std::string prompt = "\n";
+  int64_t tokens = 300;
+  double temperature = 0.8;
+  int64_t top_k = 0;
+  void describe(FieldVisitor&);
+};
+
+struct Recipe {
+  RunRecipe run;
+  ModelConfig model;
+  DataRecipe data;
+  OptimRecipe optim;
+  ScheduleRecipe schedule;
+  TrainRecipe train;
+  CheckpointRecipe checkpoint;
+  EvalRecipe eval;
+  LogRecipe log;
+  CommRecipe comm;
+  GenerateRecipe generate;
+
+  /// Where each value came from; filled by load_recipe.
+  std::map<std::string, std::string> origins;
+
+  void describe(FieldVisitor&);
+  /// TOML that reads back equal, with the origin of each value in a comment.
+  std::string to_toml();
+  std::string help();
+  /// ConfigError for keys that contradict each other.
+  void check() const;
+  /// Optimiser steps of the whole schedule.
+  int64_t total_steps() const;
+  /// Micro-batches per rank and step; ConfigError with the nearest possible batch when it is not whole.
+  int64_t accumulation_steps(int world_size) const;
+  std::filesystem::path run_folder() const { return std::filesystem::path(run.folder) / run.name; }
+};
+
+/// The file's values below the overrides ("section.key=value"), all checked. ConfigError otherwise.
+Recipe load_recipe(const std::filesystem::path&, const std::vector<std::string>& overrides);
+/// A recipe stored in a checkpoint or run folder.
+Recipe parse_recipe(const std::string& toml, const std::string& origin,
+                    const std::vector<std::string>& overrides);
+
+}  // namespace headway

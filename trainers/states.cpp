@@ -1,0 +1,83 @@
+#include "trainers/states.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace headway {
+namespace {
+
+constexpr std::string_view kOrder = "permute-v1";
+constexpr std::string_view kTokenizerPath = "tokenizer";
+constexpr std::string_view kDefinition = "definition";
+
+template <class T>
+void require_equal(const ArchiveReader& archive, const char* what, const T& stored, const T& own) {
+  HEADWAY_CHECK(
+      stored == own, CheckpointError,
+      fmt::format("{}: {} is {} in the checkpoint but {} in this run", archive.source(), what, stored, own));
+}
+
+}  // namespace
+
+void ModelState::save(ArchiveWriter& archive, std::string_view prefix) const {
+  model_.visit(prefix,
+               [&](const std::string& path, Parameter& parameter) { archive.tensor(path, parameter.value); });
+  model_.visit_modules(prefix,
+                       [&](const std::string& path, Module& module) { module.save_buffers(archive, path); });
+}
+
+void ModelState::load(ArchiveReader& archive, std::string_view prefix, Stream& stream) {
+  model_.visit(prefix, [&](const std::string& path, Parameter& parameter) {
+    archive.tensor(path, parameter.value, stream);
+  });
+  model_.visit_modules(
+      prefix, [&](const std::string& path, Module& module) { module.load_buffers(archive, path, stream); });
+}
+
+void RunState::save(ArchiveWriter& archive, std::string_view prefix) const {
+  archive.attribute(prefix, "step", step);
+  archive.attribute(prefix, "tokens", tokens);
+  archive.attribute(prefix, "skipped", skipped);
+}
+
+void RunState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
+  step = archive.integer(prefix, "step");
+  tokens = archive.integer(prefix, "tokens");
+  skipped = archive.integer(prefix, "skipped");
+}
+
+void DataState::save(ArchiveWriter& archive, std::string_view prefix) const {
+  archive.attribute(prefix, "fingerprint", fingerprint);
+  archive.attribute(prefix, "order", kOrder);
+  archive.attribute(prefix, "rng", "philox4x32-10");
+  archive.attribute(prefix, "seed", seed);
+  archive.attribute(prefix, "seq_len", seq_len);
+  archive.attribute(prefix, "cursor", cursor);
+}
+
+void DataState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
+  require_equal(archive, "the order of samples", archive.string(prefix, "order"), std::string(kOrder));
+  require_equal(archive, "run.seed", archive.integer(prefix, "seed"), seed);
+  require_equal(archive, "data.seq_len", archive.integer(prefix, "seq_len"), seq_len);
+  require_equal(archive, "the digest of the training data", archive.string(prefix, "fingerprint"),
+                fingerprint);
+  cursor = archive.integer(prefix, "cursor");
+}
+
+void TokenizerState::save(ArchiveWriter& archive, std::string_view prefix) const {
+  archive.attribute(prefix, "kind", tokenizer_.name());
+  archive.text(fmt::format("{}/{}", prefix, kDefinition), tokenizer_.definition());
+}
+
+void TokenizerState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
+  require_equal(archive, "the tokenizer's vocabulary",
+                archive.text(fmt::format("{}/{}", prefix, kDefinition)) == tokenizer_.definition(), true);
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(ArchiveReader& archive) {
+  return Tokenizer::restore(archive.string(kTokenizerPath, "kind"),
+                            archive.text(fmt::format("{}/{}", kTokenizerPath, kDefinition)));
+}
+
+}  // namespace headway

@@ -1,0 +1,59 @@
+// What a checkpoint keeps of a run, beside the optimiser.
+#pragma once
+
+#include <string>
+
+#include "core/io/archive.h"
+#include "core/text/tokenizer.h"
+#include "layers/module.h"
+
+namespace headway {
+
+/// /model: fp32 values of all parameters, and the buffers of layers. Loading renews the bf16 copies.
+class ModelState final : public Stateful {
+ public:
+  explicit ModelState(Module& model) : model_(model) {}
+  void save(ArchiveWriter&, std::string_view prefix) const override;
+  void load(ArchiveReader&, std::string_view prefix, Stream&) override;
+
+ private:
+  Module& model_;
+};
+
+/// /state: how far the run has come.
+struct RunState final : Stateful {
+  int64_t step = 0;     // updates, skipped ones included
+  int64_t tokens = 0;   // trained on
+  int64_t skipped = 0;  // updates left out because something was not finite
+
+  void save(ArchiveWriter&, std::string_view prefix) const override;
+  void load(ArchiveReader&, std::string_view prefix, Stream&) override;
+};
+
+/// /data and /rng: the place in the training order, and what that order depends on. Loading into a run with
+/// other data, seed or sequence length is a CheckpointError that names both values.
+struct DataState final : Stateful {
+  std::string fingerprint;
+  int64_t seed = 0;
+  int64_t seq_len = 0;
+  int64_t cursor = 0;  // sequences consumed
+
+  void save(ArchiveWriter&, std::string_view prefix) const override;
+  void load(ArchiveReader&, std::string_view prefix, Stream&) override;
+};
+
+/// /tokenizer: enough to build it again without the recipe's files.
+class TokenizerState final : public Stateful {
+ public:
+  explicit TokenizerState(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  void save(ArchiveWriter&, std::string_view prefix) const override;
+  /// The tokenizer is the run's own; a different one in the checkpoint is a CheckpointError.
+  void load(ArchiveReader&, std::string_view prefix, Stream&) override;
+
+ private:
+  const Tokenizer& tokenizer_;
+};
+
+std::unique_ptr<Tokenizer> load_tokenizer(ArchiveReader&);
+
+}  // namespace headway
