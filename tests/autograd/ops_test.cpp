@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "autograd/apply.h"
+#include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops/activation.h"
 #include "autograd/ops/elementwise.h"
@@ -14,6 +15,7 @@
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/ops/norm.h"
 #include "autograd/ops/rope.h"
+#include "autograd/recompute.h"
 #include "core/backend.h"
 #include "tests/support/seed.h"
 
@@ -174,6 +176,40 @@ TEST_F(OpsTest, LinearCrossEntropyIsTheNegativeLogLikelihood) {
   }
   const Variable loss = apply<LinearCrossEntropy>(ctx, {.loss_scale = 0.5}, x, weight, targets);
   EXPECT_NEAR(loss.value().data<double>()[0], expected / 2, 1e-12);
+}
+
+// Logits are the largest tensor of a step: their gradient must take their place.
+TEST_F(OpsTest, LinearCrossEntropyHoldsOneBlockOfLogits) {
+  const int64_t rows = 64, width = 8, vocabulary = 4096;
+  const auto values = [&](const Shape& shape, uint32_t which) {
+    return Tensor::from<float>(random_values<float>(shape.numel(), seed, which), shape, *stream);
+  };
+  const Tensor targets = ids({rows}, vocabulary);
+  const size_t logit_bytes = static_cast<size_t>(rows * vocabulary) * sizeof(float);
+  const size_t gradient_bytes = static_cast<size_t>((vocabulary + rows) * width) * sizeof(float);
+  for (const size_t blocks : {1, 4}) {
+    SCOPED_TRACE(blocks);
+    const Variable x = Variable::leaf(values({rows, width}, 100)),
+                   weight = Variable::leaf(values({vocabulary, width}, 101));
+    ctx.recording = true;
+    const size_t before = memory_stats(Device{}).in_use_bytes;
+    reset_peak_memory(Device{});
+    backward(ctx, apply<LinearCrossEntropy>(ctx, {.block_bytes = logit_bytes / blocks}, x, weight, targets));
+    const size_t used = memory_stats(Device{}).peak_in_use_bytes - before;
+    const size_t small = size_t{8} << 10;  // losses, the loss, its seed
+    EXPECT_LE(used, logit_bytes / blocks + 2 * gradient_bytes + small);
+    EXPECT_GE(used, logit_bytes / blocks) << "memory is counted";
+  }
+}
+
+TEST_F(OpsTest, RecomputedBlocksDropTheSameElements) {
+  const Variable x = leaf({4, 5}), weight = leaf({3, 5});
+  const BlockFunction block = [&](Context& c, const Variable& input) {
+    return dropout(c, apply<Gelu>(c, {}, apply<Linear>(c, {}, input, weight, Variable())), 0.5);
+  };
+  expect_gradients({x, weight}, [&](Context& c) {
+    return std::vector{recompute(c, block, x, {weight.edge().leaf}), dropout(c, x, 0.5)};
+  });
 }
 
 // A tied head and embedding write one gradient from two operations.
