@@ -2,9 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <limits>
-
 #include "core/error.h"
+#include "layers/attention/attention_layer.h"
 #include "trainers/config/field_reader.h"
 #include "trainers/config/field_writer.h"
 
@@ -13,14 +12,43 @@ namespace {
 
 constexpr double kMany = 1e15;  // steps or tokens no run reaches; exact in a double
 
+// A key of another attention kind is no typing mistake.
+std::string explain_attention_key(const std::string& key, const std::string& kind) {
+  constexpr std::string_view kPrefix = "model.attention.";
+  if (!key.starts_with(kPrefix)) return "";
+  std::vector<std::string_view> kinds;
+  for (const AttentionVariant* variant : all_attention()) {
+    const auto config = variant->make_config();
+    if (field_names([&](FieldVisitor& v) { config->describe(v); }).contains(key.substr(kPrefix.size())))
+      kinds.push_back(variant->name);
+  }
+  if (kinds.empty()) return "";
+  return fmt::format("it belongs to model.attention.kind = {}, and the kind is {}", fmt::join(kinds, " or "),
+                     kind);
+}
+
 Recipe from_settings(const Settings& settings) {
   Recipe recipe;
   FieldReader reader(settings);
   recipe.describe(reader);
-  reader.check_all_used();
+  reader.check_all_used(
+      [&](const std::string& key) { return explain_attention_key(key, recipe.model.attention->kind); });
   recipe.origins = reader.origins();
   recipe.check();
   return recipe;
+}
+
+/// Puts the place in front of a message that begins with a key.
+template <class Work>
+void with_origin(const std::map<std::string, std::string>& origins, const Work& work) {
+  try {
+    work();
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    const auto origin = origins.find(message.substr(0, message.find(' ')));
+    if (origin == origins.end() || origin->second == kDefaultOrigin) throw;
+    throw ConfigError(origin->second + ": " + message);
+  }
 }
 
 }  // namespace
@@ -142,22 +170,39 @@ std::string Recipe::help() {
 }
 
 void Recipe::check() const {
-  HEADWAY_CHECK((train.max_steps > 0) != (train.max_tokens > 0), ConfigError,
-                fmt::format("train.max_steps = {} and train.max_tokens = {}: exactly one of them must be set",
-                            train.max_steps, train.max_tokens));
-  HEADWAY_CHECK(train.max_tokens == 0 || train.max_tokens >= train.batch_tokens, ConfigError,
-                fmt::format("train.max_tokens = {} is less than one batch, train.batch_tokens = {}",
-                            train.max_tokens, train.batch_tokens));
-  HEADWAY_CHECK(optim.betas.size() == 2, ConfigError,
-                fmt::format("optim.betas has {} numbers: expected two", optim.betas.size()));
-  HEADWAY_CHECK(data.text.empty() != data.tokens.empty(), ConfigError,
-                "exactly one of data.text and data.tokens must name what to train on");
-  HEADWAY_CHECK(schedule.warmup_steps < total_steps() || total_steps() == 1, ConfigError,
-                fmt::format("schedule.warmup_steps = {} is not shorter than the run of {} steps",
-                            schedule.warmup_steps, total_steps()));
-  HEADWAY_CHECK(
-      train.stop_step <= total_steps(), ConfigError,
-      fmt::format("train.stop_step = {} is beyond the run of {} steps", train.stop_step, total_steps()));
+  with_origin(origins, [this] {
+    HEADWAY_CHECK(!run.name.empty() && run.name.find('/') == std::string::npos, ConfigError,
+                  fmt::format("run.name = \"{}\": expected the name of a folder, without slashes", run.name));
+    HEADWAY_CHECK(optim.betas.size() == 2, ConfigError,
+                  fmt::format("optim.betas = [{}]: expected two numbers", fmt::join(optim.betas, ", ")));
+    HEADWAY_CHECK(data.text.empty() || data.tokens.empty(), ConfigError,
+                  "data.tokens and data.text are both set: expected one of them");
+    HEADWAY_CHECK(!data.text.empty() || !data.tokens.empty(), ConfigError,
+                  "data.text is empty: expected the files to train on, or token shards in data.tokens");
+    HEADWAY_CHECK(
+        train.max_steps == 0 || train.max_tokens == 0, ConfigError,
+        fmt::format("train.max_tokens = {} and train.max_steps = {} are both set: expected one of them",
+                    train.max_tokens, train.max_steps));
+    HEADWAY_CHECK(train.max_steps > 0 || train.max_tokens > 0, ConfigError,
+                  "train.max_steps = 0: expected a length of the run, here or in train.max_tokens");
+    HEADWAY_CHECK(train.max_tokens == 0 || train.max_tokens >= train.batch_tokens, ConfigError,
+                  fmt::format("train.max_tokens = {}: expected at least one batch, train.batch_tokens = {}",
+                              train.max_tokens, train.batch_tokens));
+    HEADWAY_CHECK(schedule.warmup_steps < total_steps() || total_steps() == 1, ConfigError,
+                  fmt::format("schedule.warmup_steps = {}: expected fewer than the run's {} steps",
+                              schedule.warmup_steps, total_steps()));
+    HEADWAY_CHECK(train.stop_step <= total_steps(), ConfigError,
+                  fmt::format("train.stop_step = {}: expected at most the run's {} steps", train.stop_step,
+                              total_steps()));
+  });
+}
+
+void Recipe::resolve(int64_t tokenizer_vocab_size) {
+  const auto visit = [this](FieldVisitor& v) { describe(v); };
+  const auto before = field_values(visit);
+  with_origin(origins, [&] { model.resolve(tokenizer_vocab_size, data.seq_len); });
+  for (const auto& [key, value] : field_values(visit))
+    if (before.at(key) != value) origins[key] = "derived";
 }
 
 int64_t Recipe::total_steps() const {
@@ -166,14 +211,16 @@ int64_t Recipe::total_steps() const {
 
 int64_t Recipe::accumulation_steps(int world_size) const {
   const int64_t unit = world_size * train.micro_batch * data.seq_len;
-  if (train.batch_tokens % unit == 0) return train.batch_tokens / unit;
-  const int64_t below = train.batch_tokens / unit * unit;
-  throw ConfigError(
-      fmt::format("train.batch_tokens = {} is not a whole number of {} ranks x train.micro_batch = {} x "
-                  "data.seq_len = {}: the "
-                  "nearest possible values are {}{}",
-                  train.batch_tokens, world_size, train.micro_batch, data.seq_len,
-                  below > 0 ? fmt::format("{} and ", below) : "", below + unit));
+  with_origin(origins, [&] {
+    if (train.batch_tokens % unit == 0) return;
+    const int64_t below = train.batch_tokens / unit * unit;
+    throw ConfigError(
+        fmt::format("train.batch_tokens = {}: expected a multiple of {} ranks x train.micro_batch = {} x "
+                    "data.seq_len = {}, such as {}{}",
+                    train.batch_tokens, world_size, train.micro_batch, data.seq_len,
+                    below > 0 ? fmt::format("{} or ", below) : "", below + unit));
+  });
+  return train.batch_tokens / unit;
 }
 
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {

@@ -109,15 +109,19 @@ struct Recipe {
   CommRecipe comm;
   GenerateRecipe generate;
 
-  /// Where each value came from; filled by load_recipe.
+  /// Where each value came from: "default", "recipes/base.toml:12:1", "command line" or "derived". Filled by
+  /// load_recipe.
   std::map<std::string, std::string> origins;
 
   void describe(FieldVisitor&);
   /// TOML that reads back equal, with the origin of each value in a comment.
   std::string to_toml();
+  /// Every key with its type, range, default and help.
   std::string help();
   /// ConfigError for keys that contradict each other.
   void check() const;
+  /// Replaces the model's zeros that stand for derived values. ConfigError for keys that do not fit together.
+  void resolve(int64_t tokenizer_vocab_size);
   /// Optimiser steps of the whole schedule.
   int64_t total_steps() const;
   /// Micro-batches per rank and step; ConfigError with the nearest possible batch when it is not whole.

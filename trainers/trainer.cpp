@@ -53,7 +53,7 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
                 "train.dtype = \"bf16\" needs a GPU: use fp32 on the CPU");
   agree(comm_, stream_, [&] {
     tokenizer_ = Tokenizer::create(recipe_.data.tokenizer);
-    recipe_.model.resolve(tokenizer_->vocab_size(), recipe_.data.seq_len);
+    recipe_.resolve(tokenizer_->vocab_size());
     corpus_ = TokenCorpus::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
     const int64_t samples = num_training_samples(*corpus_, recipe_.data.seq_len);
     HEADWAY_CHECK(

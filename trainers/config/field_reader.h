@@ -1,15 +1,19 @@
 // Assigns settings to the fields of a configuration struct, with their types and ranges checked.
 #pragma once
 
+#include <functional>
 #include <map>
-#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/fields.h"
 #include "trainers/config/settings.h"
 
 namespace headway {
+
+/// Origin of a value that no setting gave.
+inline constexpr std::string_view kDefaultOrigin = "default";
 
 class FieldReader final : public FieldVisitor {
  public:
@@ -25,9 +29,11 @@ class FieldReader final : public FieldVisitor {
   void enter(std::string_view name, std::string_view help) override;
   void leave() override;
 
-  /// ConfigError for the first setting that no visited field took, naming the nearest key.
-  void check_all_used() const;
-  /// Where the value of each visited key came from; "default" where nothing set it.
+  /// A better explanation of an unknown key than its spelling gives, or an empty text.
+  using UnknownKeyHint = std::function<std::string(const std::string& key)>;
+  /// ConfigError for the first setting that no visited field took, saying what may have been meant.
+  void check_all_used(const UnknownKeyHint& hint = {}) const;
+  /// Where the value of each visited key came from; kDefaultOrigin where nothing set it.
   const std::map<std::string, std::string>& origins() const { return origins_; }
 
  private:
@@ -41,8 +47,5 @@ class FieldReader final : public FieldVisitor {
   std::vector<std::string> path_;
   std::map<std::string, std::string> origins_;
 };
-
-/// The candidate with the fewest edits from name; empty when none is near.
-std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
 
 }  // namespace headway

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -16,12 +17,19 @@ std::string quoted(const std::string& text) {
       result += "\\n";
     else if (c == '\t')
       result += "\\t";
-    else if (static_cast<unsigned char>(c) < 0x20)
-      result += fmt::format("\\u{:04x}", c);
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      result += fmt::format("\\u{:04x}", static_cast<int>(c));
     else
       result += c;
   }
   return result + "\"";
+}
+
+/// A file's name may hold anything; a comment ends with its line.
+std::string in_one_line(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c >= 0x7f; }, '?');
+  return text;
 }
 
 std::string as_toml(bool value) { return value ? "true" : "false"; }
@@ -89,7 +97,7 @@ class TomlPrinter final : public TextVisitor {
              const std::string&) override {
     const auto origin = origins_.find(key);
     text += fmt::format("{} = {}{}\n", info.name, value,
-                        origin == origins_.end() ? "" : fmt::format("  # {}", origin->second));
+                        origin == origins_.end() ? "" : "  # " + in_one_line(origin->second));
   }
   const std::map<std::string, std::string>& origins_;
 };
@@ -108,10 +116,12 @@ class HelpPrinter final : public TextVisitor {
   }
   static std::string accepted(const FieldRule& rule, const std::string& type) {
     if (!rule.choices.empty()) return fmt::format("{}", fmt::join(rule.choices, ", "));
-    if (std::isinf(rule.min) && std::isinf(rule.max)) return type;
-    if (std::isinf(rule.max)) return fmt::format("{}, at least {}", type, rule.min);
-    return fmt::format("{}, {} to {}{}", type, rule.min, rule.max,
-                       rule.is_count ? ", may end in K, M or B" : "");
+    const std::string suffixes = rule.is_count ? ", may end in K, M or B" : "";
+    // Bounds that only keep the arithmetic safe tell nothing.
+    constexpr double kTellingBound = 1e12;
+    if (std::isinf(rule.min) && std::isinf(rule.max)) return type + suffixes;
+    if (rule.max > kTellingBound) return fmt::format("{}, at least {}{}", type, rule.min, suffixes);
+    return fmt::format("{}, {} to {}{}", type, rule.min, rule.max, suffixes);
   }
 };
 
@@ -140,20 +150,30 @@ std::string help_text(const Describe& describe) {
   return printer.text;
 }
 
+std::map<std::string, std::string> field_values(const Describe& describe) {
+  ValueCollector collector;
+  describe(collector);
+  return std::move(collector.values);
+}
+
+std::set<std::string> field_names(const Describe& describe) {
+  std::set<std::string> names;
+  for (const auto& [key, value] : field_values(describe)) names.insert(key);
+  return names;
+}
+
 std::string differences(const Describe& before, const Describe& after) {
-  ValueCollector a, b;
-  before(a);
-  after(b);
+  const auto a = field_values(before), b = field_values(after);
   std::string text;
-  for (const auto& [key, value] : b.values) {
-    const auto old = a.values.find(key);
-    if (old == a.values.end())
+  for (const auto& [key, value] : b) {
+    const auto old = a.find(key);
+    if (old == a.end())
       text += fmt::format("{}: (absent) -> {}\n", key, value);
     else if (old->second != value)
       text += fmt::format("{}: {} -> {}\n", key, old->second, value);
   }
-  for (const auto& [key, value] : a.values)
-    if (!b.values.contains(key)) text += fmt::format("{}: {} -> (absent)\n", key, value);
+  for (const auto& [key, value] : a)
+    if (!b.contains(key)) text += fmt::format("{}: {} -> (absent)\n", key, value);
   return text;
 }
 

@@ -4,13 +4,18 @@
 
 #include <toml++/toml.h>
 #include <algorithm>
+#include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/error.h"
 
 namespace headway {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr const char* kCommandLine = "command line";
 
 std::string trimmed(std::string_view text) {
   const auto first = text.find_first_not_of(" \t");
@@ -19,12 +24,12 @@ std::string trimmed(std::string_view text) {
 }
 
 std::string location(const fs::path& file, const toml::source_region& region) {
-  return fmt::format("{}:{}", file.string(), region.begin.line);
+  return fmt::format("{}:{}:{}", file.string(), region.begin.line, region.begin.column);
 }
 
-Setting from_toml(const toml::node& node, const fs::path& file, const std::string& key) {
+Setting from_toml(const toml::node& node, const std::string& origin, const std::string& key) {
   Setting setting;
-  setting.origin = location(file, node.source());
+  setting.origin = origin;
   if (const auto* text = node.as_string()) {
     setting.kind = Setting::Kind::string;
     setting.text = text->get();
@@ -39,10 +44,9 @@ Setting from_toml(const toml::node& node, const fs::path& file, const std::strin
     setting.text = boolean->get() ? "true" : "false";
   } else if (const auto* list = node.as_array()) {
     setting.kind = Setting::Kind::list;
-    for (const toml::node& item : *list) setting.items.push_back(from_toml(item, file, key));
+    for (const toml::node& item : *list) setting.items.push_back(from_toml(item, origin, key));
   } else {
-    throw ConfigError(
-        fmt::format("{}: {}: dates and tables inside lists have no meaning here", setting.origin, key));
+    throw ConfigError(fmt::format("{}: {}: dates and tables inside lists have no meaning here", origin, key));
   }
   return setting;
 }
@@ -53,37 +57,132 @@ void flatten(const toml::table& table, const fs::path& file, const std::string& 
     if (const auto* inner = node.as_table())
       flatten(*inner, file, key, settings);
     else
-      settings[key] = from_toml(node, file, key);
+      settings[key] = from_toml(node, location(file, name.source()), key);
   }
 }
 
-Settings read_file(const fs::path& path, std::vector<fs::path> opened) {
+// toml++ says "expected delimiter, saw 'M'" for a count without quotes.
+std::string count_hint(std::string_view text, const toml::source_region& where) {
+  for (uint32_t line = 1; line < where.begin.line; ++line) {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) return "";
+    text.remove_prefix(end + 1);
+  }
+  text = text.substr(0, text.find('\n'));
+  const size_t first = text.find_first_not_of(" \t", text.find('=') + 1);
+  if (first == std::string_view::npos) return "";
+  const size_t suffix = text.find_first_not_of("0123456789._", first);
+  if (suffix == std::string_view::npos || suffix == first || !std::strchr("kmbKMB", text[suffix])) return "";
+  return fmt::format(" (counts stand in quotes: \"{}\")", text.substr(first, suffix + 1 - first));
+}
+
+toml::table parse(std::string_view text, const std::string& origin) {
+  try {
+    return toml::parse(text, origin);
+  } catch (const toml::parse_error& failure) {
+    throw ConfigError(fmt::format("{}: {}{}", location(origin, failure.source()), failure.description(),
+                                  count_hint(text, failure.source())));
+  }
+}
+
+/// named_by: "file:line:column: " of the extends, empty for the recipe itself.
+Settings read_file(const fs::path& path, const std::string& named_by, std::vector<fs::path> opened) {
   std::error_code error;
+  HEADWAY_CHECK(fs::exists(path, error), ConfigError,
+                fmt::format("{}recipe {} does not exist", named_by, path.string()));
   HEADWAY_CHECK(fs::is_regular_file(path, error), ConfigError,
-                fmt::format("recipe {} does not exist", path.string()));
+                fmt::format("{}recipe {} is not a file", named_by, path.string()));
   const fs::path canonical = fs::canonical(path);
-  HEADWAY_CHECK(std::find(opened.begin(), opened.end(), canonical) == opened.end(), ConfigError,
-                fmt::format("recipe {} extends itself", path.string()));
+  HEADWAY_CHECK(std::ranges::find(opened, canonical) == opened.end(), ConfigError,
+                fmt::format("{}recipe {} extends itself", named_by, path.string()));
   opened.push_back(canonical);
 
-  toml::table table;
-  try {
-    table = toml::parse_file(path.string());
-  } catch (const toml::parse_error& failure) {
-    throw ConfigError(fmt::format("{}: {}", location(path, failure.source()), failure.description()));
-  }
-  Settings settings;
-  if (const toml::node* base = table.get("extends")) {
-    HEADWAY_CHECK(
-        base->is_string(), ConfigError,
-        fmt::format("{}: extends must be the path of a recipe, in quotes", location(path, base->source())));
-    settings = read_file(path.parent_path() / base->as_string()->get(), opened);
-    table.erase("extends");
-  }
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  HEADWAY_CHECK(in && in.peek() == std::ifstream::traits_type::eof(), ConfigError,
+                fmt::format("{}recipe {} cannot be read", named_by, path.string()));
   Settings own;
-  flatten(table, path, "", own);
+  flatten(parse(text.view(), path.string()), path, "", own);
+
+  const auto extends = own.find("extends");
+  if (extends == own.end()) return own;
+  const Setting base = extends->second;
+  HEADWAY_CHECK(
+      base.kind == Setting::Kind::string, ConfigError,
+      fmt::format("{}: extends = {}: expected the path of a recipe in quotes", base.origin, base.shown()));
+  own.erase(extends);
+  Settings settings = read_file(path.parent_path() / base.text, base.origin + ": ", std::move(opened));
   for (auto& [key, setting] : own) settings[key] = std::move(setting);
   return settings;
+}
+
+/// The bytes of a valid UTF-8 sequence at the front of text; 0 when there is none.
+size_t utf8_sequence(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const auto continues = [&](size_t i) { return (byte(i) & 0xc0u) == 0x80u; };
+  if (byte(0) < 0x80) return 1;
+  if (byte(0) >= 0xc2 && byte(0) <= 0xdf && continues(1)) return 2;
+  if (byte(0) >= 0xe0 && byte(0) <= 0xef && continues(1) && continues(2)) {
+    const bool is_overlong = byte(0) == 0xe0 && byte(1) < 0xa0,
+               is_surrogate = byte(0) == 0xed && byte(1) > 0x9f;
+    return is_overlong || is_surrogate ? 0 : 3;
+  }
+  if (byte(0) >= 0xf0 && byte(0) <= 0xf4 && continues(1) && continues(2) && continues(3)) {
+    const bool is_overlong = byte(0) == 0xf0 && byte(1) < 0x90,
+               is_too_large = byte(0) == 0xf4 && byte(1) > 0x8f;
+    return is_overlong || is_too_large ? 0 : 4;
+  }
+  return 0;
+}
+
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t bytes = utf8_sequence(text);
+    if (bytes == 0) return false;
+    text.remove_prefix(bytes);
+  }
+  return true;
+}
+
+bool is_quoted(std::string_view text) { return text.starts_with('"') || text.starts_with('\''); }
+
+/// One value of the command line, given between two commas of a list or after the equals sign.
+Setting override_scalar(const std::string& text, std::string_view key) {
+  Setting setting;
+  setting.origin = kCommandLine;
+  setting.text = text;
+  if (!is_quoted(text)) return setting;
+  try {
+    const toml::table table = toml::parse("value = " + text);
+    if (const auto value = table["value"].value<std::string>()) {
+      setting.kind = Setting::Kind::string;
+      setting.text = *value;
+      return setting;
+    }
+  } catch (const toml::parse_error&) {
+  }
+  throw ConfigError(fmt::format("{}: {} = {}: expected closed quotes and TOML's escapes between them",
+                                kCommandLine, key, text));
+}
+
+/// Cuts at commas outside quotes; a comma before the end is allowed.
+std::vector<std::string> split_list(std::string_view text) {
+  std::vector<std::string> items;
+  char quote = 0;
+  size_t begin = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (quote == '"' && text[i] == '\\')
+      ++i;
+    else if (quote != 0)
+      quote = text[i] == quote ? '\0' : quote;
+    else if (is_quoted(text.substr(i)))
+      quote = text[i];
+    else if (text[i] == ',')
+      items.push_back(trimmed(text.substr(begin, i - begin))), begin = i + 1;
+  }
+  if (const std::string last = trimmed(text.substr(begin)); !last.empty()) items.push_back(last);
+  return items;
 }
 
 }  // namespace
@@ -96,39 +195,33 @@ std::string Setting::shown() const {
   return fmt::format("[{}]", fmt::join(parts, ", "));
 }
 
-Settings read_toml(const fs::path& path) { return read_file(path, {}); }
+Settings read_toml(const fs::path& path) { return read_file(path, "", {}); }
 
 Settings parse_toml(std::string_view text, const std::string& origin) {
   Settings settings;
-  try {
-    flatten(toml::parse(text, origin), origin, "", settings);
-  } catch (const toml::parse_error& failure) {
-    throw ConfigError(fmt::format("{}: {}", location(origin, failure.source()), failure.description()));
-  }
+  flatten(parse(text, origin), origin, "", settings);
   return settings;
 }
 
 void add_override(Settings& settings, std::string_view argument) {
   const size_t equals = argument.find('=');
   const size_t first = std::min(argument.find_first_not_of('-'), argument.size());
-  HEADWAY_CHECK(equals != std::string_view::npos && equals > first, ConfigError,
-                fmt::format("argument \"{}\" is not understood: expected section.key=value", argument));
-  Setting setting;
-  setting.origin = "command line";
-  setting.text = trimmed(argument.substr(equals + 1));
-  if (setting.text.size() >= 2 && setting.text.front() == '[' && setting.text.back() == ']') {
-    setting.kind = Setting::Kind::list;
-    const std::string inner = trimmed(std::string_view(setting.text).substr(1, setting.text.size() - 2));
-    for (size_t begin = 0; begin < inner.size();) {
-      const size_t comma = std::min(inner.find(',', begin), inner.size());
-      std::string item = trimmed(std::string_view(inner).substr(begin, comma - begin));
-      if (item.size() >= 2 && item.front() == '"' && item.back() == '"')
-        item = item.substr(1, item.size() - 2);
-      setting.items.push_back({Setting::Kind::any, item, {}, setting.origin});
-      begin = comma + 1;
-    }
+  HEADWAY_CHECK(
+      equals != std::string_view::npos && equals > first, ConfigError,
+      fmt::format("{}: \"{}\" is not understood: expected section.key=value", kCommandLine, argument));
+  const std::string key = trimmed(argument.substr(first, equals - first));
+  const std::string text = trimmed(argument.substr(equals + 1));
+  // The resolved recipe is TOML, which is UTF-8.
+  HEADWAY_CHECK(is_utf8(argument), ConfigError,
+                fmt::format("{}: the value of {} is not UTF-8", kCommandLine, is_utf8(key) ? key : "a key"));
+  if (text.size() < 2 || text.front() != '[' || text.back() != ']') {
+    settings[key] = override_scalar(text, key);
+    return;
   }
-  settings[trimmed(argument.substr(first, equals - first))] = std::move(setting);
+  Setting list{.kind = Setting::Kind::list, .text = text, .items = {}, .origin = kCommandLine};
+  for (const std::string& item : split_list(std::string_view(text).substr(1, text.size() - 2)))
+    list.items.push_back(override_scalar(item, key));
+  settings[key] = std::move(list);
 }
 
 Settings settings_from_json(const nlohmann::json& object, std::string_view origin) {
@@ -141,6 +234,8 @@ Settings settings_from_json(const nlohmann::json& object, std::string_view origi
       for (const auto& item : value) setting.items.push_back(self(self, item));
       return setting;
     }
+    HEADWAY_CHECK(!value.is_null() && !value.is_object(), ConfigError,
+                  fmt::format("{}: {} is no value of a key", origin, value.dump()));
     setting.kind = value.is_boolean()          ? Setting::Kind::boolean
                    : value.is_number_integer() ? Setting::Kind::integer
                    : value.is_number()         ? Setting::Kind::number

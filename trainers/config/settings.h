@@ -18,7 +18,7 @@ struct Setting {
   Kind kind = Kind::any;
   std::string text;            // of a scalar
   std::vector<Setting> items;  // of a list
-  std::string origin;          // "recipes/base.toml:12" or "command line"
+  std::string origin;          // "recipes/base.toml:12:1" (line, column of the key) or "command line"
 
   /// As the user wrote it, for messages.
   std::string shown() const;
@@ -28,14 +28,16 @@ struct Setting {
 using Settings = std::map<std::string, Setting, std::less<>>;
 
 /// A TOML file, below the settings of the file its `extends` names (a path relative to it), and so on.
-/// ConfigError with file and line for a missing file, a syntax error, dates or nested lists, a cycle of
-/// extends.
+/// ConfigError with file, line and column for a missing file, a syntax error, a key given twice, dates or
+/// tables in lists, a cycle of extends.
 Settings read_toml(const std::filesystem::path&);
 /// The same from text, without extends.
 Settings parse_toml(std::string_view text, const std::string& origin);
-/// "section.key=value", with or without leading dashes; a value in brackets is a list. ConfigError otherwise.
+/// "section.key=value", with or without leading dashes; of two for one key the later counts. The value is
+/// bare text that the field gives a type to, a TOML string in quotes, or a list of these in brackets.
+/// ConfigError otherwise.
 void add_override(Settings&, std::string_view argument);
-/// Members of a JSON object, nested ones with dots.
+/// Members of a JSON object, nested ones with dots. ConfigError for null.
 Settings settings_from_json(const nlohmann::json& object, std::string_view origin);
 
 }  // namespace headway
