@@ -2,12 +2,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <new>
 
 #include "core/comm/launch.h"
 #include "core/io/hdf5_handle.h"
 #include "trainers/commands/command.h"
-#include "trainers/config/field_reader.h"
+#include "trainers/config/unknown_key.h"
 
 namespace headway {
 namespace {
@@ -20,27 +22,18 @@ constexpr const char* kFooter =
     "Exit status: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 memory, 6 not finite, 7 file, 8 ranks,\n"
     "75 stopped on request with a valid checkpoint (run the same command again), 1 anything else.";
 
-void add_commands(CLI::App& app, Action& action) {
-  add_train_command(app, action);
-  add_eval_command(app, action);
-  add_generate_command(app, action);
-  add_tokenize_command(app, action);
-  add_export_command(app, action);
-  add_inspect_command(app, action);
-  add_plan_command(app, action);
-}
-
 /// The verb, or ConfigError with the nearest one.
-void check_verb(const CLI::App& app, int argc, char** argv) {
-  if (argc < 2 || argv[1][0] == '-') return;
+void check_verb(int argc, char** argv) {
   std::vector<std::string> verbs;
-  for (const CLI::App* command : app.get_subcommands({})) verbs.push_back(command->get_name());
-  for (const std::string& verb : verbs)
-    if (verb == argv[1]) return;
+  for (const Command& command : all_commands()) verbs.emplace_back(command.name);
+  HEADWAY_CHECK(argc > 1, ConfigError,
+                fmt::format("expected a verb, one of {}: see headway --help", fmt::join(verbs, ", ")));
+  if (argv[1][0] == '-') return;
+  if (std::ranges::find(verbs, argv[1]) != verbs.end()) return;
   const std::string nearest = nearest_name(argv[1], verbs);
-  throw ConfigError(
-      fmt::format("\"{}\" is no verb of headway: {}", argv[1],
-                  nearest.empty() ? "see headway --help" : fmt::format("did you mean {}?", nearest)));
+  throw ConfigError(fmt::format("{} is not a verb of headway: {}", argv[1],
+                                nearest.empty() ? fmt::format("expected one of {}", fmt::join(verbs, ", "))
+                                                : fmt::format("did you mean {}?", nearest)));
 }
 
 ExitCode run(int argc, char** argv) {
@@ -50,9 +43,10 @@ ExitCode run(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(kFooter);
   Action action;
-  add_commands(app, action);
+  for (const Command& command : all_commands())
+    command.add_options(*app.add_subcommand(std::string(command.name), std::string(command.summary)), action);
+  check_verb(argc, argv);
   try {
-    check_verb(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {
     app.exit(request);  // --help, --version
@@ -64,10 +58,10 @@ ExitCode run(int argc, char** argv) {
   return action();
 }
 
-/// Prints and returns the status; on rank 0 alone where every rank must have met the same error.
+/// For errors before the ranks know each other.
 int report(const std::string& message, ExitCode code) {
   const Launch launch = read_launch();
-  if (launch.rank == 0) print_error(message, 0, 1);
+  print_error(message, launch.rank, launch.size);
   return static_cast<int>(code);
 }
 

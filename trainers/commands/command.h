@@ -1,10 +1,12 @@
-// The verbs of the program. Each file of this folder adds one: its options, and what to run when it is
-// chosen.
+// The verbs of the program. Each file of this folder adds one: its options, and what to run when the user
+// chose it.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/comm/communicator.h"
@@ -15,26 +17,33 @@ namespace headway {
 /// Set by the verb the user chose.
 using Action = std::function<ExitCode()>;
 
-void add_train_command(CLI::App&, Action&);
-void add_eval_command(CLI::App&, Action&);
-void add_generate_command(CLI::App&, Action&);
-void add_tokenize_command(CLI::App&, Action&);
-void add_export_command(CLI::App&, Action&);
-void add_inspect_command(CLI::App&, Action&);
-void add_plan_command(CLI::App&, Action&);
+struct Command {
+  std::string_view name;     // "train"
+  std::string_view summary;  // its line in headway --help
+  /// Declares the verb's options and, in its callback, sets the action.
+  void (*add_options)(CLI::App& verb, Action& action);
+};
 
-/// "section.key=value" arguments, with or without leading dashes.
+/// At the end of a verb's file, in its unnamed namespace:
+///   [[maybe_unused]] const bool is_registered = register_command({...});
+/// The files are part of the program itself and of no library, so the linker keeps them.
+bool register_command(const Command&);
+/// Sorted by name.
+std::span<const Command> all_commands();
+
+/// "section.key=value" arguments, with or without leading dashes. Keep it alive until the action has run.
 struct Overrides {
   std::vector<std::string> values;
-  void add_to(CLI::App&);
+  void add_to(CLI::App& verb);
 };
 
 /// Runs work on every rank mpirun started, on the device, with threads fitted to the machine. An error on any
-/// rank ends all of them with its status.
+/// rank is printed and ends all of them with its status.
 ExitCode run_on_ranks(const std::string& device, double timeout_s,
                       const std::function<ExitCode(Communicator&, Stream&)>& work);
 
-/// One line on stderr, with the rank where there are several.
+/// One line on stderr, with the rank where there are several. When all ranks fail alike rank 0 speaks: the
+/// others wait a moment, in which its end takes them along.
 void print_error(const std::string& message, int rank, int size);
 
 }  // namespace headway

@@ -9,24 +9,24 @@
 #include "trainers/evaluator.h"
 
 namespace headway {
+namespace {
 
-void add_eval_command(CLI::App& app, Action& action) {
+void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string checkpoint, device = "auto";
     Overrides overrides;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* eval = app.add_subcommand("eval", "Measure the validation loss of a checkpoint");
-  eval->footer(
+  verb.footer(
       "The whole validation split of the checkpoint's recipe is read; eval.batches=N limits it.\n"
       "Examples:\n"
       "  headway eval runs/quickstart\n"
       "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
       "'data.text=[/usr/share/doc/**]'");
-  eval->add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")->required();
-  options->overrides.add_to(*eval);
-  eval->add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
-  eval->callback([options, &action] {
+  verb.add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")->required();
+  options->overrides.add_to(verb);
+  verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
+  verb.callback([options, &action] {
     action = [options] {
       constexpr double kTimeout = 600;
       return run_on_ranks(options->device, kTimeout, [&](Communicator& comm, Stream& stream) {
@@ -57,4 +57,8 @@ void add_eval_command(CLI::App& app, Action& action) {
   });
 }
 
+[[maybe_unused]] const bool is_registered = register_command(
+    {.name = "eval", .summary = "Measure the validation loss of a checkpoint", .add_options = add_options});
+
+}  // namespace
 }  // namespace headway

@@ -10,8 +10,9 @@
 #include "trainers/generator.h"
 
 namespace headway {
+namespace {
 
-void add_generate_command(CLI::App& app, Action& action) {
+void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string checkpoint, device = "auto";
     std::optional<std::string> prompt;
@@ -20,20 +21,17 @@ void add_generate_command(CLI::App& app, Action& action) {
     uint64_t seed = 1;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* generate_app = app.add_subcommand("generate", "Continue a text with a checkpoint");
-  generate_app->footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
-  generate_app->add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")
-      ->required();
-  generate_app->add_option("--prompt", options->prompt, "text to continue");
-  generate_app->add_option("--tokens", options->tokens, "length of the continuation")
-      ->check(CLI::Range(1, 1000000));
-  generate_app->add_option("--temperature", options->temperature, "0 = always the likeliest token")
+  verb.footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
+  verb.add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")->required();
+  verb.add_option("--prompt", options->prompt, "text to continue");
+  verb.add_option("--tokens", options->tokens, "length of the continuation")->check(CLI::Range(1, 1000000));
+  verb.add_option("--temperature", options->temperature, "0 = always the likeliest token")
       ->check(CLI::Range(0.0, 100.0));
-  generate_app->add_option("--top-k", options->top_k, "draw among this many likeliest tokens; 0 = all")
+  verb.add_option("--top-k", options->top_k, "draw among this many likeliest tokens; 0 = all")
       ->check(CLI::NonNegativeNumber);
-  generate_app->add_option("--seed", options->seed, "the same seed gives the same text");
-  generate_app->add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
-  generate_app->callback([options, &action] {
+  verb.add_option("--seed", options->seed, "the same seed gives the same text");
+  verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
+  verb.callback([options, &action] {
     action = [options] {
       const auto stream = backend(Device::parse(options->device)).make_stream();
       LoadedModel loaded = load_model(options->checkpoint, {}, *stream);
@@ -54,4 +52,8 @@ void add_generate_command(CLI::App& app, Action& action) {
   });
 }
 
+[[maybe_unused]] const bool is_registered = register_command(
+    {.name = "generate", .summary = "Continue a text with a checkpoint", .add_options = add_options});
+
+}  // namespace
 }  // namespace headway

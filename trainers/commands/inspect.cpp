@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/io/token_shards.h"
+#include "core/text/tokenizer.h"
 #include "trainers/commands/command.h"
 #include "trainers/inspect_checkpoint.h"
 #include "trainers/recipe.h"
@@ -14,7 +15,9 @@ namespace {
 ExitCode inspect(const std::string& file, const std::vector<std::string>& overrides) {
   namespace fs = std::filesystem;
   if (fs::path(file).extension() == ".toml") {
-    fmt::print("{}", load_recipe(file, overrides).to_toml());
+    Recipe recipe = load_recipe(file, overrides);
+    recipe.resolve(Tokenizer::create(recipe.data.tokenizer)->vocab_size());
+    fmt::print("{}", recipe.to_toml());
     return ExitCode::ok;
   }
   if (fs::is_regular_file(file) && is_token_shard(file)) {
@@ -27,30 +30,32 @@ ExitCode inspect(const std::string& file, const std::vector<std::string>& overri
   return ExitCode::ok;
 }
 
-}  // namespace
-
-void add_inspect_command(CLI::App& app, Action& action) {
+void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string file;
     Overrides overrides;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* inspect_app = app.add_subcommand("inspect", "Show what is in a recipe, checkpoint or token file");
-  inspect_app->footer(
+  verb.footer(
       "A recipe is printed with every key resolved and where its value came from; of a checkpoint, all "
       "tensors are\n"
       "listed and their digests verified.\n"
       "Examples:\n"
       "  headway inspect recipes/quickstart.toml optim.lr=1e-3\n"
       "  headway inspect runs/quickstart");
-  inspect_app
-      ->add_option("file", options->file,
-                   "recipe (.toml), checkpoint, weights file, run folder or token shard")
+  verb.add_option("file", options->file,
+                  "recipe (.toml), checkpoint, weights file, run folder or token shard")
       ->required();
-  options->overrides.add_to(*inspect_app);
-  inspect_app->callback([options, &action] {
+  options->overrides.add_to(verb);
+  verb.callback([options, &action] {
     action = [options] { return inspect(options->file, options->overrides.values); };
   });
 }
 
+[[maybe_unused]] const bool is_registered =
+    register_command({.name = "inspect",
+                      .summary = "Show what is in a recipe, checkpoint or token file",
+                      .add_options = add_options});
+
+}  // namespace
 }  // namespace headway

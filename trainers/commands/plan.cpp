@@ -23,26 +23,22 @@ double data_bytes(const Recipe& recipe, const Tokenizer& tokenizer) {
   return bytes * (tokenizer.vocab_size() > 65536 ? 4 : 2);
 }
 
-}  // namespace
-
-void add_plan_command(CLI::App& app, Action& action) {
+void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string recipe;
     int ranks = 1;
     Overrides overrides;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* plan_app =
-      app.add_subcommand("plan", "Predict parameters, memory and work of a recipe without running it");
-  plan_app->footer("Example:\n  headway plan recipes/quickstart.toml model.num_layers=12 -n 2");
-  plan_app->add_option("recipe", options->recipe, "TOML file")->required();
-  options->overrides.add_to(*plan_app);
-  plan_app->add_option("-n,--ranks", options->ranks, "ranks of the run")->check(CLI::Range(1, 1000000));
-  plan_app->callback([options, &action] {
+  verb.footer("Example:\n  headway plan recipes/quickstart.toml model.num_layers=12 -n 2");
+  verb.add_option("recipe", options->recipe, "TOML file")->required();
+  options->overrides.add_to(verb);
+  verb.add_option("-n,--ranks", options->ranks, "ranks of the run")->check(CLI::Range(1, 1000000));
+  verb.callback([options, &action] {
     action = [options] {
       Recipe recipe = load_recipe(options->recipe, options->overrides.values);
       const auto tokenizer = Tokenizer::create(recipe.data.tokenizer);
-      recipe.model.resolve(tokenizer->vocab_size(), recipe.data.seq_len);
+      recipe.resolve(tokenizer->vocab_size());
       const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer));
       fmt::print("{}", to_text(plan, recipe, options->ranks));
       return ExitCode::ok;
@@ -50,4 +46,10 @@ void add_plan_command(CLI::App& app, Action& action) {
   });
 }
 
+[[maybe_unused]] const bool is_registered =
+    register_command({.name = "plan",
+                      .summary = "Predict parameters, memory and work of a recipe without running it",
+                      .add_options = add_options});
+
+}  // namespace
 }  // namespace headway

@@ -1,9 +1,7 @@
 #include <fmt/format.h>
 #include <omp.h>
 
-#include <chrono>
 #include <new>
-#include <thread>
 
 #include "core/backend.h"
 #include "core/comm/launch.h"
@@ -12,9 +10,6 @@
 namespace headway {
 namespace {
 
-// When all ranks fail alike, rank 0 speaks and ends the others before they say the same.
-constexpr auto kRankZeroFirst = std::chrono::milliseconds(500);
-
 Device device_of_rank(Device device, int local_rank) {
   const int count = num_cuda_devices();
   if (device.kind == Device::Kind::cuda && device.index == 0 && count > 0) device.index = local_rank % count;
@@ -22,13 +17,6 @@ Device device_of_rank(Device device, int local_rank) {
 }
 
 }  // namespace
-
-void print_error(const std::string& message, int rank, int size) {
-  if (size > 1)
-    fmt::print(stderr, "headway: rank {}: {}\n", rank, message);
-  else
-    fmt::print(stderr, "headway: {}\n", message);
-}
 
 ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
                       const std::function<ExitCode(Communicator&, Stream&)>& work) {
@@ -40,7 +28,6 @@ ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
   const Device device = device_of_rank(Device::parse(device_name), launch.local_rank);
   const auto comm = Communicator::create(device, timeout_s);
   const auto fail = [&](const std::string& message, ExitCode code) {
-    if (comm->rank() > 0) std::this_thread::sleep_for(kRankZeroFirst);
     print_error(message, comm->rank(), comm->size());
     comm->abort(static_cast<int>(code));
   };
@@ -55,10 +42,6 @@ ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
     fail(error.what(), ExitCode::unexpected);
   }
   return ExitCode::unexpected;
-}
-
-void Overrides::add_to(CLI::App& app) {
-  app.add_option("overrides", values, "section.key=value, over what the recipe says");
 }
 
 }  // namespace headway

@@ -49,24 +49,24 @@ ExitCode tokenize(const Options& options) {
   return ExitCode::ok;
 }
 
-}  // namespace
-
-void add_tokenize_command(CLI::App& app, Action& action) {
+void add_options(CLI::App& verb, Action& action) {
   const auto options = std::make_shared<Options>();
-  CLI::App* tokenize_app = app.add_subcommand("tokenize", "Turn text files into token shards");
-  tokenize_app->footer(
+  verb.footer(
       "Training reads them with data.tokens = [\"FOLDER/*.bin\"] and the same data.tokenizer.\n"
       "Example:\n  headway tokenize 'books/**/*.txt' --out shards --tokenizer gpt2:merges.txt");
-  tokenize_app
-      ->add_option("files", options->files, "paths with *, ? and **; a folder stands for all below it")
+  verb.add_option("files", options->files, "paths with *, ? and **; a folder stands for all below it")
       ->required();
-  tokenize_app->add_option("--out", options->out, "folder of the shards")->required();
-  tokenize_app->add_option("--tokenizer", options->tokenizer, "bytes, or gpt2:<path of merges.txt>");
-  tokenize_app->add_option("--prefix", options->prefix, "beginning of the shards' names");
+  verb.add_option("--out", options->out, "folder of the shards")->required();
+  verb.add_option("--tokenizer", options->tokenizer, "bytes, or gpt2:<path of merges.txt>");
+  verb.add_option("--prefix", options->prefix, "beginning of the shards' names");
   // The header of a shard counts in 32 bits.
-  tokenize_app->add_option("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
+  verb.add_option("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
       ->check(CLI::Range(1, 2'000'000'000));
-  tokenize_app->callback([options, &action] { action = [options] { return tokenize(*options); }; });
+  verb.callback([options, &action] { action = [options] { return tokenize(*options); }; });
 }
 
+[[maybe_unused]] const bool is_registered = register_command(
+    {.name = "tokenize", .summary = "Turn text files into token shards", .add_options = add_options});
+
+}  // namespace
 }  // namespace headway

@@ -19,32 +19,28 @@ void print_attention_help() {
   }
 }
 
-}  // namespace
-
-void add_train_command(CLI::App& app, Action& action) {
+void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string recipe;
     Overrides overrides;
     bool resume = false, force_new = false, help_recipe = false, help_attention = false;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* train = app.add_subcommand("train", "Train the model of a recipe");
-  train->footer(
+  verb.footer(
       "Examples:\n"
       "  headway train recipes/quickstart.toml\n"
       "  mpirun -np 2 headway train recipes/quickstart.toml optim.lr=6e-4 run.name=higher_lr\n"
       "  headway train recipes/quickstart.toml --resume        go on after an interruption\n"
       "To stop and save: kill -USR1 <pid of mpirun or headway>; the exit status is then 75.");
-  train->add_option("recipe", options->recipe, "TOML file");
-  options->overrides.add_to(*train);
-  train->add_flag("--resume", options->resume, "the same as checkpoint.resume=auto");
-  train->add_flag("--force-new", options->force_new,
-                  "the same as run.force_new=true: delete an earlier run of this name");
-  train->add_flag("--help-recipe", options->help_recipe,
-                  "list every key of a recipe with its range and default");
-  train->add_flag("--help-attention", options->help_attention,
-                  "list the attention mechanisms and their keys");
-  train->callback([options, &action] {
+  verb.add_option("recipe", options->recipe, "TOML file");
+  options->overrides.add_to(verb);
+  verb.add_flag("--resume", options->resume, "the same as checkpoint.resume=auto");
+  verb.add_flag("--force-new", options->force_new,
+                "the same as run.force_new=true: delete an earlier run of this name");
+  verb.add_flag("--help-recipe", options->help_recipe,
+                "list every key of a recipe with its range and default");
+  verb.add_flag("--help-attention", options->help_attention, "list the attention mechanisms and their keys");
+  verb.callback([options, &action] {
     action = [options] {
       if (options->help_recipe) {
         fmt::print("{}", Recipe().help());
@@ -68,4 +64,8 @@ void add_train_command(CLI::App& app, Action& action) {
   });
 }
 
+[[maybe_unused]] const bool is_registered =
+    register_command({.name = "train", .summary = "Train the model of a recipe", .add_options = add_options});
+
+}  // namespace
 }  // namespace headway

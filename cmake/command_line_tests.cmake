@@ -1,0 +1,44 @@
+# Tests of the program as a user meets it: exit status and words.
+
+# headway_command_test(<name> STATUS <exit status> SAYS <text> ARGUMENTS <argument>...)
+function(headway_command_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 test "" "STATUS;SAYS" "ARGUMENTS")
+  add_test(NAME trainers.command.${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+    COMMAND ${CMAKE_SOURCE_DIR}/tests/support/expect_status.sh ${test_STATUS} 30 "${test_SAYS}"
+    $<TARGET_FILE:headway> ${test_ARGUMENTS})
+endfunction()
+
+headway_command_test(help_shows_examples STATUS 0 SAYS "mpirun -np 2 headway train recipes/quickstart.toml"
+  ARGUMENTS --help)
+headway_command_test(version STATUS 0 SAYS "headway ${PROJECT_VERSION}" ARGUMENTS --version)
+headway_command_test(no_verb STATUS 2 SAYS "headway: expected a verb, one of eval, export")
+headway_command_test(a_mistyped_verb STATUS 2 SAYS "headway: tran is not a verb of headway: did you mean train?"
+  ARGUMENTS tran recipes/quickstart.toml)
+headway_command_test(a_foreign_verb STATUS 2 SAYS "finetune is not a verb of headway: expected one of eval, export"
+  ARGUMENTS finetune)
+foreach(verb eval export generate inspect plan tokenize train)
+  headway_command_test(help_of_${verb}_shows_examples STATUS 0 SAYS "  headway ${verb} " ARGUMENTS ${verb} --help)
+endforeach()
+headway_command_test(help_lists_recipe_keys STATUS 0 SAYS "schedule.warmup_steps = " ARGUMENTS train --help-recipe)
+headway_command_test(help_lists_attention STATUS 0 SAYS "model.attention.kind = \"softmax\"" ARGUMENTS train --help-attention)
+headway_command_test(train_needs_a_recipe STATUS 2 SAYS "train needs the path of a recipe" ARGUMENTS train)
+headway_command_test(plan_needs_a_recipe STATUS 2 SAYS "recipe is required; see headway plan --help" ARGUMENTS plan)
+headway_command_test(a_missing_recipe STATUS 2 SAYS "headway: recipe absent.toml does not exist"
+  ARGUMENTS train absent.toml)
+headway_command_test(a_foreign_option STATUS 2 SAYS "headway: train has no option --epochs: see headway train --help"
+  ARGUMENTS train recipes/quickstart.toml --epochs 3)
+headway_command_test(a_lonely_word STATUS 2 SAYS "\"now\" is not understood: expected section.key=value"
+  ARGUMENTS train recipes/quickstart.toml now)
+headway_command_test(an_unknown_key STATUS 2 SAYS "unknown key optim.learning_rate = 1: `learning_rate` is optim.lr here"
+  ARGUMENTS train recipes/quickstart.toml --optim.learning_rate=1)
+headway_command_test(an_impossible_batch STATUS 2 SAYS "command line: train.batch_tokens = 5000: expected a multiple of 1 ranks"
+  ARGUMENTS plan recipes/quickstart.toml train.batch_tokens=5000)
+headway_command_test(inspect_prints_where_values_came_from STATUS 0 SAYS "lr = 0.5  # command line"
+  ARGUMENTS inspect recipes/quickstart.toml --optim.lr=0.5)
+headway_command_test(inspect_prints_what_is_derived STATUS 0 SAYS "head_dim = 32  # derived"
+  ARGUMENTS inspect recipes/quickstart.toml)
+headway_command_test(missing_data STATUS 3 SAYS "/absent/*.txt" ARGUMENTS plan recipes/quickstart.toml data.text=/absent/*.txt)
+if(MPI_C_FOUND)
+  headway_mpi_test(trainers.command.mpi.ranks_that_fail_alike_end_with_the_status RANKS 2 STATUS 2 WITHIN 30
+    SAYS "headway: rank 0: recipe absent.toml does not exist" COMMAND $<TARGET_FILE:headway> train absent.toml)
+endif()

@@ -1,0 +1,53 @@
+#include "trainers/commands/command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+namespace headway {
+namespace {
+
+std::vector<Command>& registry() {
+  static std::vector<Command> commands;
+  return commands;
+}
+
+// Open MPI 4.1 needs about a second to end the other ranks.
+constexpr auto kRankZeroFirst = std::chrono::seconds(2);
+
+}  // namespace
+
+bool register_command(const Command& command) {
+  auto& commands = registry();
+  const auto by_name = [](const Command& a, const Command& b) { return a.name < b.name; };
+  commands.insert(std::ranges::upper_bound(commands, command, by_name), command);
+  return true;
+}
+
+std::span<const Command> all_commands() { return registry(); }
+
+void Overrides::add_to(CLI::App& verb) {
+  verb.add_option("overrides", values, "section.key=value, over what the recipe says; the last one counts");
+  // --section.key=value is no option that CLI11 knows.
+  verb.allow_extras();
+  verb.parse_complete_callback([this, &verb] {
+    for (const std::string& extra : verb.remaining()) {
+      HEADWAY_CHECK(
+          extra.find('=') != std::string::npos, ConfigError,
+          fmt::format("{} has no option {}: see headway {} --help", verb.get_name(), extra, verb.get_name()));
+      values.push_back(extra);
+    }
+  });
+}
+
+void print_error(const std::string& message, int rank, int size) {
+  if (rank > 0) std::this_thread::sleep_for(kRankZeroFirst);
+  if (size > 1)
+    fmt::print(stderr, "headway: rank {}: {}\n", rank, message);
+  else
+    fmt::print(stderr, "headway: {}\n", message);
+}
+
+}  // namespace headway
