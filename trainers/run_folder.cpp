@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -12,7 +13,7 @@ namespace headway {
 namespace fs = std::filesystem;
 namespace {
 
-// Everything a run writes; a used folder is recognised by the first one.
+// Everything a run writes; a folder that has any of it is a used one.
 constexpr const char* kOwnNames[] = {"run.json",      "recipe.toml", "recipe.resolved.toml",
                                      "metrics.jsonl", "metrics.csv", "log.txt",
                                      "logs",          "checkpoints", "samples"};
@@ -43,7 +44,9 @@ RunFolder::RunFolder(fs::path folder, UsedFolder used) : folder_(std::move(folde
   if (used == UsedFolder::replace) {
     for (const char* name : kOwnNames) fs::remove_all(folder_ / name, error);
   }
-  HEADWAY_CHECK(used != UsedFolder::refuse || !fs::exists(folder_ / kOwnNames[0], error), ConfigError,
+  const bool is_used =
+      std::ranges::any_of(kOwnNames, [&](const char* name) { return fs::exists(folder_ / name, error); });
+  HEADWAY_CHECK(used != UsedFolder::refuse || !is_used, ConfigError,
                 fmt::format("{} holds a run already: choose another run.name, or continue it with "
                             "checkpoint.resume = \"auto\", or replace it with run.force_new = true",
                             folder_.string()));
