@@ -1,0 +1,15 @@
+# Tests that start the program as a user does. They need mpirun and, to look into checkpoints, the
+# distribution's python3 with h5py.
+if(NOT MPI_C_FOUND)
+  return()
+endif()
+
+foreach(subject memory ranks recipes resume signals)
+  set(name trainers.end_to_end.${subject})
+  add_test(NAME ${name} COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/trainers/end_to_end/${subject}_test.py)
+  set_tests_properties(${name} PROPERTIES LABELS slow PROCESSORS 2 TIMEOUT 600
+    ENVIRONMENT "${HEADWAY_MPI_TEST_ENVIRONMENT};HEADWAY_PROGRAM=$<TARGET_FILE:headway>;HEADWAY_MPIEXEC=${MPIEXEC_EXECUTABLE}")
+endforeach()
+
+add_test(NAME scripts.quickstart COMMAND ${CMAKE_SOURCE_DIR}/tests/scripts/quickstart_test.sh ${CMAKE_SOURCE_DIR})
+set_tests_properties(scripts.quickstart PROPERTIES LABELS slow RUN_SERIAL ON TIMEOUT 1800)

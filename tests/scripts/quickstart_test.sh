@@ -1,0 +1,19 @@
+#!/bin/bash
+# The README's first command in a clean clone, twice in a row, from another folder. Needs nothing of the
+# network where the packages are installed. Usage: quickstart_test.sh SOURCE
+set -euo pipefail
+source_folder=$1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+# The continuous integration may own the checkout as another user.
+git -c safe.directory='*' clone -q "$source_folder" "$scratch/clone"
+cd "$scratch"
+for run in 1 2; do
+  clone/scripts/quickstart train.max_steps=6 schedule.warmup_steps=2 data.max_bytes=1M eval.batches=2 generate.tokens=20
+done
+for name in quickstart quickstart-2; do
+  for file in metrics.jsonl metrics.csv recipe.resolved.toml checkpoints/step-00000006.h5 samples/step-00000006.txt; do
+    [ -s "clone/runs/$name/$file" ] || { echo "FAILED: runs/$name/$file is missing or empty"; exit 1; }
+  done
+done
+[ -z "$(git -C clone status --porcelain)" ] || { echo "FAILED: the clone is not clean"; git -C clone status --short; exit 1; }

@@ -1,0 +1,55 @@
+"""The same training on 1, 2 and 4 ranks, and what becomes of a job that loses a rank."""
+import os
+import signal
+import unittest
+
+from runs import Runs, cursor
+
+
+class Ranks(Runs):
+    def test_one_two_and_four_ranks_train_alike(self):
+        for ranks in (1, 2, 4):
+            self.train(f"ranks{ranks}", ranks=ranks)
+        one = self.curve("ranks1")
+        self.assertLess(one[40], one[1] - 1)  # it does learn
+        for ranks in (2, 4):
+            other = self.curve(f"ranks{ranks}")
+            self.assertEqual(cursor(self.newest_checkpoint("ranks1")),
+                             cursor(self.newest_checkpoint(f"ranks{ranks}")))
+            self.assertEqual(one.keys(), other.keys())
+            # The first loss comes from equal weights: it differs by the order of a float sum alone, while a
+            # single other sample would move it by a thousandth.
+            self.assertLessEqual(abs(one[1] - other[1]), 2e-6)
+            for step, loss in one.items():
+                self.assertLessEqual(abs(loss - other[step]), 1e-4, f"step {step} of {ranks} ranks")
+
+    def test_equal_runs_give_equal_bits(self):
+        for name in ("first", "second"):
+            self.train(name, "train.stop_step=10", ranks=2)
+        self.assertEqual(self.curve("first"), self.curve("second"))
+
+    def test_a_killed_rank_ends_the_job_within_seconds(self):
+        process = self.start("killed", "train.max_steps=1000000", ranks=2)
+        self.wait_for_step(process, "killed", 3)
+        pids = self.ranks_of(process)
+        self.assertEqual(len(pids), 2)
+        os.kill(pids[1], signal.SIGKILL)
+        self.assertNotEqual(self.assert_ends(process, 20), 0)
+        self.assertFalse([pid for pid in pids if self.is_alive(pid)])
+
+    def test_a_silent_rank_ends_the_job_at_the_deadline(self):
+        process = self.start("silent", "train.max_steps=1000000", "comm.timeout_s=3", ranks=2)
+        self.wait_for_step(process, "silent", 3)
+        pids = self.ranks_of(process)
+        os.kill(pids[1], signal.SIGSTOP)
+        try:
+            self.assertEqual(self.assert_ends(process, 30), 8, self.output_of("silent"))
+        finally:
+            for pid in pids:
+                if self.is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+        self.assertIn("has not finished within 3 s", self.output_of("silent"))
+
+
+if __name__ == "__main__":
+    unittest.main()
