@@ -12,6 +12,7 @@
 
 #include "kernels/attention/plan.h"
 #include "kernels/attention/softmax.h"
+#include "kernels/cpu/parallel.h"
 
 namespace headway {
 
@@ -78,6 +79,12 @@ class ReferenceRow {
   int b_, h_, t_, kv_;
 };
 
+/// Whether there are scores enough to share among threads.
+template <class Args>
+bool is_worth_a_team(const Args& args) {
+  return args.q.size[0] * args.q.size[2] * args.q.size[1] * args.k.size[1] >= kSmallestParallel;
+}
+
 /// The rows of q that head h computes: all, or those its row_index lists.
 template <class V, class Args>
 std::vector<int> reference_rows(const Args& args, int b, int h) {
@@ -101,7 +108,7 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
             H = static_cast<int>(args.q.size[2]), Dh = static_cast<int>(args.q.size[3]),
             Tk = static_cast<int>(args.k.size[1]), group = H / static_cast<int>(args.k.size[2]);
 
-#pragma omp parallel for collapse(2) schedule(dynamic)
+#pragma omp parallel for collapse(2) schedule(dynamic) if (detail::is_worth_a_team(args))
   for (int b = 0; b < B; ++b)
     for (int h = 0; h < H; ++h) {
       const int kv = h / group;
@@ -155,7 +162,7 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
   const Real scale = static_cast<Real>(args.scale);
   std::vector<Real> dsink(static_cast<size_t>(B) * H, Real(0));  // of each batch and head
 
-#pragma omp parallel for collapse(2) schedule(dynamic)
+#pragma omp parallel for collapse(2) schedule(dynamic) if (detail::is_worth_a_team(args))
   for (int b = 0; b < B; ++b)
     for (int kv = 0; kv < K; ++kv) {
       std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(dk), ddelta(Tk), raw(Tk), weight(Tk), dp(Tk),

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/parallel.h"
+
 namespace headway {
 namespace {
 
@@ -11,7 +13,7 @@ void merge_attention(const MergeAttention<T>& args, Stream&) {
   using A = Acc<T>;
   constexpr A kNothing = -std::numeric_limits<A>::infinity();
   const int64_t B = args.o.size[0], T_ = args.o.size[1], H = args.o.size[2], Dh = args.o.size[3];
-#pragma omp parallel for collapse(2)
+#pragma omp parallel for collapse(2) if (B * T_ * H * Dh >= kSmallestParallel)
   for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < T_; ++t)
       for (int64_t h = 0; h < H; ++h) {

@@ -569,7 +569,7 @@ void softmax_tiled_forward(const SoftmaxForward<V, T>& args, Stream& stream) {
   };
   const int query_tiles = (s.T + tiled::kTileRows - 1) / tiled::kTileRows;
 
-#pragma omp parallel
+#pragma omp parallel if (detail::is_worth_a_team(args))
   {
     tiled::Carver carver(tile_memory + static_cast<size_t>(omp_get_thread_num()) * tile_bytes);
     tiled::ForwardTile<A> work(carver, s, V::slots);
@@ -608,7 +608,7 @@ void softmax_tiled_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
       stream.scratch(num_threads * (key_bytes + tile_bytes) + num_heads * sizeof(A)).data();
   A* const dsink = reinterpret_cast<A*>(memory + num_threads * (key_bytes + tile_bytes));  // [B,H]
 
-#pragma omp parallel
+#pragma omp parallel if (detail::is_worth_a_team(args))
   {
     tiled::Carver carver(memory + static_cast<size_t>(omp_get_thread_num()) * (key_bytes + tile_bytes));
     const tiled::KeyTiles<A> keys(carver, s, V::slots, true);
