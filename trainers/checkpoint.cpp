@@ -173,13 +173,17 @@ RunInfo load_checkpoint(const std::filesystem::path& path, std::span<const Named
   return load_from(reader, states, stream);
 }
 
-RunInfo load_weights(const std::filesystem::path& path, Stateful& model, Stream& stream) {
+RunInfo load_weights(ArchiveReader& reader, Stateful& model, Stream& stream) {
   const NamedState state{"model", &model};
   const std::span<const NamedState> states(&state, 1);
   const OutlineWriter expected = outline_of(states);
-  Hdf5Reader reader(path);
   WideningReader widening(reader, expected);
   return load_from(widening, states, stream);
+}
+
+RunInfo load_weights(const std::filesystem::path& path, Stateful& model, Stream& stream) {
+  Hdf5Reader reader(path);
+  return load_weights(reader, model, stream);
 }
 
 }  // namespace headway

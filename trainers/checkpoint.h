@@ -59,6 +59,8 @@ RunInfo load_checkpoint(const std::filesystem::path&, std::span<const NamedState
 /// The model alone, from a checkpoint or from a weights file; bf16 weights are widened to what the model
 /// keeps.
 RunInfo load_weights(const std::filesystem::path&, Stateful& model, Stream&);
+/// The same from an open archive, which a running run may already have deleted.
+RunInfo load_weights(ArchiveReader&, Stateful& model, Stream&);
 
 /// What save_checkpoint was given. CheckpointError when a part is missing.
 RunInfo read_run_info(ArchiveReader&);

@@ -173,6 +173,18 @@ TEST_F(CheckpointTest, ExportedWeightsLoadForEvaluation) {
   EXPECT_TRUE(third.model.is_consistent());
 }
 
+TEST_F(CheckpointTest, AnOpenCheckpointLoadsAfterItsRunDeletedIt) {
+  SampleRun run(64);
+  save(run, 3);
+  const std::unique_ptr<Hdf5Reader> reader = open_checkpoint(folder.path());
+  save(run, 4);
+  EXPECT_TRUE(prune_checkpoints(folder.path(), 4, {.keep_last = 1}).empty());
+  EXPECT_EQ(names(), std::vector<std::string>{checkpoint_name(4)});
+  SampleRun other(64);
+  EXPECT_EQ(load_weights(*reader, other.model, *stream).step, 3);
+  EXPECT_TRUE(other.model.is_consistent());
+}
+
 TEST_F(CheckpointTest, Bf16ExportRoundsToNearestEvenAndIsWidenedOnLoading) {
   SampleRun run(300);
   save(run, 3);
