@@ -45,7 +45,7 @@ TEST(LimitedChild, SpinningAndSleepingEndAtTheirLimits) {
   const std::string expected = "reading it took longer than is allowed";
   EXPECT_EQ(failure_of({.cpu_seconds = 1},
                        []() -> std::string {
-                         for (volatile int i = 0;;) i = i + 1;
+                         for (volatile unsigned i = 0;;) i = i + 1;  // wraps, never overflows
                        }),
             expected);
   EXPECT_EQ(failure_of({.wall_seconds = 1},
