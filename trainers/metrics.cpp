@@ -10,7 +10,7 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "trainers/run_folder.h"
+#include "core/io/atomic_file.h"
 
 namespace headway {
 namespace fs = std::filesystem;

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
+#include <iterator>
+
 #include "core/error.h"
 #include "layers/attention/attention_layer.h"
 #include "trainers/config/field_reader.h"
@@ -226,14 +229,19 @@ int64_t Recipe::accumulation_steps(int world_size) const {
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
   Settings settings = read_toml(path);
   for (const std::string& argument : overrides) add_override(settings, argument);
-  return from_settings(settings);
+  Recipe recipe = from_settings(settings);
+  std::ifstream file(path, std::ios::binary);
+  recipe.source.assign(std::istreambuf_iterator<char>(file), {});
+  return recipe;
 }
 
 Recipe parse_recipe(const std::string& toml, const std::string& origin,
                     const std::vector<std::string>& overrides) {
   Settings settings = parse_toml(toml, origin);
   for (const std::string& argument : overrides) add_override(settings, argument);
-  return from_settings(settings);
+  Recipe recipe = from_settings(settings);
+  recipe.source = toml;
+  return recipe;
 }
 
 }  // namespace headway

@@ -109,6 +109,8 @@ struct Recipe {
   CommRecipe comm;
   GenerateRecipe generate;
 
+  /// The recipe file as it was given, without those it extends.
+  std::string source;
   /// Where each value came from: "default", "recipes/base.toml:12:1", "command line" or "derived". Filled by
   /// load_recipe.
   std::map<std::string, std::string> origins;

@@ -1,13 +1,13 @@
 #include "trainers/run_folder.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "core/error.h"
+#include "core/io/atomic_file.h"
 
 namespace headway {
 namespace fs = std::filesystem;
@@ -18,26 +18,7 @@ constexpr const char* kOwnNames[] = {"run.json",      "recipe.toml", "recipe.res
                                      "metrics.jsonl", "metrics.csv", "log.txt",
                                      "logs",          "checkpoints", "samples"};
 
-[[noreturn]] void fail(const fs::path& path) {
-  throw IoError(fmt::format("cannot write {}: {}", path.string(), std::strerror(errno)));
-}
-
 }  // namespace
-
-void write_file_atomically(const fs::path& path, std::string_view text) {
-  const fs::path temporary = fmt::format("{}.tmp.{}", path.string(), getpid());
-  std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (!file) fail(path);
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
-                       std::fflush(file) == 0 && fsync(fileno(file)) == 0;
-  const bool closed = std::fclose(file) == 0;
-  if (!written || !closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int reason = errno;
-    std::remove(temporary.c_str());
-    errno = reason;
-    fail(path);
-  }
-}
 
 RunFolder::RunFolder(fs::path folder, UsedFolder used) : folder_(std::move(folder)) {
   std::error_code error;
@@ -56,7 +37,8 @@ RunFolder::RunFolder(fs::path folder, UsedFolder used) : folder_(std::move(folde
                   fmt::format("cannot create {}: {}", (folder_ / sub).string(), error.message()));
   }
   log_ = std::fopen((folder_ / "log.txt").c_str(), "ab");
-  if (!log_) fail(folder_ / "log.txt");
+  HEADWAY_CHECK(log_, IoError,
+                fmt::format("cannot write {}: {}", (folder_ / "log.txt").string(), std::strerror(errno)));
 }
 
 RunFolder::~RunFolder() { std::fclose(log_); }

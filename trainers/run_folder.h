@@ -25,15 +25,12 @@ class RunFolder {
 
   /// Prints a line on stdout and appends it to log.txt.
   void say(std::string_view line);
-  /// Writes a small file by temporary and rename.
+  /// Writes a small file, whole or not at all.
   void write_text(std::string_view name, std::string_view text) const;
 
  private:
   std::filesystem::path folder_;
   std::FILE* log_ = nullptr;
 };
-
-/// text to path: temporary file, fsync, rename. IoError naming the path.
-void write_file_atomically(const std::filesystem::path&, std::string_view text);
 
 }  // namespace headway

@@ -116,6 +116,7 @@ void Trainer::open_run_folder() {
   agree(comm_, stream_, [&] {
     if (!is_main()) return;
     folder_ = std::make_unique<RunFolder>(recipe_.run_folder(), used);
+    folder_->write_text("recipe.toml", recipe_.source);
     folder_->write_text("recipe.resolved.toml", recipe_.to_toml());
   });
   checkpoints_ = std::make_unique<CheckpointFolder>(
@@ -140,7 +141,14 @@ void Trainer::resume() {
                     data_state_.cursor % order_->num_samples(), order_->epoch(data_state_.cursor)));
   }
   agree(comm_, stream_, [&] {
-    if (is_main()) metrics_ = std::make_unique<MetricsLog>(folder_->path(), run_state_.step);
+    if (!is_main()) return;
+    metrics_ = std::make_unique<MetricsLog>(folder_->path(), run_state_.step);
+    record_ = std::make_unique<RunRecord>(folder_->path(),
+                                          RunRecord::Start{.name = recipe_.run.name,
+                                                           .device = backend(stream_.device()).description(),
+                                                           .num_ranks = comm_.size(),
+                                                           .num_threads = omp_get_max_threads(),
+                                                           .step = run_state_.step});
   });
 }
 
@@ -161,6 +169,23 @@ void Trainer::announce() {
 }
 
 ExitCode Trainer::run() {
+  const auto fail = [this](ExitCode code, const char* reason) {
+    if (record_) record_->fail(code, reason, run_state_.step);
+  };
+  try {
+    const ExitCode code = train();
+    if (record_) record_->end(code, run_state_.step);
+    return code;
+  } catch (const Error& error) {
+    fail(error.code(), error.what());
+    throw;
+  } catch (const std::exception& error) {
+    fail(ExitCode::unexpected, error.what());
+    throw;
+  }
+}
+
+ExitCode Trainer::train() {
   announce();
   while (run_state_.step < last_step()) {
     const auto start = Clock::now();

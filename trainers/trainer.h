@@ -16,6 +16,7 @@
 #include "trainers/optimizer.h"
 #include "trainers/recipe.h"
 #include "trainers/run_folder.h"
+#include "trainers/run_record.h"
 #include "trainers/schedule.h"
 #include "trainers/states.h"
 
@@ -28,7 +29,8 @@ class Trainer {
   /// all.
   Trainer(const Recipe&, Communicator&, Stream&);
 
-  /// Trains to the last step. stopped_on_request: a signal came and a checkpoint was saved.
+  /// Trains to the last step and leaves a record of how it ended. stopped_on_request: a signal came and a
+  /// checkpoint was saved.
   ExitCode run();
 
  private:
@@ -45,6 +47,7 @@ class Trainer {
     bool is_finite() const;
   };
 
+  ExitCode train();
   void open_run_folder();
   void resume();
   void announce();
@@ -85,6 +88,7 @@ class Trainer {
 
   std::unique_ptr<RunFolder> folder_;    // rank 0
   std::unique_ptr<MetricsLog> metrics_;  // rank 0
+  std::unique_ptr<RunRecord> record_;    // rank 0
   std::unique_ptr<CheckpointFolder> checkpoints_;
   int64_t saved_step_ = -1;
   Clock::time_point last_save_ = Clock::now();

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <string_view>
 
@@ -52,6 +53,18 @@ void AtomicFile::commit() {
                             std::strerror(errno)));
   committed_ = true;
   sync(folder_of(path_), O_DIRECTORY);
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile atomic(path);
+  std::FILE* file = std::fopen(atomic.temporary().c_str(), "wb");
+  const bool written = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  int reason = errno;
+  const bool closed = file && std::fclose(file) == 0;  // flushes: a full disk may show here only
+  if (written && !closed) reason = errno;
+  HEADWAY_CHECK(written && closed, IoError,
+                fmt::format("cannot write {}: {}", path.string(), std::strerror(reason)));
+  atomic.commit();
 }
 
 void require_free_space(const std::filesystem::path& folder, uint64_t bytes, const std::string& what) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 namespace headway {
 
@@ -27,6 +28,9 @@ class AtomicFile {
   std::filesystem::path path_, temporary_;
   bool committed_ = false;
 };
+
+/// text to path as an AtomicFile. IoError naming the path.
+void write_file_atomically(const std::filesystem::path&, std::string_view text);
 
 /// IoError unless the file system of the folder has room for `bytes` more; `what` names what needs them.
 void require_free_space(const std::filesystem::path& folder, uint64_t bytes, const std::string& what);

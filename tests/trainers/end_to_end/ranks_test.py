@@ -36,6 +36,7 @@ class Ranks(Runs):
         os.kill(pids[1], signal.SIGKILL)
         self.assertNotEqual(self.assert_ends(process, 20), 0)
         self.assertFalse([pid for pid in pids if self.is_alive(pid)])
+        self.assertEqual(self.record("killed")["status"], "running")  # it could not say otherwise
 
     def test_a_silent_rank_ends_the_job_at_the_deadline(self):
         process = self.start("silent", "train.max_steps=1000000", "comm.timeout_s=3", ranks=2)

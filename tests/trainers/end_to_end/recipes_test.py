@@ -56,6 +56,17 @@ class Recipes(Runs):
         self.refuse("model.attention.num_heads=3", says=("num_heads = 3", "model_dim = 32"))
         self.refuse("schedule.warmup_steps=40", says=("schedule.warmup_steps = 40",))
 
+    def test_a_run_keeps_its_recipe_as_given_and_as_resolved(self):
+        self.train("kept", "train.stop_step=1")
+        folder = self.folder / "runs" / "kept"
+        self.assertEqual((folder / "recipe.toml").read_text(), self.recipe.read_text())
+        resolved = (folder / "recipe.resolved.toml").read_text()
+        self.assertRegex(resolved, r"stop_step = 1 +# command line")
+        self.assertRegex(resolved, r"lr = 0.01 +# .*tiny.toml:\d+")
+        again = self.headway("train", folder / "recipe.resolved.toml", "run.name=again")
+        self.assertEqual(again.returncode, 0, again.stdout)
+        self.assertEqual(self.curve("kept"), self.curve("again"))
+
     def test_a_missing_recipe_or_verb_is_usage(self):
         self.refuse(recipe=self.folder / "nowhere.toml", says=("nowhere.toml", "does not exist"))
         done = self.headway("trian", self.recipe)

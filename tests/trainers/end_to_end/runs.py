@@ -113,6 +113,9 @@ class Runs(unittest.TestCase):
         self.assertEqual(len(curve), len(rows), f"{name}: a step appears twice in metrics.jsonl")
         return curve
 
+    def record(self, name):
+        return json.loads((self.folder / "runs" / name / "run.json").read_text(encoding="utf-8"))
+
     def wait_for_step(self, process, name, step, seconds=60):
         """Returns when a started run has recorded this step."""
         deadline = time.monotonic() + seconds

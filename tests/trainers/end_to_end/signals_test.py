@@ -15,8 +15,12 @@ class Signals(Runs):
         self.assertEqual(self.assert_ends(process, 30), 75, self.output_of(name))
         saved = int(self.newest_checkpoint(name).stem.split("-")[1])
         self.assertGreaterEqual(saved, 5)
+        self.assertEqual(self.record(name)["status"], "stopped")
         self.train(name, "train.max_steps=1000000", "checkpoint.resume=auto", f"train.stop_step={saved + 5}",
                    ranks=ranks)
+        attempts = self.record(name)["attempts"]
+        self.assertEqual([(a["status"], a["exit_status"], a["first_step"], a["last_step"]) for a in attempts],
+                         [("stopped", 75, 0, saved), ("finished", 0, saved, saved + 5)])
         self.assertEqual(sorted(self.curve(name)), list(range(1, saved + 6)))
 
     def test_sigusr1_to_mpirun_saves_and_exits_75(self):

@@ -1,0 +1,44 @@
+// run.json: what was started, when, where, and how it ended.
+//
+//   {"name", "version", "status", "attempts": [{"status", "reason", "exit_status", "command", "host", "pid",
+//   "ranks",
+//    "threads", "device", "started", "ended", "first_step", "last_step"}, ...]}
+//
+// One attempt per start of the same run; the status of the last one stands on top as well. "running" is what
+// a killed process leaves behind.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/error.h"
+
+namespace headway {
+
+class RunRecord {
+ public:
+  struct Start {
+    std::string name;
+    std::string device;
+    int num_ranks = 1;
+    int num_threads = 1;  // of one rank
+    int64_t step = 0;     // already done
+  };
+
+  /// Adds an attempt to folder/run.json, with the status "running". IoError when it cannot be written.
+  RunRecord(const std::filesystem::path& folder, const Start&);
+  /// "finished" or "stopped".
+  void end(ExitCode, int64_t step);
+  /// "failed". Never throws: a failure is being reported already.
+  void fail(ExitCode, const std::string& reason, int64_t step) noexcept;
+
+ private:
+  void finish(const char* status, ExitCode, const std::string& reason, int64_t step);
+
+  std::filesystem::path path_;
+  nlohmann::ordered_json record_;
+};
+
+}  // namespace headway
