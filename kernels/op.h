@@ -15,6 +15,7 @@
 
 #include "core/device.h"
 #include "core/error.h"
+#include "core/profile.h"
 #include "core/stream.h"
 
 namespace headway {
@@ -37,6 +38,7 @@ void launch(const Args& args, Stream& stream) {
   HEADWAY_CHECK(has_kernel<Args>(kind), DeviceError,
                 std::string(Args::name) + " has no kernel for " + to_string(kind) + " with this dtype");
   args.check();
+  const ProfileRange range(Args::name, stream);
   KernelTable<Args>::entry[static_cast<size_t>(kind)](args, stream);
 }
 
