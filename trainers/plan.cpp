@@ -13,8 +13,9 @@ namespace {
 constexpr double kMiB = 1 << 20;
 
 // Resident memory of a started program before it owns a model: shared libraries, thread stacks and the
-// packing buffers of OpenBLAS (measured: docs/performance.md).
-constexpr double kProgramBytes = 60 * kMiB;
+// packing buffers of OpenBLAS; and what MPI adds where there are several ranks (docs/performance.md).
+constexpr double kProgramBytes = 20 * kMiB;
+constexpr double kMpiBytes = 12 * kMiB;
 
 /// Kept by one block outside its attention layer, per token, in values: the inputs of both norms, and of the
 /// feed-forward layer and its products.
@@ -25,7 +26,7 @@ double block_values_per_token(const ModelConfig& model) {
 
 }  // namespace
 
-Plan make_plan(const Recipe& recipe, double data_bytes) {
+Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   Plan plan;
   const ModelConfig& config = recipe.model;
   Model model(config);
@@ -71,7 +72,7 @@ Plan make_plan(const Recipe& recipe, double data_bytes) {
   // Backward of a feed-forward layer holds three of its inner tensors beside two of the residual stream.
   plan.workspace = rows * value * (3 * F + 2 * D) + attention_workspace;
   plan.data = data_bytes;
-  plan.program = kProgramBytes;
+  plan.program = kProgramBytes + (world_size > 1 ? kMpiBytes : 0);
   plan.checkpoint_bytes = P * 12;
   return plan;
 }

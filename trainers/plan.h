@@ -33,7 +33,7 @@ struct Plan {
 };
 
 /// data_bytes: memory of the token ids of one rank.
-Plan make_plan(const Recipe& resolved, double data_bytes);
+Plan make_plan(const Recipe& resolved, double data_bytes, int world_size);
 /// The same as a table for people.
 std::string to_text(const Plan&, const Recipe& resolved, int world_size);
 

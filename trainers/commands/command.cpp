@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <thread>
 
 namespace headway {
@@ -44,6 +45,7 @@ void Overrides::add_to(CLI::App& verb) {
 
 void print_error(const std::string& message, int rank, int size) {
   if (rank > 0) std::this_thread::sleep_for(kRankZeroFirst);
+  std::fflush(stdout);  // the error comes after what was said before it
   if (size > 1)
     fmt::print(stderr, "headway: rank {}: {}\n", rank, message);
   else

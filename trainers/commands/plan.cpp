@@ -39,7 +39,7 @@ void add_options(CLI::App& verb, Action& action) {
       Recipe recipe = load_recipe(options->recipe, options->overrides.values);
       const auto tokenizer = Tokenizer::create(recipe.data.tokenizer);
       recipe.resolve(tokenizer->vocab_size());
-      const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer));
+      const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer), options->ranks);
       fmt::print("{}", to_text(plan, recipe, options->ranks));
       return ExitCode::ok;
     };

@@ -1,0 +1,39 @@
+"""What `plan` predicts is what a run measures."""
+import re
+import unittest
+
+from runs import Runs
+
+MEDIUM = ("model.num_layers=4", "model.model_dim=256", "model.attention.num_heads=4", "data.seq_len=256",
+          "train.micro_batch=8", "train.batch_tokens=4096", "train.stop_step=2", "schedule.warmup_steps=1",
+          "eval.batches=1")
+
+
+class Plan(Runs):
+    def predict(self, *overrides, ranks=1):
+        done = self.headway("plan", self.recipe, "-n", ranks, *overrides)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+    def check_peak(self, name, *overrides, ranks=None):
+        text = self.predict(*overrides, ranks=ranks or 1)
+        predicted = float(re.search(r"^ *peak +([\d.]+) MiB", text, re.MULTILINE)[1])
+        self.train(name, *overrides, ranks=ranks)
+        measured = 1024 * max(self.curve(name, "mem/peak_gib").values())
+        self.assertLessEqual(abs(predicted / measured - 1), 0.15, f"predicted {predicted} MiB, measured {measured}")
+
+    def test_peak_memory_is_within_15_percent(self):
+        self.check_peak("plain", *MEDIUM)
+        self.check_peak("ranks", *MEDIUM, ranks=2)
+        self.check_peak("recompute", *MEDIUM, "train.recompute=true")
+        self.check_peak("gelu", *MEDIUM, "model.mlp=gelu", "model.norm=layer_norm", "model.tied_head=false")
+
+    def test_parameters_and_work_follow_from_the_shape(self):
+        text = self.predict()
+        # 64 x 32 table, 2 blocks of 4 x 32^2 attention, 3 x 32 x 128 feed-forward and two norms, a last norm.
+        count = 64 * 5 * 32 + 2 * (4 * 32**2 + 3 * 32 * 128 + 2 * 32) + 32
+        self.assertRegex(text, rf"all .*\b{count}\b")
+
+
+if __name__ == "__main__":
+    unittest.main()
