@@ -16,6 +16,11 @@ std::vector<T> initial_values(const Parameter& parameter, const RandomKey& key) 
     for (size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<T>(parameter.init.value * normal(key, i));
   }
+  if (parameter.init.kind == Init::Kind::uniform) {
+#pragma omp parallel for
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<T>(parameter.init.value * (2.0 * static_cast<double>(uniform(key, i)) - 1.0));
+  }
   return values;
 }
 

@@ -11,14 +11,15 @@ namespace headway {
 
 /// How a parameter starts.
 struct Init {
-  enum class Kind : uint8_t { constant, normal };
+  enum class Kind : uint8_t { constant, normal, uniform };
   Kind kind = Kind::constant;
-  double value = 0;  // the constant, or the standard deviation
+  double value = 0;  // the constant, the standard deviation, or the largest magnitude
 
   static Init zeros() { return {Kind::constant, 0}; }
   static Init ones() { return {Kind::constant, 1}; }
   static Init constant(double value) { return {Kind::constant, value}; }
   static Init normal(double standard_deviation) { return {Kind::normal, standard_deviation}; }
+  static Init uniform(double largest) { return {Kind::uniform, largest}; }
 };
 
 struct Parameter {

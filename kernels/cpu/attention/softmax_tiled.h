@@ -22,6 +22,7 @@
 #include "kernels/attention/softmax.h"
 #include "kernels/attention/softmax_reference.h"
 #include "kernels/cpu/attention/tile_gemm.h"
+#include "kernels/cpu/carver.h"
 
 namespace headway {
 namespace tiled {
@@ -56,24 +57,6 @@ Sizes sizes_of(const Args& args) {
   s.padded_dim = round_up(s.Dh, kLanes<A>);
   return s;
 }
-
-/// Cuts arrays out of one block of memory, each on its own cache lines; without a block it only counts.
-class Carver {
- public:
-  explicit Carver(std::byte* block) : block_(block) {}
-  template <class T>
-  T* take(int64_t count) {
-    constexpr size_t kLine = 64;
-    T* array = block_ ? reinterpret_cast<T*>(block_ + used_) : nullptr;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine;
-    return array;
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* block_;
-  size_t used_ = 0;
-};
 
 /// The keys and values of one (batch, key/value head) as operands of tile products.
 template <class A>
@@ -564,14 +547,14 @@ void softmax_tiled_forward(const SoftmaxForward<V, T>& args, Stream& stream) {
   std::byte* const key_memory = stream.scratch(num_kv_heads * key_bytes + num_threads * tile_bytes).data();
   std::byte* const tile_memory = key_memory + num_kv_heads * key_bytes;
   const auto key_tiles = [&](int b, int kv) {
-    tiled::Carver carver(key_memory + (static_cast<size_t>(b) * s.K + kv) * key_bytes);
+    Carver carver(key_memory + (static_cast<size_t>(b) * s.K + kv) * key_bytes);
     return tiled::KeyTiles<A>(carver, s, V::slots, false);
   };
   const int query_tiles = (s.T + tiled::kTileRows - 1) / tiled::kTileRows;
 
 #pragma omp parallel if (detail::is_worth_a_team(args))
   {
-    tiled::Carver carver(tile_memory + static_cast<size_t>(omp_get_thread_num()) * tile_bytes);
+    Carver carver(tile_memory + static_cast<size_t>(omp_get_thread_num()) * tile_bytes);
     tiled::ForwardTile<A> work(carver, s, V::slots);
 #pragma omp for collapse(3)
     for (int b = 0; b < s.B; ++b)
@@ -610,7 +593,7 @@ void softmax_tiled_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
 
 #pragma omp parallel if (detail::is_worth_a_team(args))
   {
-    tiled::Carver carver(memory + static_cast<size_t>(omp_get_thread_num()) * (key_bytes + tile_bytes));
+    Carver carver(memory + static_cast<size_t>(omp_get_thread_num()) * (key_bytes + tile_bytes));
     const tiled::KeyTiles<A> keys(carver, s, V::slots, true);
     tiled::BackwardTile<A> work(carver, s);
 #pragma omp for collapse(2) schedule(dynamic)

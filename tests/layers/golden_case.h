@@ -1,0 +1,113 @@
+// Runs an attention layer on a golden case: recorded keys, parameters and inputs give the recorded outputs
+// and gradients.
+#pragma once
+
+#include <hdf5.h>
+
+#include <filesystem>
+#include <map>
+
+#include "core/io/hdf5_archive.h"
+#include "tests/layers/layer_test.h"
+
+namespace headway::testing {
+
+class GoldenTest : public LayerTest {
+ protected:
+  /// Every case of a kind in a folder, forward and backward. Errors are relative to the largest element of a
+  /// tensor.
+  void expect_cases(const std::filesystem::path& folder, const std::string& kind, DType dtype, double limit) {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      if (entry.path().filename().string().starts_with(kind + "-")) {
+        SCOPED_TRACE(entry.path().filename().string());
+        expect_case(entry.path(), dtype, limit);
+        ++count;
+      }
+    EXPECT_GT(count, 0) << "no golden case of " << kind;
+  }
+
+ private:
+  static std::string path_of(std::string name) {
+    std::replace(name.begin(), name.end(), '.', '/');
+    return name;
+  }
+  static std::vector<double> values(const Tensor& tensor, Stream& stream) {
+    if (tensor.dtype() == DType::f64) return tensor.to_vector<double>(stream);
+    const std::vector<float> narrow = tensor.to_vector<float>(stream);
+    return {narrow.begin(), narrow.end()};
+  }
+  Tensor to_dtype(const Tensor& tensor, DType dtype) {
+    if (dtype == DType::f64) return tensor;
+    const std::vector<double> wide = tensor.to_vector<double>(*stream);
+    return Tensor::from<float>(std::vector<float>(wide.begin(), wide.end()), tensor.shape(), *stream);
+  }
+  void expect_close(const std::string& name, const Tensor& actual, const Tensor& expected, double limit) {
+    ASSERT_TRUE(actual.defined()) << name << " is missing";
+    const std::vector<double> a = values(actual, *stream), e = values(expected, *stream);
+    ASSERT_EQ(a.size(), e.size()) << name;
+    double largest = 0, magnitude = 0;
+    for (size_t i = 0; i < e.size(); ++i) {
+      const double difference = std::abs(a[i] - e[i]);
+      largest = difference <= largest ? largest : difference;
+      magnitude = std::max(magnitude, std::abs(e[i]));
+    }
+    EXPECT_TRUE(largest <= limit * magnitude) << name << ": " << largest << " of " << magnitude;
+  }
+
+  /// h5py writes texts of variable length, which our archives do not have.
+  static std::string text_attribute(const std::filesystem::path& file, const char* name) {
+    const hid_t root = H5Fopen(file.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    const hid_t attribute = H5Aopen(root, name, H5P_DEFAULT), type = H5Aget_type(attribute);
+    char* text = nullptr;
+    const bool read = attribute >= 0 && H5Tis_variable_str(type) > 0 && H5Aread(attribute, type, &text) >= 0;
+    const std::string value = read ? text : "";
+    H5free_memory(text);
+    H5Tclose(type), H5Aclose(attribute), H5Fclose(root);
+    if (!read) throw std::runtime_error(file.string() + " has no text attribute " + name);
+    return value;
+  }
+
+  void expect_case(const std::filesystem::path& file, DType dtype, double limit) {
+    const std::string kind = text_attribute(file, "kind"), keys = text_attribute(file, "config");
+    Hdf5Reader reader(file, Hdf5Reader::Accept::any);
+    std::map<std::string, Tensor> stored;
+    for (const ArchiveEntry& entry : reader.entries("")) {
+      const Tensor tensor = Tensor::empty(entry.shape, entry.dtype, Device{});
+      reader.tensor(entry.path, tensor, *stream);
+      stored[entry.path] = tensor;
+    }
+    const auto config = make_config(kind, nlohmann::json::parse(keys));
+    const auto layer = find_attention(kind).make(*config, {.model_dim = reader.integer("", "model_dim"),
+                                                           .num_layers = reader.integer("", "num_layers"),
+                                                           .layer_index = reader.integer("", "layer_index"),
+                                                           .init_std = 1,
+                                                           .output_init_std = 1});
+    layer->materialize(dtype, seed, *stream);
+    int64_t num_set = 0;
+    for (const auto& [name, tensor] : stored)
+      if (name.starts_with("param/")) {
+        set(*layer, path_of(name.substr(6)), tensor.to_vector<double>(*stream));
+        num_set += tensor.numel();
+      }
+    ASSERT_EQ(num_set, num_parameters(*layer));
+
+    ctx.recording = true;
+    const Variable x = Variable::leaf(to_dtype(stored.at("input/x"), dtype));
+    const Variable y = run(*layer, x);
+    const Tensor dy = to_dtype(stored.at("grad_output/y"), dtype);
+    backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
+    ctx.recording = false;
+    expect_close("y", y.value(), stored.at("output/y"), limit);
+    expect_close("grad x", x.grad(), stored.at("grad/x"), limit);
+    int64_t num_compared = 0;
+    for (const auto& [name, tensor] : stored)
+      if (name.starts_with("grad/param/")) {
+        expect_close(name, parameter(*layer, path_of(name.substr(11))).gradient->grad, tensor, limit);
+        num_compared += tensor.numel();
+      }
+    EXPECT_EQ(num_compared, num_set);
+  }
+};
+
+}  // namespace headway::testing

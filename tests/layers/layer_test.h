@@ -1,0 +1,150 @@
+// Fixture for attention layers: built from their recipe keys, run in float64 or float32 on the CPU.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/engine.h"
+#include "autograd/gradcheck.h"
+#include "core/backend.h"
+#include "layers/attention/attention_layer.h"
+#include "tests/layers/json_fields.h"
+#include "tests/support/seed.h"
+
+namespace headway::testing {
+
+class LayerTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Stream> stream = cpu_backend().make_stream();
+  const uint32_t seed = fresh_seed();
+  Rng rng{seed};
+  Context ctx{.stream = *stream, .rng = rng};
+  RopeTables rope_tables;
+
+  std::unique_ptr<AttentionConfig> make_config(std::string_view kind, const nlohmann::json& keys) {
+    auto config = find_attention(kind).make_config();
+    JsonFields fields(keys);
+    config->describe(fields);
+    fields.check_all_used();
+    return config;
+  }
+  /// Not materialised.
+  std::unique_ptr<AttentionLayer> declare(std::string_view kind, int64_t model_dim,
+                                          const nlohmann::json& keys) {
+    const ModelShape shape{
+        .model_dim = model_dim, .num_layers = 2, .layer_index = 0, .init_std = 0.5, .output_init_std = 0.5};
+    return find_attention(kind).make(*make_config(kind, keys), shape);
+  }
+  std::unique_ptr<AttentionLayer> make(std::string_view kind, int64_t model_dim, const nlohmann::json& keys,
+                                       DType dtype = DType::f64) {
+    auto layer = declare(kind, model_dim, keys);
+    layer->materialize(dtype, seed, *stream);
+    return layer;
+  }
+  static Parameter& parameter(AttentionLayer& layer, const std::string& path) {
+    Parameter* found = nullptr;
+    layer.visit("", [&](const std::string& name, Parameter& p) {
+      if (name == path) found = &p;
+    });
+    if (!found) throw std::runtime_error("the layer has no parameter " + path);
+    return *found;
+  }
+  static void set(AttentionLayer& layer, const std::string& path, const std::vector<double>& values) {
+    const Tensor& value = parameter(layer, path).value;
+    ASSERT_EQ(value.numel(), static_cast<int64_t>(values.size())) << path;
+    dispatch<double, float>(value.dtype(), "set", [&]<class T>() {
+      std::transform(values.begin(), values.end(), value.data<T>(),
+                     [](double x) { return static_cast<T>(x); });
+    });
+  }
+  void set_random(AttentionLayer& layer, const std::string& path, double scale = 1, double center = 0) {
+    std::vector<double> values =
+        random_values<double>(parameter(layer, path).value.numel(), seed, next_++, scale);
+    for (double& value : values) value += center;
+    set(layer, path, values);
+  }
+  static int64_t num_parameters(AttentionLayer& layer) {
+    int64_t total = 0;
+    layer.visit("", [&](const std::string&, Parameter& p) { total += p.shape.numel(); });
+    return total;
+  }
+  Tensor random(const Shape& shape, double scale = 1) {
+    return Tensor::from<double>(random_values<double>(shape.numel(), seed, next_++, scale), shape, *stream);
+  }
+
+  Variable run(AttentionLayer& layer, const Variable& x, AttentionState* state = nullptr,
+               int64_t offset = 0) {
+    return layer.forward(ctx, x, {.offset = offset, .count = x.size(1), .tables = &rope_tables}, state);
+  }
+  Tensor run(AttentionLayer& layer, const Tensor& x) { return run(layer, Variable(x)).value(); }
+
+  void expect_near(const Tensor& actual, const Tensor& expected, double limit) {
+    ASSERT_EQ(actual.shape(), expected.shape());
+    double largest = 0, magnitude = 0;
+    for (int64_t i = 0; i < actual.numel(); ++i) {
+      const double e = expected.data<double>()[i], difference = std::abs(actual.data<double>()[i] - e);
+      largest = difference <= largest ? largest : difference;  // keeps a NaN
+      magnitude = std::max(magnitude, std::abs(e));
+    }
+    EXPECT_TRUE(largest <= limit * magnitude) << "largest difference " << largest << " of " << magnitude;
+  }
+
+  /// Outputs before a changed token keep their bits; the token's own output changes.
+  void expect_causal(AttentionLayer& layer, int64_t model_dim, int64_t length) {
+    const Tensor x = random({2, length, model_dim});
+    const Tensor before = run(layer, x);
+    for (const int64_t t : {int64_t{0}, length / 2, length - 1}) {
+      const Tensor changed = x.clone(*stream);
+      for (int64_t d = 0; d < model_dim; ++d) changed.data<double>()[t * model_dim + d] += 1;
+      const Tensor after = run(layer, changed);
+      const size_t row = static_cast<size_t>(model_dim) * sizeof(double);
+      EXPECT_EQ(std::memcmp(before.raw(), after.raw(), static_cast<size_t>(t) * row), 0) << "token " << t;
+      EXPECT_NE(std::memcmp(before.data<double>() + t * model_dim, after.data<double>() + t * model_dim, row),
+                0);
+      const size_t other = static_cast<size_t>(length) * row;  // the second sequence
+      EXPECT_EQ(std::memcmp(before.data<double>() + length * model_dim,
+                            after.data<double>() + length * model_dim, other),
+                0);
+    }
+  }
+  /// Segments of several lengths through a state give what one pass gives.
+  void expect_decoding_equals_one_pass(AttentionLayer& layer, int64_t model_dim) {
+    const std::vector<int64_t> segments{3, 1, 1, 5, 1, 2, 1};
+    int64_t length = 0;
+    for (const int64_t count : segments) length += count;
+    const Tensor x = random({1, length, model_dim});
+    const Tensor expected = run(layer, x);
+    const auto state = layer.make_state(1, length, DType::f64, Device{});
+    int64_t begin = 0;
+    for (const int64_t count : segments) {
+      const Variable y = run(layer, Variable(x.slice(1, begin, begin + count)), state.get(), begin);
+      SCOPED_TRACE("from token " + std::to_string(begin));
+      expect_near(y.value(), expected.slice(1, begin, begin + count), 1e-12);
+      begin += count;
+    }
+  }
+  void expect_gradients(AttentionLayer& layer, const Tensor& x, double limit) {
+    std::vector<Variable> leaves{Variable::leaf(x)};
+    layer.visit("", [&](const std::string&, Parameter& p) { leaves.push_back(p.variable()); });
+    const GradCheck check =
+        gradcheck(ctx,
+                  [&](Context& c) {
+                    return std::vector{layer.forward(
+                        c, leaves[0], {.offset = 0, .count = x.size(1), .tables = &rope_tables}, nullptr)};
+                  },
+                  leaves, {.elements_per_leaf = 40});
+    EXPECT_TRUE(check.error <= limit) << "error " << check.error << ": " << check.worst;
+  }
+
+ private:
+  uint32_t next_ = 0;
+  ::testing::ScopedTrace trace_{__FILE__, __LINE__, "HEADWAY_TEST_SEED=" + std::to_string(seed)};
+};
+
+}  // namespace headway::testing
