@@ -8,17 +8,17 @@
 namespace headway {
 
 /// Rows of one sequence: those from token 0 on, and before them `num_before` rows of history. All others are
-/// zero, and so is a history without memory.
+/// zero, and so is a history without memory. T is const for rows to read.
 template <class T>
 struct CausalRows {
-  const T* rows = nullptr;
+  T* rows = nullptr;
   int64_t stride = 0;
-  const T* before = nullptr;
+  T* before = nullptr;
   int64_t before_stride = 0;
   int64_t num_before = 0;
 
   /// Null where the row is zero. t must lie before the end of the sequence.
-  const T* row(int64_t t) const {
+  T* row(int64_t t) const {
     if (t >= 0) return rows + t * stride;
     return before && t >= -num_before ? before + (num_before + t) * before_stride : nullptr;
   }
@@ -33,7 +33,7 @@ void pack_taps(const T* weight, int64_t C, int64_t K, T* taps) {
 
 /// y[t] for first <= t < end; y points at row `first`. bias may be null.
 template <class T>
-void causal_conv_forward(const CausalRows<T>& x, const T* taps, const T* bias, int64_t C, int64_t K,
+void causal_conv_forward(const CausalRows<const T>& x, const T* taps, const T* bias, int64_t C, int64_t K,
                          int64_t first, int64_t end, T* y, int64_t y_stride) {
   for (int64_t t = first; t < end; ++t, y += y_stride) {
     if (bias)
@@ -50,12 +50,12 @@ void causal_conv_forward(const CausalRows<T>& x, const T* taps, const T* bias, i
   }
 }
 
-/// From dy of the rows first <= t < end: adds dtaps and dbias (may be null), and to dx the gradient of the
-/// rows from dx_first on. dy points at row `first`, dx at row `dx_first`.
+/// From dy of the rows first <= t < end: adds to dtaps, dbias (may be null) and those rows of dx that have
+/// memory. dy points at row `first`.
 template <class T>
-void causal_conv_backward(const CausalRows<T>& x, const T* taps, int64_t C, int64_t K, int64_t first,
-                          int64_t end, const T* dy, int64_t dy_stride, T* dtaps, T* dbias, int64_t dx_first,
-                          T* dx, int64_t dx_stride) {
+void causal_conv_backward(const CausalRows<const T>& x, const T* taps, int64_t C, int64_t K, int64_t first,
+                          int64_t end, const T* dy, int64_t dy_stride, T* dtaps, T* dbias,
+                          const CausalRows<T>& dx) {
   for (int64_t t = first; t < end; ++t, dy += dy_stride) {
     if (dbias) {
 #pragma omp simd
@@ -68,11 +68,11 @@ void causal_conv_backward(const CausalRows<T>& x, const T* taps, int64_t C, int6
 #pragma omp simd
         for (int64_t c = 0; c < C; ++c) dtap[c] += dy[c] * from[c];
       }
-      if (source < dx_first) continue;
-      T* const to = dx + (source - dx_first) * dx_stride;
-      const T* const tap = taps + j * C;
+      if (T* const to = dx.row(source)) {
+        const T* const tap = taps + j * C;
 #pragma omp simd
-      for (int64_t c = 0; c < C; ++c) to[c] += tap[c] * dy[c];
+        for (int64_t c = 0; c < C; ++c) to[c] += tap[c] * dy[c];
+      }
     }
   }
 }

@@ -104,7 +104,7 @@ struct Workspace {
 };
 
 template <class T>
-CausalRows<T> rows_of_head(const CcaPrologueInputs<T>& in, const Sizes<T>& s, int64_t b, int64_t head) {
+CausalRows<const T> rows_of_head(const CcaPrologueInputs<T>& in, const Sizes<T>& s, int64_t b, int64_t head) {
   const bool is_query = head < s.H;
   const View<const T, 4>& x = is_query ? in.query : in.key;
   const View<const T, 4>& history = is_query ? in.query_history : in.key_history;
@@ -314,10 +314,11 @@ class GroupBackward {
         rows + static_cast<int>(s_.halo), width, static_cast<int>(s_.taps_b) * width,
         TileOperand<T>{du2(n, -s_.halo), s_.padded, 1}, weights_.mix_back + head * weights_.mix_size(s_),
         s_.padded, work_.du1, s_.padded);
-    const View<T, 4>& dx = n < s_.group ? args_.dquery : args_.dkey;
+    const int64_t dx_stride = n < s_.group ? args_.dquery.stride[1] : args_.dkey.stride[1];
     causal_conv_backward(rows_of_head(in_, s_, b_, head), weights_.taps + head * s_.taps_a * s_.Dh, s_.Dh,
                          s_.taps_a, -s_.halo, s_.length, work_.du1, s_.padded,
-                         work_.dtaps + n * s_.taps_a * s_.Dh, dconv_a_bias, 0, dinput(n, 0), dx.stride[1]);
+                         work_.dtaps + n * s_.taps_a * s_.Dh, dconv_a_bias,
+                         CausalRows<T>{.rows = dinput(n, 0), .stride = dx_stride});
   }
 
   const CcaPrologueBackward<T>& args_;

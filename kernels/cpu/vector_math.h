@@ -49,4 +49,60 @@ inline float vector_exp(float x) {
 
 inline double vector_exp(double x) { return std::exp(x); }
 
+/// Natural logarithm of a positive normal number, to 2 units in the last place.
+inline float vector_log(float x) {
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  constexpr int32_t kHalfSquareRoot = 0x3f3504f3;  // the bits of sqrt(1/2)
+  const int32_t bits = std::bit_cast<int32_t>(x);
+  const int32_t power = (bits - kHalfSquareRoot) >> 23;
+  const float r = std::bit_cast<float>(bits - (power << 23)) - 1.0f;  // x = 2^power (1 + r)
+  const float n = static_cast<float>(power), square = r * r;
+  // Minimax polynomial of (log(1 + r) - r + r^2 / 2) / r^3 (Cephes, logf).
+  float p = 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  return (p * r * square + n * kLn2Low - 0.5f * square) + r + n * kLn2High;
+}
+inline double vector_log(double x) { return std::log(x); }
+
+/// To 4 units in the last place.
+inline float vector_tanh(float x) {
+  const float magnitude = std::abs(x), square = x * x;
+  // Minimax polynomial of (tanh x - x) / x^3 on |x| <= 0.625 (Cephes, tanhf).
+  float p = -5.70498872745e-3f;
+  p = p * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  const float small = p * square * x + x;
+  const float e = vector_exp(-2.0f * magnitude);
+  const float large = std::copysign((1.0f - e) / (1.0f + e), x);
+  return magnitude < 0.625f ? small : large;
+}
+inline double vector_tanh(double x) { return std::tanh(x); }
+
+/// Sine and cosine of |x| <= pi/4, to 2 units in the last place.
+inline float vector_sin_small(float x) {
+  const float square = x * x;
+  float p = -1.9515295891e-4f;  // Cephes, sinf
+  p = p * square + 8.3321608736e-3f;
+  p = p * square - 1.6666654611e-1f;
+  return p * square * x + x;
+}
+inline float vector_cos_small(float x) {
+  const float square = x * x;
+  float p = 2.443315711809948e-5f;  // Cephes, cosf
+  p = p * square - 1.388731625493765e-3f;
+  p = p * square + 4.166664568298827e-2f;
+  return p * square * square - 0.5f * square + 1.0f;
+}
+inline double vector_sin_small(double x) { return std::sin(x); }
+inline double vector_cos_small(double x) { return std::cos(x); }
+
 }  // namespace headway
