@@ -1,0 +1,46 @@
+// Causal linear attention with a recurrent state (equations in kernels/ops/linear_attention.h).
+//
+//   const auto [o, state] = linear_attention(ctx, {.q = fq, .k = fk, .v = v}, {.normalise = true, .eps =
+//   1e-6});
+#pragma once
+
+#include <array>
+
+#include "autograd/apply.h"
+
+namespace headway {
+
+struct LinearAttention {
+  static constexpr const char* name = "linear_attention";
+  struct Config {
+    bool normalise = false;
+    double eps = 0;  // added to the sum of the weights
+  };
+  struct Saved {
+    Tensor q, k, v, norm_q, norm_k, state, slope;
+    Tensor o, denominator;
+    Config config;
+    auto tensors() const { return std::tie(q, k, v, norm_q, norm_k, state, slope, o, denominator); }
+  };
+  /// Outputs o [B,T,H,V] and the state after the last token.
+  static std::array<Tensor, 2> forward(Context&, Saved*, const Config&, const Tensor& q, const Tensor& k,
+                                       const Tensor& v, const Tensor& norm_q, const Tensor& norm_k,
+                                       const Tensor& state, const Tensor& slope);
+  static Grads<7> backward(Context&, const Saved&, const Grads<2>& dy, const Needs<7>&);
+};
+
+/// q, k and the optional features of the normaliser [B,T,H,F], v [B,T,H,V], slope [H] (absent: no decay; a
+/// constant), state [B,H,F,V], or [B,H,F,V+1] with a normaliser, in the accumulator's dtype (absent: zero).
+struct LinearInputs {
+  Variable q, k, v;
+  Variable norm_q = {}, norm_k = {}, state = {};
+  Tensor slope = {};
+};
+
+/// {o [B,T,H,V], state after the last token}
+inline std::array<Variable, 2> linear_attention(Context& ctx, const LinearInputs& in,
+                                                const LinearAttention::Config& config) {
+  return apply<LinearAttention>(ctx, config, in.q, in.k, in.v, in.norm_q, in.norm_k, in.state, in.slope);
+}
+
+}  // namespace headway

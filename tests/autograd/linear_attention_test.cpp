@@ -1,0 +1,192 @@
+// Linear attention: against its quadratic definition, against central differences, and in segments.
+#include "autograd/ops/linear_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "autograd/gradcheck.h"
+#include "core/backend.h"
+#include "tests/support/seed.h"
+
+namespace headway {
+namespace {
+
+struct Case {
+  int64_t B, T, H, F, V;
+  bool decay = false, normalise = false, apart = false, state = false;
+};
+
+class LinearAttentionTest : public testing::Test {
+ protected:
+  std::unique_ptr<Stream> stream = cpu_backend().make_stream();
+  const uint32_t seed = fresh_seed();
+  Rng rng{seed};
+  Context ctx{.stream = *stream, .rng = rng};
+
+  Variable leaf(const Shape& shape, bool positive) {
+    std::vector<double> values = random_values<double>(shape.numel(), seed, next_++);
+    if (positive)
+      for (double& value : values) value = std::abs(value) + 0.1;
+    return Variable::leaf(Tensor::from<double>(values, shape, *stream));
+  }
+  /// With a normaliser, features are positive, so that no denominator is near zero.
+  LinearInputs inputs(const Case& c) {
+    const Shape features{c.B, c.T, c.H, c.F};
+    LinearInputs in{.q = leaf(features, c.normalise),
+                    .k = leaf(features, c.normalise),
+                    .v = leaf({c.B, c.T, c.H, c.V}, false)};
+    if (c.apart) in.norm_q = leaf(features, true), in.norm_k = leaf(features, true);
+    if (c.state) in.state = leaf({c.B, c.H, c.F, c.V + (c.normalise ? 1 : 0)}, c.normalise);
+    if (c.decay) {
+      std::vector<double> slopes;
+      for (int64_t h = 0; h < c.H; ++h) slopes.push_back(0.05 + 0.3 * static_cast<double>(h));
+      in.slope = Tensor::from<double>(slopes, {c.H}, *stream);
+    }
+    return in;
+  }
+  static std::vector<Variable> leaves(const LinearInputs& in) {
+    std::vector<Variable> all{in.q, in.k, in.v};
+    for (const Variable& input : {in.norm_q, in.norm_k, in.state})
+      if (input.defined()) all.push_back(input);
+    return all;
+  }
+
+ private:
+  uint32_t next_ = 0;
+  testing::ScopedTrace trace_{__FILE__, __LINE__, "HEADWAY_TEST_SEED=" + std::to_string(seed)};
+};
+
+// Chunks hold 64 tokens: one short chunk, exactly one, and several with a rest.
+const Case kCases[] = {
+    {.B = 1, .T = 1, .H = 1, .F = 1, .V = 1},
+    {.B = 2, .T = 7, .H = 2, .F = 5, .V = 3, .decay = true, .state = true},
+    {.B = 1, .T = 64, .H = 1, .F = 4, .V = 9, .normalise = true},
+    {.B = 2,
+     .T = 65,
+     .H = 2,
+     .F = 17,
+     .V = 2,
+     .decay = true,
+     .normalise = true,
+     .apart = true,
+     .state = true},
+    {.B = 1, .T = 150, .H = 1, .F = 3, .V = 4, .normalise = true, .apart = true},
+    {.B = 1, .T = 200, .H = 2, .F = 2, .V = 8, .decay = true, .normalise = true, .state = true},
+};
+LinearAttention::Config config_of(const Case& c) { return {.normalise = c.normalise, .eps = 1e-3}; }
+
+TEST_F(LinearAttentionTest, EqualsItsQuadraticForm) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE("T " + std::to_string(c.T));
+    const LinearInputs in = inputs(c);
+    const Tensor o = linear_attention(ctx, in, config_of(c))[0].value();
+    const auto at = [&](const Variable& x, int64_t b, int64_t t, int64_t h, int64_t i) {
+      return x.value().data<double>()[((b * c.T + t) * c.H + h) * x.size(3) + i];
+    };
+    const auto state_at = [&](int64_t b, int64_t h, int64_t f, int64_t i) {
+      return in.state.value().data<double>()[((b * c.H + h) * c.F + f) * in.state.size(3) + i];
+    };
+    const Variable norm_q = c.apart ? in.norm_q : in.q, norm_k = c.apart ? in.norm_k : in.k;
+    for (int64_t b = 0; b < c.B; ++b)
+      for (int64_t h = 0; h < c.H; ++h)
+        for (int64_t t = 0; t < c.T; ++t) {
+          const double slope = c.decay ? in.slope.data<double>()[h] : 0;
+          std::vector<double> sum(static_cast<size_t>(c.V));
+          double denominator = 1e-3;
+          const auto add = [&](double decay, auto&& key, auto&& norm_key, auto&& value) {
+            double score = 0, weight = 0;
+            for (int64_t f = 0; f < c.F; ++f) {
+              score += at(in.q, b, t, h, f) * key(f);
+              weight += at(norm_q, b, t, h, f) * norm_key(f);
+            }
+            for (int64_t i = 0; i < c.V; ++i) sum[i] += decay * score * value(i);
+            denominator += decay * weight;
+          };
+          for (int64_t j = 0; j <= t; ++j)
+            add(
+                std::exp(-slope * static_cast<double>(t - j)),
+                [&](int64_t f) { return at(in.k, b, j, h, f); },
+                [&](int64_t f) { return at(norm_k, b, j, h, f); },
+                [&](int64_t i) { return at(in.v, b, j, h, i); });
+          if (c.state) {
+            const double decay = std::exp(-slope * static_cast<double>(t + 1));
+            for (int64_t f = 0; f < c.F; ++f) {
+              for (int64_t i = 0; i < c.V; ++i) sum[i] += decay * at(in.q, b, t, h, f) * state_at(b, h, f, i);
+              if (c.normalise) denominator += decay * at(norm_q, b, t, h, f) * state_at(b, h, f, c.V);
+            }
+          }
+          for (int64_t i = 0; i < c.V; ++i) {
+            const double expected = c.normalise ? sum[i] / denominator : sum[i];
+            const double actual = o.data<double>()[((b * c.T + t) * c.H + h) * c.V + i];
+            ASSERT_TRUE(std::abs(actual - expected) <= 1e-11 * (1 + std::abs(expected)))
+                << "b " << b << " h " << h << " t " << t << ": " << actual << " for " << expected;
+          }
+        }
+  }
+}
+
+TEST_F(LinearAttentionTest, Gradients) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE("T " + std::to_string(c.T));
+    const LinearInputs in = inputs(c);
+    const auto both = [&](Context& context) {
+      const auto [o, state] = linear_attention(context, in, config_of(c));
+      return std::vector{o, state};
+    };
+    const auto check = [&](const CheckedFunction& function) {
+      const GradCheck result = gradcheck(ctx, function, leaves(in), {.elements_per_leaf = 30});
+      // Sums over up to 200 tokens leave as many roundings in the difference quotient.
+      EXPECT_TRUE(result.error <= 1e-8) << "error " << result.error << ": " << result.worst;
+    };
+    check(both);
+    check([&](Context& context) { return std::vector{both(context)[0]}; });
+  }
+}
+
+TEST_F(LinearAttentionTest, SegmentsCarryTheState) {
+  for (Case c : kCases) {
+    SCOPED_TRACE("T " + std::to_string(c.T));
+    c.B = 1;
+    const LinearInputs in = inputs(c);
+    const auto whole = linear_attention(ctx, in, config_of(c));
+    const auto part = [&](const Variable& x, int64_t begin, int64_t end) {
+      return x.defined() ? Variable(x.value().slice(1, begin, end)) : Variable();
+    };
+    Variable state = in.state;
+    for (int64_t begin = 0; begin < c.T;) {
+      const int64_t end = std::min(c.T, begin + (begin % 3 == 0 ? 1 : 70));
+      const auto [o, next] = linear_attention(ctx,
+                                              {.q = part(in.q, begin, end),
+                                               .k = part(in.k, begin, end),
+                                               .v = part(in.v, begin, end),
+                                               .norm_q = part(in.norm_q, begin, end),
+                                               .norm_k = part(in.norm_k, begin, end),
+                                               .state = state,
+                                               .slope = in.slope},
+                                              config_of(c));
+      const Tensor expected = whole[0].value().slice(1, begin, end);
+      for (int64_t i = 0; i < expected.numel(); ++i)
+        ASSERT_NEAR(o.value().data<double>()[i], expected.data<double>()[i],
+                    1e-11 * (1 + std::abs(expected.data<double>()[i])));
+      state = next;
+      begin = end;
+    }
+    for (int64_t i = 0; i < state.value().numel(); ++i) {
+      const double expected = whole[1].value().data<double>()[i];
+      ASSERT_NEAR(state.value().data<double>()[i], expected, 1e-11 * (1 + std::abs(expected)));
+    }
+  }
+}
+
+TEST_F(LinearAttentionTest, RefusesAStateOfAnotherWidth) {
+  LinearInputs in = inputs({.B = 1, .T = 2, .H = 1, .F = 2, .V = 2, .normalise = true, .state = true});
+  EXPECT_THROW(linear_attention(ctx, in, {.normalise = false}), ShapeError);
+  in.norm_q = in.q;
+  EXPECT_THROW(linear_attention(ctx, in, {.normalise = true}), ShapeError);
+}
+
+}  // namespace
+}  // namespace headway
