@@ -43,9 +43,9 @@ class KernelTest : public ::testing::Test {
   Tensor tensor(const std::vector<T>& values, const Shape& shape) {
     return Tensor::from<T>(values, shape, *stream);
   }
-  /// reference(S{}) returns the values that the outputs must have, computed in S.
+  /// reference(S{}) returns the values that the outputs must have, computed in S; terms as in within().
   template <class Reference>
-  void expect_close(const std::vector<const Output*>& outputs, const Reference& reference) {
+  void expect_close(const std::vector<const Output*>& outputs, const Reference& reference, double terms = 0) {
     const Values<float> yardstick = reference(float{});
     const Values<double> exact = reference(double{});
     ASSERT_EQ(outputs.size(), exact.size());
@@ -55,7 +55,7 @@ class KernelTest : public ::testing::Test {
       ASSERT_EQ(actual.size(), exact[i].size()) << name;
       const auto error = testing::error_of<float, double>(actual, exact[i]);
       const auto allowed = testing::error_of<float, double>(yardstick[i], exact[i]);
-      EXPECT_TRUE(testing::within<float>(error, allowed))
+      EXPECT_TRUE(testing::within<float>(error, allowed, terms))
           << name << ": largest error " << error.largest << ", rms " << error.rms << "; plain float code has "
           << allowed.largest << ", rms " << allowed.rms;
       outputs[i]->expect_untouched_margins(name.c_str());

@@ -34,12 +34,15 @@ Error error_of(std::span<const T> values, std::span<const R> reference) {
 }
 
 /// Whether the error is at most twice the yardstick's plus a floor of a few units in the last place of T,
-/// for sums that happen to be exact in the yardstick.
+/// for sums that happen to be exact in the yardstick. terms: size of what is summed up, where terms may
+/// cancel.
 template <class T>
-bool within(const Error& error, const Error& yardstick) {
+bool within(const Error& error, const Error& yardstick, double terms = 0) {
   const double floor = 16 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  return error.largest <= 2 * yardstick.largest + floor * yardstick.magnitude &&
-         error.rms <= 2 * yardstick.rms + floor;
+  const double magnitude = std::max(yardstick.magnitude, terms);
+  const double cancellation = yardstick.magnitude > 0 ? magnitude / yardstick.magnitude : 1;
+  return error.largest <= 2 * yardstick.largest + floor * magnitude &&
+         error.rms <= 2 * yardstick.rms + floor * cancellation;
 }
 
 }  // namespace headway::testing
