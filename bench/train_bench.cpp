@@ -1,10 +1,10 @@
 // Tokens per second of a whole training step (forward, backward, norm of the gradients, AdamW) on random
-// tokens, where its time goes, and the floor: the time its matrix products alone take in OpenBLAS in the same
-// run.
+// tokens, where its time goes, and on the CPU the floor: the time its matrix products alone take in OpenBLAS
+// in the same run.
 //
 //   OMP_NUM_THREADS=2 build/train_bench bench/gpt2_124m_cpu.toml [section.key=value...]
+//   build/train_bench bench/gpt2_124m_gpu.toml
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include "core/comm/communicator.h"
 #include "core/error.h"
 #include "core/profile.h"
+#include "core/storage.h"
 #include "layers/model.h"
 #include "trainers/grad_reducer.h"
 #include "trainers/optimizer.h"
@@ -29,7 +30,7 @@ class TrainingStep {
  public:
   TrainingStep(const Recipe& recipe, Communicator& comm, Stream& stream)
       : recipe_(recipe), stream_(stream), model_(recipe.model) {
-    model_.materialize(DType::f32, 1, stream);
+    model_.materialize(recipe.train.dtype == "bf16" ? DType::bf16 : DType::f32, 1, stream);
     optimizer_ = std::make_unique<AdamW>(model_, AdamWConfig{}, stream);
     std::vector<Shape> shapes;
     model_.visit("", [&](const std::string&, Parameter& parameter) {
@@ -115,11 +116,12 @@ void measure(const std::string& path, const std::vector<std::string>& overrides,
              bool has_floor) {
   Recipe recipe = load_recipe(path, overrides);
   recipe.resolve(recipe.model.vocab_size);
-  const auto stream = cpu_backend().make_stream();
-  const auto comm = Communicator::create(Device{}, 100);
+  const Device device = Device::parse(recipe.run.device);
+  const auto stream = backend(device).make_stream();
+  const auto comm = Communicator::create(device, 100);
   TrainingStep step(recipe, *comm, *stream);
-  fmt::print("{} parameters, B {}, T {}, fp32, {} threads\n", step.num_parameters(), recipe.train.micro_batch,
-             recipe.data.seq_len, omp_get_max_threads());
+  fmt::print("{}: {} parameters, B {}, T {}, {}\n", backend(device).description(), step.num_parameters(),
+             recipe.train.micro_batch, recipe.data.seq_len, recipe.train.dtype);
 
   constexpr int64_t kWarmup = 2;  // memory is touched for the first time
   for (int64_t i = 0; i < kWarmup; ++i) step.run();
@@ -140,7 +142,11 @@ void measure(const std::string& path, const std::vector<std::string>& overrides,
   const auto tokens = static_cast<double>(step.num_tokens());
   fmt::print("{:.1f} tokens/s, {:.0f} ms a step (median of {}, {:.0f} to {:.0f}), loss {:.4f}\n",
              tokens / median, 1e3 * median, steps, 1e3 * seconds.front(), 1e3 * seconds.back(), loss);
-  if (!has_floor) return;
+  const MemoryStats memory = memory_stats(device);
+  fmt::print("memory: {:.2f} GiB in use at the peak, {:.2f} GiB taken from the device\n",
+             static_cast<double>(memory.peak_in_use_bytes) * 0x1p-30,
+             static_cast<double>(memory.peak_reserved_bytes) * 0x1p-30);
+  if (!has_floor || device.kind != Device::Kind::cpu) return;
   const bench::GemmFloor floor =
       bench::measure_gemm_floor(shape_of(recipe.model), recipe.train.micro_batch, recipe.data.seq_len);
   fmt::print(
@@ -154,7 +160,7 @@ void measure(const std::string& path, const std::vector<std::string>& overrides,
 }  // namespace headway
 
 int main(int argc, char** argv) {
-  CLI::App app{"Speed of a training step on the CPU, and the floor its matrix products set"};
+  CLI::App app{"Speed of a training step; on the CPU also the floor its matrix products set"};
   std::string recipe;
   std::vector<std::string> overrides;
   int64_t steps = 10;

@@ -29,7 +29,8 @@ class Backend {
 /// The backend of a device; DeviceError with the reason when it is not usable on this machine.
 Backend& backend(Device);
 
-/// Number of usable CUDA devices: 0 where CUDA was not built in or no driver answers.
+/// Number of usable CUDA devices: 0 where CUDA was not built in, no driver answers, or the first GPU is not
+/// of the generation the kernels are compiled for.
 int num_cuda_devices();
 /// The backend of one CUDA device; DeviceError where CUDA is absent.
 Backend& cuda_backend(int index);

@@ -80,7 +80,11 @@ Tensor Model::next_logits(Context& ctx, const Tensor& tokens, DecodeState& state
   for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i]->forward(ctx, x, where, state.layers[i].get());
   state.num_tokens += count;
   const Variable last = norm_.forward(ctx, Variable(last_token(x.value(), ctx.stream)));
-  return apply<Linear>(ctx, {}, last, head().variable(), Variable()).value();
+  const Tensor& weight = head().compute;
+  const Tensor logits =
+      Tensor::empty({last.size(0), weight.size(0)}, accumulator_of(weight.dtype()), ctx.device());
+  multiply({.a = last.value(), .b = weight.transpose(0, 1), .c = logits}, ctx.stream);
+  return logits;
 }
 
 int64_t Model::num_parameters() {

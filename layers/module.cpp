@@ -1,5 +1,6 @@
 #include "layers/module.h"
 
+#include "autograd/ops/round.h"
 #include "core/tensor.h"
 
 namespace headway {
@@ -50,9 +51,16 @@ void Module::materialize(DType dtype, uint64_t seed, Stream& stream) {
       parameter.value = Tensor::from<T>(initial_values<T>(parameter, key), parameter.shape, stream);
     });
     parameter.compute = parameter.value;
-    if (dtype == DType::bf16)
+    if (dtype == DType::bf16 && parameter.shape.rank() > 1)
       parameter.compute = Tensor::empty(parameter.shape, DType::bf16, stream.device());
     parameter.gradient->dtype = accumulator_of(dtype);
+  });
+  round_weights(stream);
+}
+
+void Module::round_weights(Stream& stream) {
+  visit("", [&](const std::string&, Parameter& parameter) {
+    if (parameter.is_rounded()) round_to(parameter.compute, parameter.value, stream);
   });
 }
 

@@ -28,8 +28,10 @@ class Module {
   void visit_modules(std::string_view prefix, const std::function<void(const std::string& path, Module&)>&);
 
   /// Allocates every parameter and fills it from (seed, path): the same numbers on any number of ranks.
-  /// dtype f32 or f64: values in it. bf16: values in f32, beside a bf16 copy for the kernels.
+  /// dtype f32 or f64: values in it. bf16: values in f32, beside bf16 copies of matrices for the kernels.
   void materialize(DType dtype, uint64_t seed, Stream&);
+  /// Makes the bf16 copies follow values that were changed from outside (a checkpoint was loaded).
+  void round_weights(Stream&);
 
   /// Buffers that belong to the state but are not parameters (running averages).
   virtual void save_buffers(ArchiveWriter&, std::string_view /*prefix*/) const {}

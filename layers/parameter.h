@@ -28,9 +28,10 @@ struct Parameter {
   bool decay = false;  // weight decay applies: matrices, not vectors
 
   Tensor value;    // fp32 (fp64 in gradient checks); undefined until the model is materialised
-  Tensor compute;  // what operations read: value itself, or its bf16 copy
+  Tensor compute;  // what operations read: value itself, or for matrices of a bf16 model a copy in bf16
   std::shared_ptr<GradBuffer> gradient = std::make_shared<GradBuffer>();
 
+  bool is_rounded() const { return compute.dtype() == DType::bf16; }
   /// The leaf that operations take as input.
   Variable variable() const { return Variable::leaf(compute, gradient); }
 };

@@ -22,6 +22,9 @@ void AdamW::step(int64_t step, double learning_rate, double grad_scale, Stream& 
                             .m = flat<T>(slot.m, "m"),
                             .v = flat<T>(slot.v, "v"),
                             .grad = flat<const T>(slot.parameter->gradient->grad, "grad"),
+                            .rounded = slot.parameter->is_rounded()
+                                           ? flat<bf16>(slot.parameter->compute, "compute")
+                                           : View<bf16, 1>(),
                             .grad_scale = grad_scale,
                             .lr = learning_rate,
                             .beta1 = config_.beta1,

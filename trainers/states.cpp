@@ -31,6 +31,7 @@ void ModelState::load(ArchiveReader& archive, std::string_view prefix, Stream& s
   model_.visit(prefix, [&](const std::string& path, Parameter& parameter) {
     archive.tensor(path, parameter.value, stream);
   });
+  model_.round_weights(stream);
   model_.visit_modules(
       prefix, [&](const std::string& path, Module& module) { module.load_buffers(archive, path, stream); });
 }

@@ -26,6 +26,7 @@ void adamw_update(const AdamWUpdate<T>& args, Stream&) {
     v[i] += mix2 * (g * g - v[i]);
     p[i] = keep * p[i] - lr * (m[i] * inverse1) / (std::sqrt(v[i] * inverse2) + eps);
   }
+  for (int64_t i = 0; args.rounded && i < n; ++i) args.rounded.data[i] = bf16(static_cast<float>(p[i]));
 }
 
 template <class T>

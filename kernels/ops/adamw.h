@@ -16,12 +16,14 @@ struct AdamWUpdate {
 
   View<T, 1> p, m, v;
   View<const T, 1> grad;
+  View<bf16, 1> rounded = {};  // optional: receives p as the kernels of a bf16 model read it
   double grad_scale = 1, lr = 0, beta1 = 0, beta2 = 0, eps = 0, decay = 0;
   double correction1 = 1, correction2 = 1;
 
   void check() const {
-    HEADWAY_CHECK(p.size[0] == grad.size[0] && m.size[0] == p.size[0] && v.size[0] == p.size[0], ShapeError,
-                  "adamw: sizes differ");
+    HEADWAY_CHECK(p.size[0] == grad.size[0] && m.size[0] == p.size[0] && v.size[0] == p.size[0] &&
+                      (!rounded || rounded.size[0] == p.size[0]),
+                  ShapeError, "adamw: sizes differ");
   }
 };
 

@@ -28,7 +28,8 @@ class MatmulTest : public KernelTest {
   }
 };
 
-// The factors are standard normal numbers, and an element of a small product may be far smaller than its terms.
+// The factors are standard normal numbers, and an element of a small product may be far smaller than its
+// terms.
 constexpr double kTerms = 1;
 
 TEST_F(MatmulTest, AllTransposesAndOddSizes) {

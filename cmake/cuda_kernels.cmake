@@ -1,0 +1,20 @@
+# The CUDA backend's kernels. `cuda_attention_units` holds the units written for the softmax variants.
+add_library(headway_kernels_cuda OBJECT
+  kernels/cuda/activation.cu
+  kernels/cuda/adamw.cu
+  kernels/cuda/column_sum.cu
+  kernels/cuda/cross_entropy.cu
+  kernels/cuda/elementwise.cu
+  kernels/cuda/embedding.cu
+  kernels/cuda/matmul.cpp
+  kernels/cuda/merge_attention.cu
+  kernels/cuda/norm.cu
+  kernels/cuda/rope.cu
+  kernels/cuda/round.cu
+  ${cuda_attention_units}
+)
+target_link_libraries(headway_kernels_cuda PUBLIC headway_core PRIVATE CUDA::cudart_static CUDA::cublasLt)
+target_compile_options(headway_kernels_cuda PRIVATE
+  # 554: a false alarm about conversions that a requires clause rules out
+  $<$<COMPILE_LANGUAGE:CUDA>:--diag-suppress=554;--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${HEADWAY_WERROR}>>:-Werror=all-warnings>)

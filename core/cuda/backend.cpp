@@ -1,0 +1,131 @@
+// NVIDIA GPUs through the CUDA runtime. One stream per Stream, not synchronised with the default one.
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/backend.h"
+#include "core/cuda/check.h"
+#include "core/stream.h"
+
+namespace headway {
+namespace {
+
+// The attention kernels use instructions that only this generation has (wgmma, bulk tensor copies).
+constexpr int kComputeMajor = 9;
+
+class CudaEvent final : public Event {
+ public:
+  explicit CudaEvent(cudaStream_t stream) {
+    check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event");
+    check_cuda(cudaEventRecord(event_, stream), "recording an event");
+  }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  bool is_complete() const override {
+    const cudaError_t status = cudaEventQuery(event_);
+    if (status == cudaErrorNotReady) return false;
+    check_cuda(status, "asking for an event");
+    return true;
+  }
+  void synchronize() const override { check_cuda(cudaEventSynchronize(event_), "waiting for an event"); }
+  cudaEvent_t native() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(Device device) : Stream(device) {
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  }
+  ~CudaStream() override { cudaStreamDestroy(stream_); }
+  void synchronize() override { check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+  std::shared_ptr<Event> record() override { return std::make_shared<CudaEvent>(stream_); }
+  void wait(const Event& event) override {
+    check_cuda(cudaStreamWaitEvent(stream_, static_cast<const CudaEvent&>(event).native(), 0),
+               "waiting for an event");
+  }
+  CUstream_st* native() const override { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int index) : device_{Device::Kind::cuda, index} {
+    use();
+    cudaDeviceProp properties = {};
+    check_cuda(cudaGetDeviceProperties(&properties, index), "reading the GPU's properties");
+    HEADWAY_CHECK(properties.major == kComputeMajor, DeviceError,
+                  fmt::format("{} has compute capability {}.{}: this build needs {}.0 (Hopper); use device = "
+                              "\"cpu\"",
+                              properties.name, properties.major, properties.minor, kComputeMajor));
+    description_ =
+        fmt::format("{}, {:.0f} GiB, {} multiprocessors", properties.name,
+                    static_cast<double>(properties.totalGlobalMem) * 0x1p-30, properties.multiProcessorCount);
+  }
+
+  void* allocate(size_t bytes) override {
+    use();
+    void* memory = nullptr;
+    const cudaError_t status = cudaMalloc(&memory, bytes);
+    if (status != cudaSuccess) cudaGetLastError();  // a failed allocation must not fail the next launch
+    check_cuda(status, "allocating GPU memory");
+    return memory;
+  }
+  void deallocate(void* memory) noexcept override { cudaFree(memory); }
+  void copy(void* to, const void* from, size_t bytes, Stream& stream) override {
+    if (bytes)
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream.native()), "copying memory");
+  }
+  void fill_zero(void* memory, size_t bytes, Stream& stream) override {
+    if (bytes) check_cuda(cudaMemsetAsync(memory, 0, bytes, stream.native()), "clearing memory");
+  }
+  std::unique_ptr<Stream> make_stream() override {
+    use();
+    return std::make_unique<CudaStream>(device_);
+  }
+  std::string description() const override { return description_; }
+
+ private:
+  /// Makes this device the calling thread's.
+  void use() const { check_cuda(cudaSetDevice(device_.index), "choosing the GPU"); }
+
+  Device device_;
+  std::string description_;
+};
+
+}  // namespace
+
+int num_cuda_devices() {
+  int count = 0, major = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return 0;
+  const bool fits = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
+                    major == kComputeMajor;
+  return fits ? count : 0;
+}
+
+Backend& cuda_backend(int index) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  HEADWAY_CHECK(status == cudaSuccess, DeviceError,
+                fmt::format("no GPU is usable: {}; use device = \"cpu\"", cudaGetErrorString(status)));
+  HEADWAY_CHECK(index < count, DeviceError,
+                fmt::format("device cuda:{} does not exist: this machine has {} GPU{}", index, count,
+                            count == 1 ? "" : "s"));
+  static std::mutex mutex;
+  // Never destroyed: storages may outlive main's locals.
+  static auto& backends = *new std::vector<std::unique_ptr<CudaBackend>>();
+  std::lock_guard lock(mutex);
+  if (static_cast<int>(backends.size()) <= index) backends.resize(static_cast<size_t>(index) + 1);
+  auto& backend = backends[static_cast<size_t>(index)];
+  if (!backend) backend = std::make_unique<CudaBackend>(index);
+  return *backend;
+}
+
+}  // namespace headway

@@ -1,0 +1,65 @@
+// What every softmax attention kernel asks about one (query, key) pair, for any variant.
+#pragma once
+
+#include "kernels/attention/plan.h"
+#include "kernels/attention/softmax.h"
+#include "kernels/cuda/launch.cuh"
+
+namespace headway::cuda {
+
+/// Args: SoftmaxForward or SoftmaxBackward.
+template <class V, class Args>
+struct Pairs {
+  const Args& args;
+  TilePlan<V> plan;
+  int batch, head, kv;  // query head, and the key/value head it reads
+
+  __device__ Pairs(const Args& a, int b, int h)
+      : args(a),
+        plan{a.params, static_cast<int>(a.query_offset), static_cast<int>(a.q.size[1]),
+             static_cast<int>(a.k.size[1])},
+        batch(b),
+        head(h),
+        kv(h / static_cast<int>(a.q.size[2] / a.k.size[2])) {}
+
+  /// Whether query row t is computed at all.
+  __device__ bool computes(int t) const {
+    if constexpr (has(V::slots, Slots::row_index)) {
+      const auto& index = args.slots.row_index;
+      for (int64_t low = 0, high = index.size[2]; low < high;) {
+        const int64_t middle = (low + high) / 2;
+        const int row = index(batch, head, middle);
+        if (row == t) return true;
+        if (row >= 0 && row < t)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      return false;
+    }
+    return true;
+  }
+  __device__ bool sees(int t, int j) const {
+    if constexpr (has(V::slots, Slots::key_end))
+      if (plan.query_offset + t >= args.slots.key_end(batch, kv, j)) return false;
+    return plan.sees(t, j);
+  }
+  __device__ Coord at(int t, int j) const { return {batch, head, plan.query_offset + t, j}; }
+  /// The softmax's input from the scaled score.
+  __device__ float logit(float raw, int t, int j) const {
+    float x = V::score(args.params, raw, at(t, j));
+    if constexpr (has(V::slots, Slots::key_bias)) x += args.slots.key_bias(batch, kv, j);
+    return x;
+  }
+  __device__ float slope(float raw, int t, int j) const { return score_slope<V>(args.params, raw, at(t, j)); }
+  __device__ float row_scale(int t) const {
+    if constexpr (has(V::slots, Slots::row_scale)) return args.slots.row_scale(batch, head, t);
+    return 1;
+  }
+  __device__ float row_bias(int t) const {
+    if constexpr (has(V::slots, Slots::row_bias)) return args.slots.row_bias(batch, head, t);
+    return 0;
+  }
+};
+
+}  // namespace headway::cuda

@@ -1,0 +1,326 @@
+// Softmax attention on the ordinary floating-point units, for every variant, slot, dtype and head dim up to
+// 256: the fp32 mode, and what the tensor core kernels are compared with. Memory is O(T); no atomics, so bits
+// repeat.
+//
+// A warp owns rows of one side (queries forward and for dq, keys for dk and dv) and streams tiles of 32 of
+// the other through shared memory: lane j holds the pair of its row with the j-th of the tile, and then
+// channels lane, lane + 32,
+// ... of the row's sums.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cuda/attention/score.cuh"
+
+namespace headway::cuda::simple {
+
+inline constexpr int kTile = 32, kWarps = 8, kRowsPerWarp = 2;
+inline constexpr int kRows = kWarps * kRowsPerWarp;
+inline constexpr int kMaxHeadDim = 256, kPerLane = kMaxHeadDim / kWarp;
+
+/// rows [kTile, Dh + 1] = from[b, first..first + kTile, h], zeros behind the last.
+template <class T>
+__device__ void load_tile(float* rows, const View<const T, 4>& from, int b, int first, int h) {
+  const int Dh = static_cast<int>(from.size[3]);
+  for (int i = threadIdx.x; i < kTile * Dh; i += blockDim.x) {
+    const int row = i / Dh, d = i % Dh;
+    rows[row * (Dh + 1) + d] = first + row < from.size[1] ? to_float(from(b, first + row, h, d)) : 0.0f;
+  }
+}
+
+/// Of the calling warp's own row and the tile's row of this lane.
+__device__ inline float dot(const float* own, const float* tile, int Dh) {
+  const float* const other = tile + (threadIdx.x % kWarp) * (Dh + 1);
+  float sum = 0;
+  for (int d = 0; d < Dh; ++d) sum += own[d] * other[d];
+  return sum;
+}
+
+/// sums[c] += sum over the lanes' weights of weight * tile row, for the lane's channels.
+__device__ inline void add_rows(float (&sums)[kPerLane], float weight, const float* tile, int Dh) {
+  const int lane = threadIdx.x % kWarp;
+  for (int j = 0; j < kTile; ++j) {
+    const float w = __shfl_sync(0xffffffffu, weight, j);
+    if (w == 0) continue;
+#pragma unroll
+    for (int c = 0; c < kPerLane; ++c)
+      if (const int d = lane + c * kWarp; d < Dh) sums[c] += w * tile[j * (Dh + 1) + d];
+  }
+}
+
+template <class V, class T>
+__global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V, T> a) {
+  extern __shared__ float memory[];
+  const int Dh = static_cast<int>(a.q.size[3]), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  float *const keys = memory, *const values = keys + kTile * (Dh + 1), *const own = values + kTile * (Dh + 1);
+  const Pairs<V, SoftmaxForward<V, T>> pairs(a, blockIdx.z, blockIdx.y);
+  const int first = static_cast<int>(blockIdx.x) * kRows, T_ = static_cast<int>(a.q.size[1]);
+  const int b = pairs.batch, h = pairs.head;
+  for (int i = threadIdx.x; i < kRows * Dh; i += blockDim.x)
+    own[i] = first + i / Dh < T_ ? to_float(a.q(b, first + i / Dh, h, i % Dh)) : 0.0f;
+
+  float sums[kRowsPerWarp][kPerLane] = {}, visible[kRowsPerWarp][kPerLane] = {};
+  float largest[kRowsPerWarp], total[kRowsPerWarp];
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    largest[r] = -INFINITY;
+    total[r] = 0;
+    if constexpr (has(V::slots, Slots::sink)) largest[r] = a.slots.sink(h), total[r] = 1;
+  }
+  const IndexRange range = pairs.plan.keys_of(first, min(first + kRows, T_) - 1);
+  for (int tile = range.first / kTile * kTile; tile < range.last; tile += kTile) {
+    __syncthreads();
+    load_tile(keys, a.k, b, tile, pairs.kv);
+    load_tile(values, a.v, b, tile, pairs.kv);
+    __syncthreads();
+    for (int r = 0; r < kRowsPerWarp; ++r) {
+      const int t = first + warp * kRowsPerWarp + r, j = tile + lane;
+      if (t >= T_ || !pairs.computes(t)) continue;
+      const bool sees = j < a.k.size[1] && pairs.sees(t, j);
+      const float raw = dot(own + (warp * kRowsPerWarp + r) * Dh, keys, Dh) * static_cast<float>(a.scale);
+      const float logit = sees ? pairs.logit(raw, t, j) : -INFINITY;
+      const float next = fmaxf(largest[r], warp_max(logit));
+      const float weight = sees ? expf(logit - next) : 0.0f;
+      const float factor = largest[r] == next ? 1.0f : expf(largest[r] - next);
+      total[r] = total[r] * factor + warp_sum(weight);
+      largest[r] = next;
+      for (float& sum : sums[r]) sum *= factor;
+      add_rows(sums[r], weight, values, Dh);
+      if constexpr (has(V::slots, Slots::row_bias)) add_rows(visible[r], sees ? 1.0f : 0.0f, values, Dh);
+    }
+  }
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    const int t = first + warp * kRowsPerWarp + r;
+    if (t >= T_) continue;
+    const bool computes = pairs.computes(t);
+    const float inverse = total[r] > 0 && computes ? 1 / total[r] : 0.0f;
+    const float row_scale = computes ? pairs.row_scale(t) : 0.0f,
+                row_bias = computes ? pairs.row_bias(t) : 0.0f;
+    for (int c = 0; c < kPerLane; ++c) {
+      const int d = lane + c * kWarp;
+      if (d >= Dh) continue;
+      const float y = sums[r][c] * inverse;
+      a.o(b, t, h, d) = from_float<T>(row_scale * y + row_bias * visible[r][c]);
+      if (kScalesRows<V> && a.y) a.y(b, t, h, d) = from_float<T>(y);
+    }
+    if (lane == 0) a.log_sum_exp(b, h, t) = inverse > 0 ? largest[r] + logf(total[r]) : -INFINITY;
+  }
+}
+
+/// What both backward kernels need of a pair.
+struct PairGradient {
+  float weight;  // P_ij
+  float da, ds;  // gradients at the softmax's input and at the scaled score
+};
+
+/// row_dot: D_i = G_i.Y_i
+template <class P>
+__device__ PairGradient pair_gradient(const P& pairs, float raw, float dp, float log_sum_exp, float row_dot,
+                                      int t, int j) {
+  const float weight = expf(pairs.logit(raw, t, j) - log_sum_exp);
+  const float da = weight * pairs.row_scale(t) * (dp - row_dot);
+  return {weight, da, da * pairs.slope(raw, t, j)};
+}
+
+/// row_dots [B,H,T]; a warp per row.
+template <class V, class T>
+__global__ void row_dot_kernel(SoftmaxBackward<V, T> a, float* row_dots) {
+  const int64_t T_ = a.q.size[1], H = a.q.size[2], Dh = a.q.size[3];
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
+  if (row >= a.q.size[0] * H * T_) return;
+  const int64_t b = row / (H * T_), h = row / T_ % H, t = row % T_;
+  float sum = 0;
+  for (int64_t d = threadIdx.x % kWarp; d < Dh; d += kWarp)
+    sum += to_float(a.dout(b, t, h, d)) * to_float(a.y(b, t, h, d));
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) row_dots[row] = sum;
+}
+
+/// dsink[h] = - sum over b, t of exp(sink - LSE) r D; a block per head.
+template <class V, class T>
+__global__ void sink_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
+  const int64_t T_ = a.q.size[1], H = a.q.size[2];
+  const int h = static_cast<int>(blockIdx.x);
+  float sum = 0;
+  for (int64_t i = threadIdx.x; i < a.q.size[0] * T_; i += blockDim.x) {
+    const Pairs<V, SoftmaxBackward<V, T>> pairs(a, static_cast<int>(i / T_), h);
+    const int t = static_cast<int>(i % T_);
+    if (pairs.computes(t))
+      sum -= expf(a.slots.sink(h) - a.log_sum_exp(i / T_, h, t)) * pairs.row_scale(t) *
+             row_dots[(i / T_ * H + h) * T_ + t];
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) a.dsink(h) = sum;
+}
+
+template <class V, class T>
+__global__ void __launch_bounds__(kWarps* kWarp)
+    query_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
+  extern __shared__ float memory[];
+  const int Dh = static_cast<int>(a.q.size[3]), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  float *const keys = memory, *const values = keys + kTile * (Dh + 1),
+               *const own_q = values + kTile * (Dh + 1), *const own_g = own_q + kRows * Dh;
+  const Pairs<V, SoftmaxBackward<V, T>> pairs(a, blockIdx.z, blockIdx.y);
+  const int first = static_cast<int>(blockIdx.x) * kRows, T_ = static_cast<int>(a.q.size[1]);
+  const int b = pairs.batch, h = pairs.head;
+  const float scale = static_cast<float>(a.scale);
+  for (int i = threadIdx.x; i < kRows * Dh; i += blockDim.x) {
+    const int t = first + i / Dh;
+    own_q[i] = t < T_ ? to_float(a.q(b, t, h, i % Dh)) : 0.0f;
+    own_g[i] = t < T_ ? to_float(a.dout(b, t, h, i % Dh)) : 0.0f;
+  }
+  float dq[kRowsPerWarp][kPerLane] = {}, dbias[kRowsPerWarp] = {};
+  const IndexRange range = pairs.plan.keys_of(first, min(first + kRows, T_) - 1);
+  for (int tile = range.first / kTile * kTile; tile < range.last; tile += kTile) {
+    __syncthreads();
+    load_tile(keys, a.k, b, tile, pairs.kv);
+    load_tile(values, a.v, b, tile, pairs.kv);
+    __syncthreads();
+    for (int r = 0; r < kRowsPerWarp; ++r) {
+      const int row = warp * kRowsPerWarp + r, t = first + row, j = tile + lane;
+      if (t >= T_ || !pairs.computes(t)) continue;
+      const int64_t index = (static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t;
+      const float raw = dot(own_q + row * Dh, keys, Dh) * scale, dp = dot(own_g + row * Dh, values, Dh);
+      float ds = 0;
+      if (j < a.k.size[1] && pairs.sees(t, j)) {
+        ds = pair_gradient(pairs, raw, dp, a.log_sum_exp(b, h, t), row_dots[index], t, j).ds;
+        dbias[r] += dp;
+      }
+      add_rows(dq[r], ds, keys, Dh);
+    }
+  }
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    const int t = first + warp * kRowsPerWarp + r;
+    if (t >= T_) continue;
+    for (int c = 0; c < kPerLane; ++c)
+      if (const int d = lane + c * kWarp; d < Dh) a.dq(b, t, h, d) = from_float<T>(scale * dq[r][c]);
+    const float sum = warp_sum(dbias[r]);
+    if (lane != 0) continue;
+    if (a.drow_bias) a.drow_bias(b, h, t) = sum;
+    if (a.drow_scale)
+      a.drow_scale(b, h, t) =
+          pairs.computes(t) ? row_dots[(static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t] : 0.0f;
+  }
+}
+
+template <class V, class T>
+__global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
+  extern __shared__ float memory[];
+  const int Dh = static_cast<int>(a.q.size[3]), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  float *const queries = memory, *const douts = queries + kTile * (Dh + 1),
+               *const own_k = douts + kTile * (Dh + 1), *const own_v = own_k + kRows * Dh;
+  const int first = static_cast<int>(blockIdx.x) * kRows, Tk = static_cast<int>(a.k.size[1]),
+            T_ = static_cast<int>(a.q.size[1]);
+  const int b = static_cast<int>(blockIdx.z), kv = static_cast<int>(blockIdx.y);
+  const int group = static_cast<int>(a.q.size[2] / a.k.size[2]);
+  const float scale = static_cast<float>(a.scale);
+  for (int i = threadIdx.x; i < kRows * Dh; i += blockDim.x) {
+    const int j = first + i / Dh;
+    own_k[i] = j < Tk ? to_float(a.k(b, j, kv, i % Dh)) : 0.0f;
+    own_v[i] = j < Tk ? to_float(a.v(b, j, kv, i % Dh)) : 0.0f;
+  }
+  float dk[kRowsPerWarp][kPerLane] = {}, dv[kRowsPerWarp][kPerLane] = {}, ddelta[kRowsPerWarp] = {};
+  for (int h = kv * group; h < (kv + 1) * group; ++h) {
+    const Pairs<V, SoftmaxBackward<V, T>> pairs(a, b, h);
+    const IndexRange range = pairs.plan.rows_of(first, min(first + kRows, Tk) - 1);
+    for (int tile = range.first / kTile * kTile; tile < range.last; tile += kTile) {
+      __syncthreads();
+      load_tile(queries, a.q, b, tile, h);
+      load_tile(douts, a.dout, b, tile, h);
+      __syncthreads();
+      const int t = tile + lane;
+      const bool computes = t < T_ && pairs.computes(t);
+      const float log_sum_exp = computes ? a.log_sum_exp(b, h, t) : 0.0f;
+      const float row_dot = computes ? row_dots[(static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t] : 0.0f;
+      for (int r = 0; r < kRowsPerWarp; ++r) {
+        const int row = warp * kRowsPerWarp + r, j = first + row;
+        if (j >= Tk) continue;
+        const float raw = dot(own_k + row * Dh, queries, Dh) * scale, dp = dot(own_v + row * Dh, douts, Dh);
+        float ds = 0, weight = 0;
+        if (computes && pairs.sees(t, j)) {
+          const PairGradient g = pair_gradient(pairs, raw, dp, log_sum_exp, row_dot, t, j);
+          ds = g.ds;
+          weight = pairs.row_scale(t) * g.weight + pairs.row_bias(t);
+          ddelta[r] += g.da;
+        }
+        add_rows(dk[r], ds, queries, Dh);
+        add_rows(dv[r], weight, douts, Dh);
+      }
+    }
+  }
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    const int j = first + warp * kRowsPerWarp + r;
+    if (j >= Tk) continue;
+    for (int c = 0; c < kPerLane; ++c) {
+      const int d = lane + c * kWarp;
+      if (d >= Dh) continue;
+      a.dk(b, j, kv, d) = from_float<T>(scale * dk[r][c]);
+      a.dv(b, j, kv, d) = from_float<T>(dv[r][c]);
+    }
+    const float sum = warp_sum(ddelta[r]);
+    if (lane == 0 && a.dkey_bias) a.dkey_bias(b, kv, j) = sum;
+  }
+}
+
+inline void check_head_dim(const char* name, int64_t head_dim) {
+  HEADWAY_CHECK(head_dim <= kMaxHeadDim, ShapeError,
+                std::string(name) + ": a head of " + std::to_string(head_dim) +
+                    " channels is wider than the " + std::to_string(kMaxHeadDim) + " the GPU kernels take");
+}
+
+/// Shared memory for two tiles and `own` rows of each of this block's own tensors.
+inline int shared_bytes(int64_t head_dim, int own) {
+  return static_cast<int>((2 * kTile * (head_dim + 1) + own * kRows * head_dim) *
+                          static_cast<int64_t>(sizeof(float)));
+}
+
+template <class Kernel>
+void allow_shared(Kernel kernel, int bytes, const char* name) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
+}
+
+inline dim3 grid_of(int64_t rows, int64_t heads, int64_t batch) {
+  return dim3(blocks_for(rows, kRows), static_cast<unsigned>(heads), static_cast<unsigned>(batch));
+}
+
+template <class V, class T>
+void forward(const SoftmaxForward<V, T>& args, Stream& stream) {
+  const auto& q = args.q.size;
+  if (q[0] * q[1] * q[2] == 0) return;
+  check_head_dim(args.name, q[3]);
+  const int shared = shared_bytes(q[3], 1);
+  allow_shared(forward_kernel<V, T>, shared, args.name);
+  forward_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args);
+  check_launch(args.name);
+}
+
+/// row_dots [B,H,T] in the stream's scratch memory, and the gradients that need nothing else.
+template <class V, class T>
+const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
+  const auto& q = args.q.size;
+  const int64_t rows = q[0] * q[1] * q[2];
+  auto* const row_dots =
+      reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(rows) * sizeof(float)).data());
+  row_dot_kernel<<<blocks_for(rows * kWarp, 256), 256, 0, stream.native()>>>(args, row_dots);
+  if constexpr (has(V::slots, Slots::sink))
+    if (args.dsink) sink_kernel<<<static_cast<unsigned>(q[2]), 512, 0, stream.native()>>>(args, row_dots);
+  check_launch(args.name);
+  return row_dots;
+}
+
+template <class V, class T>
+void backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
+  const auto& q = args.q.size;
+  if (q[0] * q[1] * q[2] == 0) return;
+  check_head_dim(args.name, q[3]);
+  const float* const row_dots = prepare_backward(args, stream);
+  const int shared = shared_bytes(q[3], 2);
+  allow_shared(query_kernel<V, T>, shared, args.name);
+  allow_shared(key_kernel<V, T>, shared, args.name);
+  query_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args, row_dots);
+  key_kernel<V, T>
+      <<<grid_of(args.k.size[1], args.k.size[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args,
+                                                                                                   row_dots);
+  check_launch(args.name);
+}
+
+}  // namespace headway::cuda::simple

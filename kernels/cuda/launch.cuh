@@ -1,0 +1,80 @@
+// What every CUDA kernel file shares: numbers as floats, launching, errors.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "core/cuda/check.h"
+#include "core/dtype.h"
+#include "core/stream.h"
+#include "core/view.h"
+#include "kernels/op.h"
+
+namespace headway::cuda {
+
+inline constexpr int kWarp = 32;
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+
+template <class T>
+__device__ inline T from_float(float x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    bf16 y;
+    y.bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));
+    return y;
+  } else {
+    return x;
+  }
+}
+
+/// Values that move as one access of at most 16 bytes.
+template <class T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+  T values[N];
+};
+
+inline bool is_aligned(const void* pointer, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+/// Sum over the lanes of a warp, in every lane, in one fixed order.
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+__device__ inline double warp_sum(double x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+
+/// Sum over the threads of a block whose size is a multiple of 32, in thread 0.
+template <class S>
+__device__ S block_sum(S x) {
+  __shared__ S of_warp[kWarp];
+  x = warp_sum(x);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  __syncthreads();
+  if (lane == 0) of_warp[warp] = x;
+  __syncthreads();
+  x = threadIdx.x < blockDim.x / kWarp ? of_warp[lane] : S(0);
+  return warp == 0 ? warp_sum(x) : S(0);
+}
+
+inline unsigned blocks_for(int64_t work, int64_t per_block) {
+  return static_cast<unsigned>((work + per_block - 1) / per_block);
+}
+
+/// After every launch: a bad configuration is an error here, not at the next synchronisation.
+inline void check_launch(const char* name) { check_cuda(cudaGetLastError(), name); }
+
+}  // namespace headway::cuda

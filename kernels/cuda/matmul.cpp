@@ -1,0 +1,199 @@
+// Matrix products through cuBLASLt. It thinks in columns, so C = A B is asked for as C^T = B^T A^T: the
+// row-major memory of a matrix is the column-major memory of its transpose.
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+#include "core/cuda/check.h"
+#include "core/storage.h"
+#include "kernels/cuda/round.h"
+#include "kernels/ops/matmul.h"
+
+namespace headway {
+namespace {
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what cuBLAS asks for on Hopper
+
+void check_cublas(cublasStatus_t status) {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw DeviceError(std::string("matmul: cuBLASLt failed: ") + cublasLtGetStatusString(status));
+}
+
+template <class T>
+constexpr cudaDataType_t kDataType = std::is_same_v<T, bf16> ? CUDA_R_16BF : CUDA_R_32F;
+
+/// One matrix as cuBLASLt sees it: columns of `leading` elements, taken as they are or transposed.
+struct Layout {
+  cublasOperation_t op;
+  int64_t rows, columns, leading;
+};
+
+/// The transpose of a row-major view, as a column-major operand.
+template <class T>
+Layout transposed(const View<T, 2>& view) {
+  const bool rows_are_dense = view.stride[1] == 1 || view.size[1] == 1;
+  if (rows_are_dense)
+    return {CUBLAS_OP_N, view.size[1], view.size[0], std::max({view.stride[0], view.size[1], int64_t{1}})};
+  return {CUBLAS_OP_T, view.size[0], view.size[1], std::max({view.stride[1], view.size[0], int64_t{1}})};
+}
+
+uint32_t alignment_of(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  return address == 0 ? 256 : static_cast<uint32_t>(std::min<uintptr_t>(256, address & (~address + 1)));
+}
+
+/// What an algorithm is chosen by.
+using Key = std::tuple<int, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, uint32_t,
+                       uint32_t, uint32_t, bool, bool>;
+
+class Descriptor {
+ public:
+  Descriptor(cublasComputeType_t compute, bool device_scale) {
+    check_cublas(cublasLtMatmulDescCreate(&descriptor_, compute, CUDA_R_32F));
+    set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
+        device_scale ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST);
+  }
+  ~Descriptor() { cublasLtMatmulDescDestroy(descriptor_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  template <class V>
+  void set(cublasLtMatmulDescAttributes_t attribute, const V& value) {
+    check_cublas(cublasLtMatmulDescSetAttribute(descriptor_, attribute, &value, sizeof(value)));
+  }
+  cublasLtMatmulDesc_t get() const { return descriptor_; }
+
+ private:
+  cublasLtMatmulDesc_t descriptor_ = nullptr;
+};
+
+class MatrixLayout {
+ public:
+  MatrixLayout(cudaDataType_t type, const Layout& layout) {
+    check_cublas(cublasLtMatrixLayoutCreate(&layout_, type, static_cast<uint64_t>(layout.rows),
+                                            static_cast<uint64_t>(layout.columns), layout.leading));
+  }
+  ~MatrixLayout() { cublasLtMatrixLayoutDestroy(layout_); }
+  MatrixLayout(const MatrixLayout&) = delete;
+  MatrixLayout& operator=(const MatrixLayout&) = delete;
+  cublasLtMatrixLayout_t get() const { return layout_; }
+
+ private:
+  cublasLtMatrixLayout_t layout_ = nullptr;
+};
+
+/// Of one device: the library's handle, the algorithms chosen so far, and the numbers 0 and 1 in its memory.
+struct Library {
+  cublasLtHandle_t handle = nullptr;
+  std::map<Key, cublasLtMatmulAlgo_t> algorithms;
+  std::shared_ptr<Storage> zero_one;
+};
+
+Library& library_of(Stream& stream) {
+  static std::map<int, Library*> libraries;  // never destroyed: the driver may be gone by then
+  Library*& library = libraries[stream.device().index];
+  if (!library) {
+    library = new Library;
+    check_cublas(cublasLtCreate(&library->handle));
+    const float values[2] = {0, 1};
+    library->zero_one = Storage::allocate(sizeof(values), stream.device());
+    check_cuda(cudaMemcpy(library->zero_one->data(), values, sizeof(values), cudaMemcpyHostToDevice),
+               "matmul");
+  }
+  return *library;
+}
+
+template <class T, class C>
+void matmul(const Matmul<T, C>& args, Stream& stream) {
+  const int64_t M = args.c.size[0], N = args.c.size[1], K = args.a.size[1];
+  if (M == 0 || N == 0) return;
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  Library& library = library_of(stream);
+
+  const Layout b = transposed(args.b), a = transposed(args.a);
+  const Layout c{CUBLAS_OP_N, N, M, std::max(args.c.stride[0], N)};
+  Descriptor descriptor(CUBLAS_COMPUTE_32F, args.scale.data != nullptr);
+  descriptor.set(CUBLASLT_MATMUL_DESC_TRANSA, b.op);
+  descriptor.set(CUBLASLT_MATMUL_DESC_TRANSB, a.op);
+  const size_t bias_bytes = args.bias && !std::is_same_v<C, float> ? static_cast<size_t>(N) * sizeof(C) : 0;
+  const auto scratch = stream.scratch(kWorkspaceBytes + bias_bytes);
+  if (args.bias) {
+    const void* bias = args.bias.data;
+    if constexpr (!std::is_same_v<C, float>) {  // the epilogue reads a bias of the result's type
+      bf16* const rounded = reinterpret_cast<bf16*>(scratch.data() + kWorkspaceBytes);
+      cuda::round_to_bf16(args.bias.data, rounded, N, stream);
+      bias = rounded;
+    }
+    descriptor.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    descriptor.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  }
+  const MatrixLayout b_layout(kDataType<T>, b), a_layout(kDataType<T>, a), c_layout(kDataType<C>, c);
+
+  const Key key{b.op,
+                a.op,
+                M,
+                N,
+                K,
+                b.leading,
+                a.leading,
+                c.leading,
+                kDataType<T>,
+                kDataType<C>,
+                alignment_of(args.a.data),
+                alignment_of(args.b.data),
+                alignment_of(args.c.data),
+                static_cast<bool>(args.bias),
+                args.scale.data != nullptr};
+  auto found = library.algorithms.find(key);
+  if (found == library.algorithms.end()) {
+    cublasLtMatmulPreference_t preference = nullptr;
+    check_cublas(cublasLtMatmulPreferenceCreate(&preference));
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+      check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(args.b.data));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(args.a.data));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(args.c.data));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(args.c.data));
+    cublasLtMatmulHeuristicResult_t result = {};
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(library.handle, descriptor.get(), b_layout.get(), a_layout.get(),
+                                       c_layout.get(), c_layout.get(), preference, 1, &result, &count);
+    cublasLtMatmulPreferenceDestroy(preference);
+    check_cublas(status);
+    HEADWAY_CHECK(count > 0, DeviceError,
+                  "matmul: cuBLASLt has no algorithm for [" + std::to_string(M) + ", " + std::to_string(K) +
+                      "] times [" + std::to_string(K) + ", " + std::to_string(N) + "]");
+    found = library.algorithms.emplace(key, result.algo).first;
+  }
+
+  const float one = 1, zero = 0;
+  const auto* const zero_one = static_cast<const float*>(library.zero_one->data());
+  const void* const alpha = args.scale ? static_cast<const void*>(args.scale.data) : &one;
+  const void* const beta = args.scale ? static_cast<const void*>(zero_one + (args.accumulate ? 1 : 0))
+                                      : static_cast<const void*>(args.accumulate ? &one : &zero);
+  check_cublas(cublasLtMatmul(library.handle, descriptor.get(), alpha, args.b.data, b_layout.get(),
+                              args.a.data, a_layout.get(), beta, args.c.data, c_layout.get(), args.c.data,
+                              c_layout.get(), &found->second, scratch.data(), kWorkspaceBytes,
+                              stream.native()));
+}
+
+void matmul_bf16(const Matmul<bf16>& args, Stream& stream) { matmul(args, stream); }
+void matmul_bf16_to_float(const Matmul<bf16, float>& args, Stream& stream) { matmul(args, stream); }
+void matmul_float(const Matmul<float>& args, Stream& stream) { matmul(args, stream); }
+
+HEADWAY_KERNEL(cuda, matmul_bf16);
+HEADWAY_KERNEL(cuda, matmul_bf16_to_float);
+HEADWAY_KERNEL(cuda, matmul_float);
+
+}  // namespace
+}  // namespace headway

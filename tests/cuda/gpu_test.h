@@ -1,0 +1,168 @@
+// The same operation on the CPU in double (the oracle) and on the GPU in fp32 and bf16.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "autograd/engine.h"
+#include "core/backend.h"
+#include "core/context.h"
+#include "tests/support/seed.h"
+
+namespace headway::testing {
+
+/// One input of an operation, as values that every dtype under test can hold.
+struct Input {
+  enum class Kind : uint8_t {
+    value,   // an activation or matrix: in the dtype under test
+    vector,  // norm weights, biases, slots: in the dtype's accumulator
+    ids      // i32, without a gradient
+  };
+  std::vector<double> values;
+  Shape shape;
+  Kind kind = Kind::value;
+};
+
+class GpuTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (num_cuda_devices() > 0) return;
+    const char* required = std::getenv("HEADWAY_REQUIRE_GPU");
+    if (required && std::string(required) == "1")
+      FAIL() << "no GPU is usable here, and HEADWAY_REQUIRE_GPU=1";
+    GTEST_SKIP() << "no GPU is usable here";
+  }
+
+  /// Normal values that bf16 holds exactly, so that all dtypes start from the same numbers.
+  Input values(const Shape& shape, double scale = 1) { return random(shape, scale, Input::Kind::value, 0); }
+  Input vector(const Shape& shape, double offset = 0) {
+    return random(shape, 0.5, Input::Kind::vector, offset);
+  }
+  Input ids(const Shape& shape, int64_t limit, bool with_gaps = false) {
+    Input input{.values = std::vector<double>(static_cast<size_t>(shape.numel())),
+                .shape = shape,
+                .kind = Input::Kind::ids};
+    const RandomKey key{seed_, 0, next_++, 0};
+    for (size_t i = 0; i < input.values.size(); ++i)
+      input.values[i] = with_gaps && i % 5 == 3
+                            ? -1
+                            : static_cast<double>(random_bits(key, i) % static_cast<uint64_t>(limit));
+    return input;
+  }
+
+  using Function = std::function<Variable(Context&, const std::vector<Variable>&)>;
+  /// Outputs and gradients on the GPU against the oracle, twice with equal bits, from memory that held NaN.
+  void check(const std::vector<Input>& inputs, const Function& function) {
+    check_dtype(DType::f32, 2e-5, inputs, function);
+    check_dtype(DType::bf16, 6e-3, inputs, function);
+  }
+  /// limit: relative root mean square of the error of each tensor.
+  void check_dtype(DType dtype, double limit, const std::vector<Input>& inputs, const Function& function) {
+    SCOPED_TRACE(to_string(dtype));
+    const auto exact = run(Device{}, DType::f64, inputs, function);
+    std::vector<Input> poison = inputs;
+    for (Input& input : poison)
+      if (input.kind != Input::Kind::ids)
+        for (double& x : input.values) x = std::nan("");
+    const Device gpu{Device::Kind::cuda, 0};
+    run(gpu, dtype, poison, function);  // what it frees is what the next run gets
+    const auto first = run(gpu, dtype, inputs, function);
+    const auto second = run(gpu, dtype, inputs, function);
+    ASSERT_EQ(first.size(), exact.size());
+    for (size_t i = 0; i < exact.size(); ++i) {
+      ASSERT_EQ(first[i].size(), exact[i].size());
+      double error = 0, size = 0;
+      for (size_t j = 0; j < exact[i].size(); ++j) {
+        error += (first[i][j] - exact[i][j]) * (first[i][j] - exact[i][j]);
+        size += exact[i][j] * exact[i][j];
+      }
+      // Where everything cancels (a window of one key has no gradient in q), the size of a term counts.
+      constexpr double kTerm = 0.1;
+      const auto count = static_cast<double>(exact[i].size());
+      const double relative = std::sqrt(error / std::max(size, count * kTerm * kTerm));
+      // Gradients of vectors sum up many rows, which may cancel.
+      const bool is_vector = i > 0 && inputs[i - 1].kind == Input::Kind::vector;
+      EXPECT_TRUE(error == 0 || relative <= (is_vector ? 5 * limit : limit))
+          << (i == 0 ? "the output" : "gradient of input " + std::to_string(i - 1)) << ": relative error "
+          << relative;
+      EXPECT_EQ(first[i], second[i]) << (i == 0 ? "the output"
+                                                : "gradient of input " + std::to_string(i - 1));
+    }
+  }
+
+  const uint32_t seed_ = fresh_seed();
+
+ private:
+  Input random(const Shape& shape, double scale, Input::Kind kind, double offset) {
+    Input input{.values = {}, .shape = shape, .kind = kind};
+    for (const float x : random_values<float>(shape.numel(), seed_, next_++, scale))
+      input.values.push_back(static_cast<double>(static_cast<float>(bf16(x + static_cast<float>(offset)))));
+    return input;
+  }
+
+  static Tensor tensor(const Input& input, DType dtype, Stream& stream) {
+    const auto as = [&]<class T>() {
+      std::vector<T> values;
+      for (const double x : input.values) {
+        if constexpr (std::is_same_v<T, bf16>)
+          values.push_back(bf16(static_cast<float>(x)));
+        else
+          values.push_back(static_cast<T>(x));
+      }
+      return Tensor::from<T>(values, input.shape, stream);
+    };
+    if (input.kind == Input::Kind::ids) return as.template operator()<int32_t>();
+    const DType own = input.kind == Input::Kind::vector ? accumulator_of(dtype) : dtype;
+    return own == DType::f64   ? as.template operator()<double>()
+           : own == DType::f32 ? as.template operator()<float>()
+                               : as.template operator()<bf16>();
+  }
+
+  static std::vector<double> numbers(const Tensor& tensor, Stream& stream) {
+    std::vector<double> values;
+    dispatch<double, float, bf16>(tensor.dtype(), "numbers", [&]<class T>() {
+      for (const T x : tensor.to_vector<T>(stream)) {
+        if constexpr (std::is_same_v<T, bf16>)
+          values.push_back(static_cast<double>(static_cast<float>(x)));
+        else
+          values.push_back(static_cast<double>(x));
+      }
+    });
+    return values;
+  }
+
+  /// The output, then the gradients of the inputs, empty where the function does not use one.
+  std::vector<std::vector<double>> run(Device device, DType dtype, const std::vector<Input>& inputs,
+                                       const Function& function) const {
+    const auto stream = backend(device).make_stream();
+    Rng rng(3);
+    rng.begin(1, 0);
+    Context ctx{.stream = *stream, .rng = rng, .training = true, .recording = true};
+    std::vector<Variable> variables;
+    for (const Input& input : inputs) {
+      const Tensor value = tensor(input, dtype, *stream);
+      variables.push_back(input.kind == Input::Kind::ids ? Variable(value) : Variable::leaf(value));
+    }
+    const Variable y = function(ctx, variables);
+    Input dy{.values = {}, .shape = y.shape(), .kind = Input::Kind::value};
+    for (const float x : random_values<float>(y.shape().numel(), seed_, 999, 1.0))
+      dy.values.push_back(static_cast<double>(static_cast<float>(bf16(x))));
+    std::vector<std::vector<double>> results{numbers(y.value(), *stream)};
+    const Tensor seed = tensor(dy, y.value().dtype(), *stream);
+    backward(ctx, std::span(&y, 1), std::span(&seed, 1), MicroStep::last);
+    for (const Variable& variable : variables)
+      results.push_back(variable.requires_grad() && variable.grad() ? numbers(variable.grad(), *stream)
+                                                                    : std::vector<double>());
+    return results;
+  }
+
+  uint32_t next_ = 0;
+  ::testing::ScopedTrace trace_{__FILE__, __LINE__, "HEADWAY_TEST_SEED=" + std::to_string(seed_)};
+};
+
+}  // namespace headway::testing

@@ -1,0 +1,138 @@
+#include <array>
+
+#include "autograd/apply.h"
+#include "autograd/ops/activation.h"
+#include "autograd/ops/elementwise.h"
+#include "autograd/ops/embedding.h"
+#include "autograd/ops/linear.h"
+#include "autograd/ops/linear_cross_entropy.h"
+#include "autograd/ops/norm.h"
+#include "autograd/ops/rope.h"
+#include "autograd/ops/softmax_attention.h"
+#include "kernels/attention/variants/plain.h"
+#include "kernels/attention/variants/sink.h"
+#include "kernels/attention/variants/sliding_window.h"
+#include "tests/cuda/gpu_test.h"
+
+namespace headway::testing {
+namespace {
+
+using Inputs = std::vector<Variable>;
+using GpuOps = GpuTest;
+
+TEST_F(GpuOps, Linear) {
+  for (const auto& [rows, out, in] :
+       {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 192, 128}, {257, 96, 33}}) {
+    SCOPED_TRACE(rows);
+    check({values({rows, in}), values({out, in}), vector({out})},
+          [](Context& c, const Inputs& x) { return apply<Linear>(c, {}, x[0], x[1], x[2]); });
+    check({values({rows, in}), values({out, in})},
+          [](Context& c, const Inputs& x) { return apply<Linear>(c, {}, x[0], x[1], Variable()); });
+  }
+}
+
+TEST_F(GpuOps, EmbeddingSumsRowsOfEqualIds) {
+  for (const auto& [tokens, vocab, width] :
+       {std::array<int64_t, 3>{1, 1, 3}, {40, 7, 16}, {3000, 300, 24}, {700, 5000, 9}}) {
+    SCOPED_TRACE(tokens);
+    check({ids({2, tokens}, vocab), values({vocab, width})},
+          [](Context& c, const Inputs& x) { return apply<Embedding>(c, {}, x[0], x[1]); });
+  }
+}
+
+TEST_F(GpuOps, LearnedPositions) {
+  check({values({3, 5, 16}), values({9, 16})},
+        [](Context& c, const Inputs& x) { return apply<AddPositions>(c, {.offset = 2}, x[0], x[1]); });
+}
+
+TEST_F(GpuOps, Norms) {
+  for (const NormKind kind : {NormKind::rms, NormKind::layer})
+    for (const auto& [rows, width] :
+         {std::array<int64_t, 2>{1, 1}, {5, 7}, {300, 64}, {1000, 768}, {33, 4096}}) {
+      SCOPED_TRACE(width);
+      if (width == 1 && kind == NormKind::layer) continue;  // its output is the bias alone
+      check({values({rows, width}), vector({width}, 1), vector({width})}, [&](Context& c, const Inputs& x) {
+        return apply<Norm>(c, {.kind = kind, .eps = 1e-5}, x[0], x[1],
+                           kind == NormKind::layer ? x[2] : Variable());
+      });
+    }
+}
+
+TEST_F(GpuOps, Activations) {
+  for (const int64_t count : {1, 1000, 4099}) {
+    check({values({count}), values({count})},
+          [](Context& c, const Inputs& x) { return apply<SwiGlu>(c, {}, x[0], x[1]); });
+    check({values({count}, 2)}, [](Context& c, const Inputs& x) { return apply<Gelu>(c, {}, x[0]); });
+    check({values({count}), values({count})},
+          [](Context& c, const Inputs& x) { return apply<Add>(c, {}, x[0], x[1]); });
+  }
+}
+
+TEST_F(GpuOps, DropoutDropsTheSameElementsAsTheCpu) {
+  check({values({4, 333})}, [](Context& c, const Inputs& x) { return dropout(c, x[0], 0.3); });
+}
+
+TEST_F(GpuOps, Rope) {
+  for (const int64_t width : {64, 48, 6})
+    check({values({2, 5, 3, 64}), vector({5, width / 2, 2})},
+          [](Context& c, const Inputs& x) { return apply<Rope>(c, {}, x[0], x[1].value()); });
+}
+
+TEST_F(GpuOps, LinearCrossEntropyInOneBlockAndInMany) {
+  for (const size_t block_bytes : {size_t{64} << 20, size_t{40000}})
+    for (const auto& [tokens, vocab] : {std::array<int64_t, 2>{1, 2}, {50, 257}, {130, 1024}}) {
+      SCOPED_TRACE(vocab);
+      check({values({tokens, 64}, 0.5), values({vocab, 64}, 0.2), ids({tokens}, vocab, tokens > 5)},
+            [&](Context& c, const Inputs& x) {
+              return apply<LinearCrossEntropy>(c, {.loss_scale = 0.25, .block_bytes = block_bytes}, x[0],
+                                               x[1], x[2]);
+            });
+    }
+}
+
+struct Dims {
+  int64_t B, T, Tk, H, K, Dh;
+};
+constexpr Dims kDims[] = {{1, 1, 1, 1, 1, 16},      {2, 17, 17, 2, 1, 32}, {1, 100, 100, 4, 2, 64},
+                          {2, 129, 129, 2, 2, 128}, {1, 7, 40, 2, 1, 64},  {1, 65, 65, 3, 3, 80},
+                          {1, 200, 200, 2, 1, 64},  {1, 1, 150, 2, 2, 64}, {1, 33, 33, 1, 1, 256},
+                          {1, 300, 300, 2, 1, 128}};
+
+template <class V>
+void check_attention(auto& test, const Dims& d, typename SoftmaxAttention<V>::Config config, bool with_sink) {
+  SCOPED_TRACE("T " + std::to_string(d.T) + ", Tk " + std::to_string(d.Tk) + ", Dh " + std::to_string(d.Dh));
+  config.query_offset = d.Tk - d.T;
+  // Scores of about unit size, whatever the width: a softmax of one key has no gradient.
+  const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
+  std::vector<Input> inputs{test.values({d.B, d.T, d.H, d.Dh}, size),
+                            test.values({d.B, d.Tk, d.K, d.Dh}, size), test.values({d.B, d.Tk, d.K, d.Dh})};
+  if (with_sink) inputs.push_back(test.vector({d.H}, 1));
+  test.check(inputs, [&](Context& c, const Inputs& x) {
+    return softmax_attention<V>(c, {.q = x[0], .k = x[1], .v = x[2], .sink = with_sink ? x[3] : Variable()},
+                                config);
+  });
+}
+
+class GpuAttention : public GpuTest {
+ public:
+  using GpuTest::check;
+  using GpuTest::values;
+  using GpuTest::vector;
+};
+
+TEST_F(GpuAttention, Plain) {
+  for (const Dims& d : kDims) check_attention<attention::Plain>(*this, d, {}, false);
+}
+TEST_F(GpuAttention, SlidingWindow) {
+  for (const Dims& d : kDims)
+    for (const int window : {30, 64})
+      check_attention<attention::SlidingWindow>(*this, d, {.params = {.window = window}}, false);
+}
+TEST_F(GpuAttention, SinkWithAndWithoutWindow) {
+  for (const Dims& d : kDims)
+    for (const int window : {0, 20})
+      check_attention<attention::Sink>(*this, d, {.params = {.window = window}}, true);
+}
+
+}  // namespace
+}  // namespace headway::testing
