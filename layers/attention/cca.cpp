@@ -109,13 +109,13 @@ class CcaLayer final : public AttentionLayer {
          .qk_mean = config_.qk_mean,
          .eps = config_.norm_eps},
         query0, key0, conv_a_.variable(), conv_a_bias_.variable(), conv_b_.variable(),
-        conv_b_bias_.variable(), temperature_.variable(), past ? past->queries.rows() : Tensor(),
-        past ? past->keys.rows() : Tensor());
+        conv_b_bias_.variable(), temperature_.variable(), past ? past->queries.rows().value() : Tensor(),
+        past ? past->keys.rows().value() : Tensor());
     SoftmaxInputs inputs{.q = rotate(ctx, query, positions), .k = rotate(ctx, key, positions), .v = value};
     int64_t query_offset = 0;
     if (past) {
-      past->queries.advance(query0.value(), ctx.stream);
-      past->keys.advance(key0.value(), ctx.stream);
+      past->queries.advance(ctx, query0);
+      past->keys.advance(ctx, key0);
       query_offset = past->cache.length();
       past->cache.append(inputs.k.value(), inputs.v.value(), ctx.stream);
       inputs.k = Variable(past->cache.keys());
@@ -170,8 +170,8 @@ class CcaLayer final : public AttentionLayer {
     const Variable value = value_.forward(ctx, x);
     if (!config_.value_shift) return heads(ctx, value);
     const Variable shifted = apply<TokenShift>(ctx, {.first_shifted = key_dim() / 2}, value,
-                                               past ? past->values.rows() : Tensor());
-    if (past) past->values.advance(value.value(), ctx.stream);
+                                               past ? past->values.rows().value() : Tensor());
+    if (past) past->values.advance(ctx, value);
     return heads(ctx, shifted);
   }
   Variable rotate(Context& ctx, const Variable& x, const Positions& positions) const {

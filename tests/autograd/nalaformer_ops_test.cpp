@@ -9,6 +9,7 @@
 #include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops/causal_conv.h"
+#include "autograd/ops/last_rows.h"
 #include "autograd/ops/norm_aware_map.h"
 #include "core/backend.h"
 #include "tests/support/seed.h"
@@ -56,6 +57,30 @@ TEST_F(NalaformerOpsTest, CausalConv) {
           return std::vector{apply<headway::CausalConv>(c, {.silu = silu}, x, weight, history)};
         });
       }
+}
+
+TEST_F(NalaformerOpsTest, LastRows) {
+  for (const int64_t T : {1, 2, 3, 5}) {
+    const Variable x = leaf({2, T, 3}), before = leaf({2, 3, 3});
+    for (const Variable& history : {Variable(), before}) {
+      const auto rows = [&](Context& c) {
+        return std::vector{apply<headway::LastRows>(c, {.count = 3}, x, history)};
+      };
+      expect_gradients({x}, rows);
+      if (history.defined()) expect_gradients({x, before}, rows);
+      const Tensor y = rows(ctx)[0].value();
+      for (int64_t b = 0; b < 2; ++b)
+        for (int64_t i = 0; i < 3; ++i)
+          for (int64_t c = 0; c < 3; ++c) {
+            const int64_t t = T - 3 + i;  // negative: before x
+            const double expected = t >= 0 ? x.value().data<double>()[(b * T + t) * 3 + c]
+                                    : history.defined()
+                                        ? before.value().data<double>()[(b * 3 + 3 + t) * 3 + c]
+                                        : 0;
+            EXPECT_EQ(y.data<double>()[(b * 3 + i) * 3 + c], expected);
+          }
+    }
+  }
 }
 
 TEST_F(NalaformerOpsTest, NormAwareMap) {

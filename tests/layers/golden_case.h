@@ -8,6 +8,7 @@
 #include <map>
 
 #include "core/io/hdf5_archive.h"
+#include "layers/attention/recurrent_state.h"
 #include "tests/layers/layer_test.h"
 
 namespace headway::testing {
@@ -68,6 +69,42 @@ class GoldenTest : public LayerTest {
     return value;
   }
 
+  using Stored = std::map<std::string, Tensor>;
+  struct Leaf {
+    std::string name;
+    Variable variable;
+  };
+  /// A stored tensor, or "name/i": part i of its first dimension.
+  static Tensor piece(const Stored& stored, const std::string& name) {
+    const auto whole = stored.find(name);
+    if (whole != stored.end()) return whole->second;
+    const size_t slash = name.rfind('/');
+    const Tensor all = stored.at(name.substr(0, slash));
+    const int64_t i = std::stoll(name.substr(slash + 1));
+    const Shape& shape = all.shape();
+    return all.slice(0, i, i + 1).reshape({shape[1], shape[2], shape[3]});
+  }
+  /// The state of a case that has one, with its parts among the leaves; null otherwise.
+  std::unique_ptr<AttentionState> carried_state(AttentionLayer& layer, const Stored& stored, DType dtype,
+                                                std::vector<Leaf>& leaves) {
+    if (!stored.contains("input/state")) return nullptr;
+    const Tensor& matrix = stored.at("input/state");
+    auto state = layer.make_state(matrix.size(0), 0, dtype, Device{});
+    auto& recurrent = static_cast<RecurrentState&>(*state);
+    recurrent.matrix = leaves.emplace_back(Leaf{"state", Variable::leaf(to_dtype(matrix, dtype))}).variable;
+    for (size_t i = 0; i < recurrent.convolutions.size() && stored.contains("input/conv_state"); ++i) {
+      const std::string name = "conv_state/" + std::to_string(i);
+      const Tensor rows = to_dtype(piece(stored, "input/" + name).clone(*stream), dtype);
+      recurrent.convolutions[i].set_rows(leaves.emplace_back(Leaf{name, Variable::leaf(rows)}).variable);
+    }
+    return state;
+  }
+  static void add_outputs(const RecurrentState& state, const Stored& stored, std::vector<Leaf>& outputs) {
+    outputs.push_back({"state", state.matrix});
+    for (size_t i = 0; i < state.convolutions.size() && stored.contains("output/conv_state"); ++i)
+      outputs.push_back({"conv_state/" + std::to_string(i), state.convolutions[i].rows()});
+  }
+
   void expect_case(const std::filesystem::path& file, DType dtype, double limit) {
     const std::string kind = text_attribute(file, "kind"), keys = text_attribute(file, "config");
     Hdf5Reader reader(file, Hdf5Reader::Accept::any);
@@ -93,13 +130,23 @@ class GoldenTest : public LayerTest {
     ASSERT_EQ(num_set, num_parameters(*layer));
 
     ctx.recording = true;
-    const Variable x = Variable::leaf(to_dtype(stored.at("input/x"), dtype));
-    const Variable y = run(*layer, x);
-    const Tensor dy = to_dtype(stored.at("grad_output/y"), dtype);
-    backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
+    std::vector<Leaf> leaves{{"x", Variable::leaf(to_dtype(stored.at("input/x"), dtype))}};
+    const auto state = carried_state(*layer, stored, dtype, leaves);
+    const int64_t offset =
+        reader.has_attribute("", "position_offset") ? reader.integer("", "position_offset") : 0;
+    std::vector<Leaf> outputs{{"y", run(*layer, leaves[0].variable, state.get(), offset)}};
+    if (state) add_outputs(*static_cast<RecurrentState*>(state.get()), stored, outputs);
+    std::vector<Variable> roots;
+    std::vector<Tensor> seeds;
+    for (const auto& [name, variable] : outputs) {
+      roots.push_back(variable);
+      seeds.push_back(to_dtype(piece(stored, "grad_output/" + name), dtype));
+      expect_close(name, variable.value(), piece(stored, "output/" + name), limit);
+    }
+    backward(ctx, roots, seeds, MicroStep::last);
     ctx.recording = false;
-    expect_close("y", y.value(), stored.at("output/y"), limit);
-    expect_close("grad x", x.grad(), stored.at("grad/x"), limit);
+    for (const auto& [name, variable] : leaves)
+      expect_close("grad " + name, variable.grad(), piece(stored, "grad/" + name), limit);
     int64_t num_compared = 0;
     for (const auto& [name, tensor] : stored)
       if (name.starts_with("grad/param/")) {

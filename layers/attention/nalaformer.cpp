@@ -1,0 +1,260 @@
+// NaLaFormer (arXiv 2506.21137) as a causal layer: linear attention whose feature maps keep the norms that a
+// normalised linear attention would cancel. The paper's language models put the map into other linear layers;
+// this is the map with a prefix sum as its normaliser.
+//
+//   q, k, v = short convolutions of x Wq^T, x Wk^T, x Wv^T, SiLU on v
+//   fq, fk  = feature maps: kernels/ops/norm_aware_map.h
+//   o_t     = sum_{j<=t} <rq_t, rk_j> v_j / (sum_{j<=t} <fq_t, fk_j> + eps),  rq, rk = fq, fk, rotated or not
+//   y       = (norm(concat(o)) * silu(x Wg^T)) Wo^T
+
+#include <cmath>
+#include <memory>
+#include <string>
+
+#include "autograd/ops/activation.h"
+#include "autograd/ops/causal_conv.h"
+#include "autograd/ops/linear_attention.h"
+#include "autograd/ops/norm_aware_map.h"
+#include "autograd/ops/reshape.h"
+#include "autograd/ops/rope.h"
+#include "layers/attention/recurrent_state.h"
+#include "layers/linear.h"
+#include "layers/norm.h"
+
+namespace headway {
+namespace {
+
+struct NalaformerConfig : AttentionConfigOf<NalaformerConfig> {
+  std::string feature_map = "cosine";
+  double lambda = 3;
+  bool lambda_learnable = false;
+  double tau = 0.5;
+  double qnorm_scale = 1;
+  std::string phase = "tanh_direction";
+  bool q_rescale = false;
+  std::string key_norm = "none";
+  std::string state = "sum";
+  std::string normaliser = "sum";
+  double normaliser_eps = 1e-6;
+  double direction_eps = 1e-12;
+  int64_t short_conv = 4;
+  std::string out_norm = "layernorm";
+  double norm_eps = 1e-5;
+  std::string gate = "silu";
+
+  NalaformerConfig() { rope = false; }
+
+  void describe_kind(FieldVisitor& v) override {
+    v("feature_map", feature_map, "cosine phases (the paper) or a split by sign (the authors' code)",
+      {.choices = {"cosine", "relu_split"}});
+    v("lambda", lambda,
+      "power of the keys, scale of that of the queries; above 2 for finite gradients at zero",
+      {.min = 1e-3, .max = 100});
+    v("lambda_learnable", lambda_learnable, "lambda is learned, one per layer, and starts at its value");
+    v("tau", tau, "a query's power is lambda (tau + tanh(qnorm_scale |q|))", {.min = 0, .max = 100});
+    v("qnorm_scale", qnorm_scale, "1, or 1/sqrt(head_dim), where tanh does not saturate",
+      {.min = 1e-6, .max = 1e6});
+    v("phase", phase, "pi/4 times: tanh(direction), direction, tanh(vector), or zero; cosine map only",
+      {.choices = {"tanh_direction", "direction", "tanh_raw", "none"}});
+    v("q_rescale", q_rescale, "multiply the query's direction by sqrt(head_dim) under the power");
+    v("key_norm", key_norm, "unit: the key's direction under the power", {.choices = {"none", "unit"}});
+    v("state", state, "sum: no decay", {.choices = {"sum"}});
+    v("normaliser", normaliser, "divide by the sum of the weights, or not", {.choices = {"sum", "none"}});
+    v("normaliser_eps", normaliser_eps, "added to that sum", {.min = 0, .max = 1});
+    v("direction_eps", direction_eps, "added to the sum of squares of each query and key",
+      {.min = 1e-30, .max = 1});
+    v("short_conv", short_conv, "taps of the causal convolutions on queries, keys and values; 0 = none",
+      {.min = 0, .max = 64});
+    v("out_norm", out_norm, "LayerNorm over all heads, or RMSNorm within each",
+      {.choices = {"layernorm", "rms_head"}});
+    v("norm_eps", norm_eps, "added to the variance or mean square", {.min = 0, .max = 1});
+    v("gate", gate, "the normalised output times silu(x Wg^T), or as it is", {.choices = {"silu", "none"}});
+  }
+  /// ConfigError for keys that this kind does not have.
+  void check() const {
+    HEADWAY_CHECK(num_kv_heads == num_heads, ConfigError,
+                  "model.attention.num_kv_heads = " + std::to_string(num_kv_heads) +
+                      ": expected num_heads for nalaformer");
+    HEADWAY_CHECK(!qk_norm && !bias && window == 0, ConfigError,
+                  "model.attention.kind = \"nalaformer\" has no qk_norm, bias or window");
+  }
+  int64_t width() const { return num_heads * head_dim; }
+};
+
+class NalaformerLayer final : public AttentionLayer {
+ public:
+  NalaformerLayer(const NalaformerConfig& config, const ModelShape& shape)
+      : config_(checked(config)),
+        shape_(shape),
+        query_(shape, config, "query", *this),
+        key_(shape, config, "key", *this),
+        value_(shape, config, "value", *this),
+        norm_(over_all_heads() ? NormKind::layer : NormKind::rms,
+              over_all_heads() ? config.width() : config.head_dim, config.norm_eps, true),
+        output_(config.width(), shape.model_dim, Init::normal(shape.output_init_std), false) {
+    if (config_.lambda_learnable)
+      lambda_ = &add_parameter("lambda", {1}, Init::constant(config_.lambda), false);
+    if (config_.gate == "silu") {
+      gate_ = std::make_unique<LinearLayer>(shape.model_dim, config_.width(), Init::normal(shape.init_std),
+                                            false);
+      add_child("gate", *gate_);
+    }
+    add_child("norm", norm_);
+    add_child("output", output_);
+  }
+
+  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
+                   AttentionState* state) override {
+    auto* const past = static_cast<RecurrentState*>(state);
+    const auto history = [&](size_t i) {
+      return past && config_.short_conv > 0 ? &past->convolutions[i] : nullptr;
+    };
+    const Variable query = heads(ctx, query_.forward(ctx, x, false, history(0))),
+                   key = heads(ctx, key_.forward(ctx, x, false, history(1))),
+                   value = heads(ctx, value_.forward(ctx, x, true, history(2)));
+    const Variable lambda = lambda_ ? lambda_->variable() : Variable();
+    LinearInputs inputs{.q = apply<NormAwareMap>(ctx, query_map(), query, lambda),
+                        .k = apply<NormAwareMap>(ctx, key_map(), key, lambda),
+                        .v = value};
+    const bool normalise = config_.normaliser == "sum";
+    if (config_.rope) {
+      if (normalise) inputs.norm_q = inputs.q, inputs.norm_k = inputs.k;
+      inputs.q = rotate(ctx, inputs.q, positions);
+      inputs.k = rotate(ctx, inputs.k, positions);
+    }
+    if (past) inputs.state = past->matrix;
+    const auto [o, matrix] =
+        linear_attention(ctx, inputs, {.normalise = normalise, .eps = config_.normaliser_eps});
+    if (past) past->matrix = matrix;
+    return output_.forward(ctx, gated(ctx, x, normed(ctx, o)));
+  }
+
+  std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
+    auto state = std::make_unique<RecurrentState>();
+    if (config_.short_conv > 0) state->convolutions.assign(3, RowHistory(config_.short_conv - 1));
+    return state;
+  }
+
+  /// Products of whole chunks of 64 tokens, F = 2 Dh features.
+  Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
+    constexpr double kChunk = 64;
+    const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
+    const auto width = static_cast<double>(config_.width()), Dh = static_cast<double>(config_.head_dim);
+    const double F = 2 * Dh, heads = static_cast<double>(config_.num_heads);
+    const double projections = 2 * rows * D * width * (gate_ ? 5 : 4);
+    const double convolutions = 2 * rows * 3 * width * static_cast<double>(config_.short_conv);
+    const double forward = rows * heads * (2 * kChunk * (F + Dh) + 4 * F * Dh);
+    const double backward = rows * heads * (2 * kChunk * (3 * F + 2 * Dh) + 10 * F * Dh);
+    // projected rows, convolved rows, features, rotated features, output, its norm, gate and their product
+    const double saved =
+        3 + (config_.short_conv > 0 ? 3 : 0) + 4 + (config_.rope ? 4 : 0) + 2 + (gate_ ? 2 : 0);
+    return {.forward_flop = projections + convolutions + forward,
+            .backward_flop = 2 * projections + 2 * convolutions + backward,
+            .saved_bytes = rows * static_cast<double>(value_bytes) * (D + saved * width) + rows * heads * 4};
+  }
+
+  int64_t cache_bytes_per_token(int64_t) const override { return 0; }
+  int64_t state_bytes(int64_t value_bytes) const override {
+    const int64_t columns = config_.head_dim + (config_.normaliser == "sum" ? 1 : 0);
+    const int64_t matrix = config_.num_heads * 2 * config_.head_dim * columns;
+    const int64_t conv_rows = config_.short_conv > 0 ? 3 * (config_.short_conv - 1) : 0;
+    // the matrix is kept in fp32 at least
+    return matrix * std::max<int64_t>(value_bytes, 4) + conv_rows * config_.width() * value_bytes;
+  }
+
+ private:
+  /// x W^T and its short convolution.
+  class Branch : public Module {
+   public:
+    Branch(const ModelShape& shape, const NalaformerConfig& config, const std::string& name,
+           NalaformerLayer& owner)
+        : projection_(shape.model_dim, config.width(), Init::normal(shape.init_std), false) {
+      owner.add_child(name, projection_);
+      if (config.short_conv == 0) return;
+      // Uniform up to 1 / sqrt(taps), as PyTorch's convolutions start.
+      conv_ = &add_parameter("weight", {config.width(), config.short_conv},
+                             Init::uniform(1 / std::sqrt(static_cast<double>(config.short_conv))), false);
+      owner.add_child(name + "_conv", *this);
+    }
+    /// Without a convolution there is no SiLU either.
+    Variable forward(Context& ctx, const Variable& x, bool silu, RowHistory* history) const {
+      const Variable rows = projection_.forward(ctx, x);
+      if (!conv_) return rows;
+      const Variable y = apply<CausalConv>(ctx, {.silu = silu}, rows, conv_->variable(),
+                                           history ? history->rows() : Variable());
+      if (history) history->advance(ctx, rows);
+      return y;
+    }
+
+   private:
+    LinearLayer projection_;
+    Parameter* conv_ = nullptr;
+  };
+
+  static const NalaformerConfig& checked(const NalaformerConfig& config) {
+    config.check();
+    return config;
+  }
+  bool over_all_heads() const { return config_.out_norm == "layernorm"; }
+
+  NormAwareMapSettings map_settings() const {
+    using Settings = NormAwareMapSettings;
+    return {.map = config_.feature_map == "cosine" ? Settings::Map::cosine : Settings::Map::relu_split,
+            .phase = config_.phase == "tanh_direction" ? Settings::Phase::tanh_direction
+                     : config_.phase == "direction"    ? Settings::Phase::direction
+                     : config_.phase == "tanh_raw"     ? Settings::Phase::tanh_row
+                                                       : Settings::Phase::none,
+            .lambda = config_.lambda,
+            .tau = config_.tau,
+            .norm_scale = config_.qnorm_scale,
+            .eps = config_.direction_eps};
+  }
+  NormAwareMapSettings query_map() const {
+    NormAwareMapSettings settings = map_settings();
+    settings.base = NormAwareMapSettings::Base::direction;
+    settings.power_from_norm = true;
+    if (config_.q_rescale) settings.direction_scale = std::sqrt(static_cast<double>(config_.head_dim));
+    return settings;
+  }
+  NormAwareMapSettings key_map() const {
+    NormAwareMapSettings settings = map_settings();
+    if (config_.key_norm == "unit") settings.base = NormAwareMapSettings::Base::direction;
+    return settings;
+  }
+
+  Variable heads(Context& ctx, const Variable& rows) const {
+    return reshape(ctx, rows, {rows.size(0), rows.size(1), config_.num_heads, config_.head_dim});
+  }
+  /// Each half of the features is rotated by itself.
+  Variable rotate(Context& ctx, const Variable& features, const Positions& positions) const {
+    const auto width = static_cast<int64_t>(config_.rope_fraction * static_cast<double>(config_.head_dim));
+    const Shape halves{features.size(0), features.size(1), 2 * config_.num_heads, config_.head_dim};
+    const Variable rotated =
+        apply<Rope>(ctx, {}, reshape(ctx, features, halves),
+                    positions.rope(config_.rope_theta, width, features.value().dtype(), ctx.stream));
+    return reshape(ctx, rotated, features.shape());
+  }
+  /// o [B,T,H,Dh] -> [B,T,H*Dh]
+  Variable normed(Context& ctx, const Variable& o) const {
+    const Shape merged{o.size(0), o.size(1), config_.width()};
+    if (over_all_heads()) return norm_.forward(ctx, reshape(ctx, o, merged));
+    return reshape(ctx, norm_.forward(ctx, o), merged);
+  }
+  Variable gated(Context& ctx, const Variable& x, const Variable& y) const {
+    return gate_ ? apply<SwiGlu>(ctx, {}, gate_->forward(ctx, x), y) : y;
+  }
+
+  NalaformerConfig config_;
+  ModelShape shape_;
+  Branch query_, key_, value_;
+  std::unique_ptr<LinearLayer> gate_;
+  NormLayer norm_;
+  LinearLayer output_;
+  Parameter* lambda_ = nullptr;
+};
+
+HEADWAY_ATTENTION(nalaformer, "NaLaFormer: linear attention with norm-aware feature maps", "arXiv 2506.21137",
+                  NalaformerConfig, NalaformerLayer);
+
+}  // namespace
+}  // namespace headway
