@@ -10,7 +10,7 @@ template <class T>
 CausalConvInputs<T> inputs_of(const CausalConv::Saved& s) {
   return {.x = s.x.view<const T, 3>("x"),
           .history = s.history.optional_view<const T, 3>("history"),
-          .weight = s.weight.view<const Acc<T>, 2>("weight"),
+          .weight = s.weight.view<const T, 2>("weight"),
           .silu = s.config.silu};
 }
 

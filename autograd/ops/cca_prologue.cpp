@@ -11,7 +11,7 @@ CcaPrologueInputs<T> inputs_of(const CcaPrologue::Saved& s) {
           .key = s.key.view<const T, 4>("key"),
           .query_history = s.query_history.optional_view<const T, 4>("query_history"),
           .key_history = s.key_history.optional_view<const T, 4>("key_history"),
-          .conv_a = s.conv_a.view<const Acc<T>, 2>("conv_a"),
+          .conv_a = s.conv_a.view<const T, 2>("conv_a"),
           .conv_a_bias = s.conv_a_bias.view<const Acc<T>, 1>("conv_a_bias"),
           .conv_b = s.conv_b.view<const T, 4>("conv_b"),
           .conv_b_bias = s.conv_b_bias.view<const Acc<T>, 1>("conv_b_bias"),

@@ -13,9 +13,9 @@ namespace headway {
 
 template <class T>
 struct CausalConvInputs {
-  View<const T, 3> x;            // [B,T,C]
-  View<const T, 3> history;      // [B,K-1,C], optional
-  View<const Acc<T>, 2> weight;  // [C,K]
+  View<const T, 3> x;        // [B,T,C]
+  View<const T, 3> history;  // [B,K-1,C], optional
+  View<const T, 2> weight;   // [C,K]
   bool silu = false;
 
   void check(const char* name) const {

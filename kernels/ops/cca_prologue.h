@@ -27,7 +27,7 @@ struct CcaPrologueInputs {
   View<const T, 4> key;               // [B,T,K,Dh]
   View<const T, 4> query_history;     // [B,K0+K1-2,H,Dh], optional
   View<const T, 4> key_history;       // [B,K0+K1-2,K,Dh], optional
-  View<const Acc<T>, 2> conv_a;       // [(H+K)*Dh,K0]
+  View<const T, 2> conv_a;            // [(H+K)*Dh,K0]
   View<const Acc<T>, 1> conv_a_bias;  // [(H+K)*Dh]
   View<const T, 4> conv_b;            // [H+K,Dh out,Dh in,K1]
   View<const Acc<T>, 1> conv_b_bias;  // [(H+K)*Dh]

@@ -174,6 +174,34 @@ TEST_F(CcaPrologueTest, TwoConvolutionsAreOneLongerOne) {
   }
 }
 
+// A token reaches its own row and the K0 + K1 - 2 after it, and nothing else by a single bit.
+TEST_F(CcaPrologueTest, ATokenReachesAsFarAsTheTaps) {
+  const Case c{.B = 1, .T = 9, .H = 2, .K = 1, .Dh = 4, .K0 = 3, .K1 = 2};
+  Inputs in = inputs(c);
+  const auto run = [&] {
+    const Tensor q = Tensor::empty({c.T, c.H * c.Dh}, DType::f32, Device{}),
+                 k = Tensor::empty({c.T, c.K * c.Dh}, DType::f32, Device{});
+    launch(CcaPrologueForward<float>{.in = views(c, in),
+                                     .q = q.reshape({c.B, c.T, c.H, c.Dh}).view<float, 4>("q"),
+                                     .k = k.reshape({c.B, c.T, c.K, c.Dh}).view<float, 4>("k")},
+           *stream);
+    return std::pair(q.to_vector<float>(*stream), k.to_vector<float>(*stream));
+  };
+  const auto before = run();
+  const int64_t changed = 4;
+  for (int64_t d = 0; d < c.K * c.Dh; ++d) in.key[changed * c.K * c.Dh + d] += 1;
+  for (int64_t d = 0; d < c.H * c.Dh; ++d) in.query[changed * c.H * c.Dh + d] -= 1;
+  const auto after = run();
+  for (int64_t t = 0; t < c.T; ++t) {
+    const auto differs = [&](const std::vector<float>& a, const std::vector<float>& b, int64_t width) {
+      return !std::equal(a.begin() + t * width, a.begin() + (t + 1) * width, b.begin() + t * width);
+    };
+    const bool reached = t >= changed && t <= changed + c.past();
+    EXPECT_EQ(differs(before.first, after.first, c.H * c.Dh), reached) << "query " << t;
+    EXPECT_EQ(differs(before.second, after.second, c.K * c.Dh), reached) << "key " << t;
+  }
+}
+
 TEST_F(CcaPrologueTest, RowsHaveTheLengthOfTheTemperature) {
   const Case c{.B = 1, .T = 3, .H = 2, .K = 1, .Dh = 8, .K0 = 2, .K1 = 2};
   Inputs in = inputs(c);

@@ -1,0 +1,9 @@
+# Independent definitions in plain Python against the golden cases of their kind: tests/golden/<kind>.py.
+file(GLOB definitions CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/golden/*.py)
+list(REMOVE_ITEM definitions ${CMAKE_SOURCE_DIR}/tests/golden/case.py)
+foreach(definition IN LISTS definitions)
+  get_filename_component(kind ${definition} NAME_WE)
+  file(GLOB cases CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/golden/${kind}-*.h5)
+  add_test(NAME golden.definition.${kind} COMMAND /usr/bin/python3 -B ${definition} ${cases})
+  set_tests_properties(golden.definition.${kind} PROPERTIES SKIP_RETURN_CODE 77)
+endforeach()

@@ -1,0 +1,89 @@
+"""Runs a definition of an attention layer, written in plain Python, on golden cases.
+
+The definitions share nothing with the C++ code: a mistake that a kernel and its tests have in common shows here.
+    python3 tests/golden/cca.py tests/golden/cca-*.h5
+"""
+import json
+import math
+import pathlib
+import sys
+
+try:
+    import h5py
+except ImportError:
+    print("h5py is missing: not run")
+    sys.exit(77)
+
+LIMIT = 1e-9
+
+
+def rows_times(rows, matrix):
+    """x W^T for a list of rows."""
+    return [[math.fsum(x * w for x, w in zip(row, out)) for out in matrix] for row in rows]
+
+
+def heads_of(row, num_heads):
+    width = len(row) // num_heads
+    return [row[h * width:(h + 1) * width] for h in range(num_heads)]
+
+
+def rotate(row, position, theta=10000.0, fraction=1.0):
+    """RoPE: channel i turns with channel i + R/2."""
+    width = int(fraction * len(row))
+    half = width // 2
+    out = list(row)
+    for i in range(half):
+        angle = position * theta ** (-2 * i / width)
+        a, b = row[i], row[i + half]
+        out[i] = a * math.cos(angle) - b * math.sin(angle)
+        out[i + half] = b * math.cos(angle) + a * math.sin(angle)
+    return out
+
+
+def dot(a, b):
+    return math.fsum(x * y for x, y in zip(a, b))
+
+
+def silu(x):
+    return x / (1 + math.exp(-x))
+
+
+class Case:
+    def __init__(self, path):
+        with h5py.File(path) as file:
+            self.name = pathlib.Path(path).name
+            self.config = json.loads(file.attrs["config"])
+            self.position_offset = int(file.attrs.get("position_offset", 0))
+            self.tensors = {}
+            file.visititems(lambda name, item: self.tensors.update({name: item[()].tolist()})
+                            if isinstance(item, h5py.Dataset) else None)
+
+    def param(self, name):
+        return self.tensors["param/" + name]
+
+    def input(self, name):
+        return self.tensors.get("input/" + name)
+
+
+def flat(values):
+    return [x for item in values for x in flat(item)] if isinstance(values, list) else [values]
+
+
+def largest_difference(actual, expected):
+    actual, expected = flat(actual), flat(expected)
+    assert len(actual) == len(expected), (len(actual), len(expected))
+    return max(abs(a - e) for a, e in zip(actual, expected)) / max(abs(e) for e in expected)
+
+
+def main(layer):
+    """layer(case, sequence number) gives {"y": ..., "state": ...} of one sequence."""
+    failed = not sys.argv[1:]
+    for path in sys.argv[1:]:
+        case = Case(path)
+        sequences = [layer(case, b) for b in range(len(case.input("x")))]
+        for name in sequences[0]:
+            error = largest_difference([s[name] for s in sequences], case.tensors["output/" + name])
+            good = error <= LIMIT
+            print(f"{case.name} {name}: {error:.1e}{'' if good else ' FAILED'}")
+            failed = failed or not good
+    sys.exit(1 if failed else 0)
