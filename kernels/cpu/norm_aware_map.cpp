@@ -51,14 +51,16 @@ struct Row {
     const bool from_direction = settings.base == Settings::Base::direction;
     const T base_scale = from_direction ? static_cast<T>(settings.direction_scale) * inverse_norm : T(1);
     constexpr T kSmallest = std::numeric_limits<T>::min();
+    const T exponent = power, inverse = inverse_norm;
 #pragma omp simd
     for (int64_t i = 0; i < Dh; ++i) {
-      direction[i] = x[i] * inverse_norm;
-      base[i] = x[i] * base_scale;
-      const T magnitude = std::abs(base[i]), l = vector_log(std::max(magnitude, kSmallest));
+      direction[i] = x[i] * inverse;
+      const T value = x[i] * base_scale, magnitude = std::abs(value);
       const bool is_zero = magnitude < kSmallest;
-      amplitude[i] = is_zero ? T(0) : vector_exp(power * l);
-      logarithm[i] = is_zero ? T(0) : l;
+      const T l = vector_log(is_zero ? T(1) : magnitude);
+      base[i] = value;
+      logarithm[i] = l;
+      amplitude[i] = is_zero ? T(0) : vector_exp(exponent * l);
     }
     load_phase(x);
   }
@@ -87,8 +89,8 @@ struct Row {
     } else {
 #pragma omp simd
       for (int64_t i = 0; i < Dh; ++i) {
-        y[i] = base[i] > 0 ? amplitude[i] : T(0);
-        y[Dh + i] = base[i] < 0 ? amplitude[i] : T(0);
+        y[i] = base[i] < 0 ? T(0) : amplitude[i];  // NaN goes to both
+        y[Dh + i] = base[i] > 0 ? T(0) : amplitude[i];
       }
     }
   }

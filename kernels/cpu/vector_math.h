@@ -49,7 +49,7 @@ inline float vector_exp(float x) {
 
 inline double vector_exp(double x) { return std::exp(x); }
 
-/// Natural logarithm of a positive normal number, to 2 units in the last place.
+/// Natural logarithm of a positive normal number, to 2 units in the last place; infinity and NaN stay.
 inline float vector_log(float x) {
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr int32_t kHalfSquareRoot = 0x3f3504f3;  // the bits of sqrt(1/2)
@@ -67,7 +67,8 @@ inline float vector_log(float x) {
   p = p * r + 2.0000714765e-1f;
   p = p * r - 2.4999993993e-1f;
   p = p * r + 3.3333331174e-1f;
-  return (p * r * square + n * kLn2Low - 0.5f * square) + r + n * kLn2High;
+  const float result = (p * r * square + n * kLn2Low - 0.5f * square) + r + n * kLn2High;
+  return x < HUGE_VALF ? result : x;
 }
 inline double vector_log(double x) { return std::log(x); }
 

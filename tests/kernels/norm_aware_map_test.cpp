@@ -1,6 +1,7 @@
 #include "kernels/ops/norm_aware_map.h"
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "tests/kernels/kernel_test.h"
@@ -170,6 +171,19 @@ TEST_F(NormAwareMapTest, ReluSplitIsNeverNegative) {
   const auto split = [](Settings& s) { s.map = Settings::Map::relu_split; };
   for (const Settings& settings : {with(kQuery, split), with(kKey, split)})
     for (const double value : map(settings, rows(N, Dh), Dh).to_vector<double>(*stream)) EXPECT_GE(value, 0);
+}
+
+TEST_F(NormAwareMapTest, NotANumberStaysOne) {
+  const int64_t Dh = 3;
+  const Tensor x = tensor(std::vector{1.0f, std::numeric_limits<float>::quiet_NaN(), -2.0f}, {1, Dh});
+  for (const Settings& settings : every_setting()) {
+    const Output y({1, 2 * Dh});
+    launch(
+        NormAwareMapForward<float>{
+            .settings = settings, .x = x.view<const float, 2>("x"), .y = y.tensor().view<float, 2>("y")},
+        *stream);
+    EXPECT_TRUE(std::isnan(y.tensor().data<float>()[1]) && std::isnan(y.tensor().data<float>()[Dh + 1]));
+  }
 }
 
 // Per entry cos^2 + sin^2 = 1.

@@ -40,6 +40,8 @@ TEST(VectorMath, LogarithmIsWithinTwoUnitsInTheLastPlace) {
   EXPECT_LE(worst_error(function, exact, 1.1755e-38f, 3e38f, 1.0007f, 0), 2);
   EXPECT_LE(worst_error(function, exact, 0.5f, 2.0f, 1, 1.3e-6f), 2);
   EXPECT_EQ(vector_log(1.0f), 0.0f);
+  EXPECT_EQ(vector_log(HUGE_VALF), HUGE_VALF);
+  EXPECT_TRUE(std::isnan(vector_log(std::numeric_limits<float>::quiet_NaN())));
 }
 
 TEST(VectorMath, HyperbolicTangentIsWithinFourUnitsInTheLastPlace) {
