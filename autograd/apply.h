@@ -31,7 +31,8 @@ namespace detail {
 
 inline const Tensor& value_of(const Variable& input) { return input.value(); }
 inline const Tensor& value_of(const Tensor& input) { return input; }
-inline Edge edge_of(const Variable& input) { return input.edge(); }
+/// An output that its operation left undefined is an absent option to the next one.
+inline Edge edge_of(const Variable& input) { return input.defined() ? input.edge() : Edge{}; }
 inline Edge edge_of(const Tensor&) { return {}; }
 
 template <class Result>

@@ -33,7 +33,9 @@ class Module {
   /// Makes the bf16 copies follow values that were changed from outside (a checkpoint was loaded).
   void round_weights(Stream&);
 
-  /// Buffers that belong to the state but are not parameters (running averages).
+  /// Buffers that belong to the state but are not parameters (running averages). materialize() makes them, in
+  /// the accumulator's dtype.
+  virtual void make_buffers(DType, Stream&) {}
   virtual void save_buffers(ArchiveWriter&, std::string_view /*prefix*/) const {}
   virtual void load_buffers(ArchiveReader&, std::string_view /*prefix*/, Stream&) {}
 

@@ -37,7 +37,11 @@ Tensor Linear::forward(Context& ctx, Saved* saved, const Config&, const Tensor& 
                        const Tensor& bias) {
   if (saved) *saved = {x, weight, bias.defined()};
   const Tensor y = Tensor::empty(with_last(x.shape(), weight.size(0)), x.dtype(), ctx.device());
-  multiply({.a = rows_of(x), .b = weight.transpose(0, 1), .c = rows_of(y), .bias = bias}, ctx.stream);
+  multiply({.a = rows_of(x).slice(1, 0, weight.size(1)),
+            .b = weight.transpose(0, 1),
+            .c = rows_of(y),
+            .bias = bias},
+           ctx.stream);
   return y;
 }
 
@@ -47,12 +51,14 @@ Grads<3> Linear::backward(Context& ctx, const Saved& saved, const Tensor& dy, co
   Grads<3> gradients;
   if (needs[0]) {
     gradients[0] = Tensor::empty(saved.x.shape(), saved.x.dtype(), ctx.device());
-    multiply({.a = rows, .b = saved.weight, .c = rows_of(gradients[0])}, ctx.stream);
+    if (saved.weight.size(1) < saved.x.size(-1)) gradients[0].fill_zero(ctx.stream);
+    multiply({.a = rows, .b = saved.weight, .c = rows_of(gradients[0]).slice(1, 0, saved.weight.size(1))},
+             ctx.stream);
   }
   if (needs[1]) {
     gradients[1] = needs[1].tensor(saved.weight.shape(), grad_dtype, ctx.device());
     multiply({.a = rows.transpose(0, 1),
-              .b = rows_of(saved.x),
+              .b = rows_of(saved.x).slice(1, 0, saved.weight.size(1)),
               .c = gradients[1],
               .accumulate = needs[1].accumulates(grad_dtype)},
              ctx.stream);

@@ -14,7 +14,8 @@ struct Linear {
     bool has_bias = false;
     auto tensors() const { return std::tie(x, weight); }
   };
-  /// x [..., in], weight [out, in], bias [out] or undefined -> [..., out]
+  /// x [..., in] (or wider: its first channels are read), weight [out, in], bias [out] or undefined -> [...,
+  /// out]
   static Tensor forward(Context&, Saved*, const Config&, const Tensor& x, const Tensor& weight,
                         const Tensor& bias);
   static Grads<3> backward(Context&, const Saved&, const Tensor& dy, const Needs<3>&);

@@ -41,6 +41,11 @@ struct Coord {
   int key;
 };
 
+/// First key that position i sees of a window of the latest keys, its own included; 0: no window.
+HEADWAY_HD constexpr int window_begin(int window, int i) {
+  return window == 0 || i < window ? 0 : i - window + 1;
+}
+
 /// The defaults: plain causal attention.
 struct SoftmaxVariant {
   /// Position i sees the keys begin(i, n) <= j < end(i, n) of each interval n. Neither function may decrease

@@ -12,11 +12,8 @@
 #include "autograd/ops/cca_prologue.h"
 #include "autograd/ops/reshape.h"
 #include "autograd/ops/rope.h"
-#include "autograd/ops/softmax_attention.h"
 #include "autograd/ops/token_shift.h"
-#include "kernels/attention/variants/plain.h"
-#include "kernels/attention/variants/sliding_window.h"
-#include "layers/attention/kv_cache.h"
+#include "layers/attention/causal_attention.h"
 #include "layers/attention/row_history.h"
 #include "layers/attention/softmax_cost.h"
 #include "layers/linear.h"
@@ -111,18 +108,14 @@ class CcaLayer final : public AttentionLayer {
         query0, key0, conv_a_.variable(), conv_a_bias_.variable(), conv_b_.variable(),
         conv_b_bias_.variable(), temperature_.variable(), past ? past->queries.rows().value() : Tensor(),
         past ? past->keys.rows().value() : Tensor());
-    SoftmaxInputs inputs{.q = rotate(ctx, query, positions), .k = rotate(ctx, key, positions), .v = value};
-    int64_t query_offset = 0;
     if (past) {
       past->queries.advance(ctx, query0);
       past->keys.advance(ctx, key0);
-      query_offset = past->cache.length();
-      past->cache.append(inputs.k.value(), inputs.v.value(), ctx.stream);
-      inputs.k = Variable(past->cache.keys());
-      inputs.v = Variable(past->cache.values());
     }
-    const Variable y = attend(ctx, inputs, query_offset);
-    return output_.forward(ctx, reshape(ctx, y, {y.size(0), y.size(1), query_dim()}));
+    const Variable y =
+        causal_attention(ctx, {rotate(ctx, query, positions), rotate(ctx, key, positions), value},
+                         config_.window, past ? &past->cache : nullptr);
+    return output_.forward(ctx, merge_heads(ctx, y));
   }
 
   std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
@@ -178,12 +171,6 @@ class CcaLayer final : public AttentionLayer {
     const auto width = static_cast<int64_t>(config_.rope_fraction * static_cast<double>(config_.head_dim));
     if (!config_.rope || width == 0) return x;
     return apply<Rope>(ctx, {}, x, positions.rope(config_.rope_theta, width, x.value().dtype(), ctx.stream));
-  }
-  Variable attend(Context& ctx, const SoftmaxInputs& inputs, int64_t query_offset) const {
-    if (config_.window == 0)
-      return softmax_attention<attention::Plain>(ctx, inputs, {.query_offset = query_offset});
-    return softmax_attention<attention::SlidingWindow>(
-        ctx, inputs, {.params = {.window = static_cast<int>(config_.window)}, .query_offset = query_offset});
   }
 
   CcaConfig config_;

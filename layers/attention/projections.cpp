@@ -44,11 +44,18 @@ Variable Projections::place(Context& ctx, const Variable& heads, const NormLayer
   return apply<Rope>(ctx, {}, normed, table);
 }
 
-QueryKeyValue Projections::forward(Context& ctx, const Variable& x, const Positions& positions) const {
-  const Variable query = heads(ctx, query_.forward(ctx, x), num_heads_);
-  const Variable key = heads(ctx, key_.forward(ctx, x), num_kv_heads_);
-  return {place(ctx, query, query_norm_.get(), positions), place(ctx, key, key_norm_.get(), positions),
+QueryKeyValue Projections::project(Context& ctx, const Variable& x) const {
+  return {heads(ctx, query_.forward(ctx, x), num_heads_), heads(ctx, key_.forward(ctx, x), num_kv_heads_),
           heads(ctx, value_.forward(ctx, x), num_kv_heads_)};
+}
+
+QueryKeyValue Projections::place(Context& ctx, const QueryKeyValue& heads, const Positions& positions) const {
+  return {place(ctx, heads.query, query_norm_.get(), positions),
+          place(ctx, heads.key, key_norm_.get(), positions), heads.value};
+}
+
+QueryKeyValue Projections::forward(Context& ctx, const Variable& x, const Positions& positions) const {
+  return place(ctx, project(ctx, x), positions);
 }
 
 }  // namespace headway

@@ -19,8 +19,10 @@ struct QueryKeyValue {
 class Projections : public Module {
  public:
   Projections(const AttentionConfig&, const ModelShape&);
-  /// x [B,T,D] -> heads; query and key normalised and rotated as configured.
+  /// x [B,T,D] -> heads; query and key normalised and rotated as configured: place(project(x)).
   QueryKeyValue forward(Context&, const Variable& x, const Positions&) const;
+  QueryKeyValue project(Context&, const Variable& x) const;
+  QueryKeyValue place(Context&, const QueryKeyValue&, const Positions&) const;
 
  private:
   Variable heads(Context&, const Variable& rows, int64_t num_heads) const;

@@ -3,12 +3,7 @@
 //
 //   Y_i = sum over visible j of softmax_j(q_i.k_j / sqrt(Dh)) v_j,   y = concat(Y) Wo^T
 
-#include "autograd/ops/reshape.h"
-#include "autograd/ops/softmax_attention.h"
-#include "kernels/attention/variants/plain.h"
-#include "kernels/attention/variants/sliding_window.h"
-#include "layers/attention/kv_cache.h"
-#include "layers/attention/projections.h"
+#include "layers/attention/causal_attention.h"
 #include "layers/attention/softmax_cost.h"
 
 namespace headway {
@@ -30,16 +25,9 @@ class SoftmaxLayer final : public AttentionLayer {
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
-    QueryKeyValue heads = projections_.forward(ctx, x, positions);
-    int64_t query_offset = 0;
-    if (auto* cache = static_cast<KvCache*>(state)) {
-      query_offset = cache->length();
-      cache->append(heads.key.value(), heads.value.value(), ctx.stream);
-      heads.key = Variable(cache->keys());
-      heads.value = Variable(cache->values());
-    }
-    const Variable y = attend(ctx, heads, query_offset);
-    return output_.forward(ctx, reshape(ctx, y, {y.size(0), y.size(1), y.size(2) * y.size(3)}));
+    const Variable y = causal_attention(ctx, projections_.forward(ctx, x, positions), config_.window,
+                                        static_cast<KvCache*>(state));
+    return output_.forward(ctx, merge_heads(ctx, y));
   }
 
   std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
@@ -56,14 +44,6 @@ class SoftmaxLayer final : public AttentionLayer {
   }
 
  private:
-  Variable attend(Context& ctx, const QueryKeyValue& heads, int64_t query_offset) const {
-    const SoftmaxInputs inputs{.q = heads.query, .k = heads.key, .v = heads.value};
-    if (config_.window == 0)
-      return softmax_attention<attention::Plain>(ctx, inputs, {.query_offset = query_offset});
-    return softmax_attention<attention::SlidingWindow>(
-        ctx, inputs, {.params = {.window = static_cast<int>(config_.window)}, .query_offset = query_offset});
-  }
-
   SoftmaxConfig config_;
   ModelShape shape_;
   Projections projections_;

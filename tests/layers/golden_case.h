@@ -7,7 +7,10 @@
 #include <filesystem>
 #include <map>
 
+#include "autograd/loss_collector.h"
+#include "core/comm/local.h"
 #include "core/io/hdf5_archive.h"
+#include "core/io/memory_archive.h"
 #include "layers/attention/recurrent_state.h"
 #include "tests/layers/layer_test.h"
 
@@ -105,6 +108,17 @@ class GoldenTest : public LayerTest {
       outputs.push_back({"conv_state/" + std::to_string(i), state.convolutions[i].rows()});
   }
 
+  void expect_buffers_after_step(AttentionLayer& layer, const Stored& stored, double limit) {
+    if (ctx.training) layer.after_step(ctx, *make_local_communicator());
+    MemoryArchive archive(*stream);
+    layer.save_buffers(archive, "");
+    for (const ArchiveEntry& entry : archive.entries("")) {
+      const Tensor buffer = Tensor::empty(entry.shape, entry.dtype, Device{});
+      archive.tensor(entry.path, buffer, *stream);
+      expect_close(entry.path, buffer, stored.at("output/buffer." + entry.path), limit);
+    }
+  }
+
   void expect_case(const std::filesystem::path& file, DType dtype, double limit) {
     const std::string kind = text_attribute(file, "kind"), keys = text_attribute(file, "config");
     Hdf5Reader reader(file, Hdf5Reader::Accept::any);
@@ -128,8 +142,15 @@ class GoldenTest : public LayerTest {
         num_set += tensor.numel();
       }
     ASSERT_EQ(num_set, num_parameters(*layer));
+    MemoryArchive buffers(*stream);
+    for (const auto& [name, tensor] : stored)
+      if (name.starts_with("buffer/")) buffers.tensor(path_of(name.substr(7)), to_dtype(tensor, dtype));
+    layer->load_buffers(buffers, "", *stream);
 
     ctx.recording = true;
+    ctx.training = reader.integer("", "training") != 0;
+    LossCollector auxiliary;
+    ctx.auxiliary = &auxiliary;
     std::vector<Leaf> leaves{{"x", Variable::leaf(to_dtype(stored.at("input/x"), dtype))}};
     const auto state = carried_state(*layer, stored, dtype, leaves);
     const int64_t offset =
@@ -143,10 +164,18 @@ class GoldenTest : public LayerTest {
       seeds.push_back(to_dtype(piece(stored, "grad_output/" + name), dtype));
       expect_close(name, variable.value(), piece(stored, "output/" + name), limit);
     }
+    for (const AuxiliaryLoss& loss : auxiliary.losses()) {
+      roots.push_back(loss.loss);
+      const double weight = reader.number("", "aux_weight");
+      seeds.push_back(to_dtype(Tensor::from<double>(std::vector<double>{weight}, {1}, *stream), dtype));
+      expect_close(loss.name, loss.loss.value(), stored.at("output/" + loss.name), limit);
+    }
+    EXPECT_EQ(auxiliary.losses().size(), stored.count("output/balance_loss"));
     backward(ctx, roots, seeds, MicroStep::last);
     ctx.recording = false;
     for (const auto& [name, variable] : leaves)
       expect_close("grad " + name, variable.grad(), piece(stored, "grad/" + name), limit);
+    expect_buffers_after_step(*layer, stored, limit);
     int64_t num_compared = 0;
     for (const auto& [name, tensor] : stored)
       if (name.starts_with("grad/param/")) {

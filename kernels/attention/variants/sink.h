@@ -11,9 +11,7 @@ struct Sink : SoftmaxVariant {
   struct Params {
     int window = 0;
   };
-  HEADWAY_HD static int begin(const Params& params, int i, int) {
-    return params.window == 0 || i < params.window ? 0 : i - params.window + 1;
-  }
+  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
 };
 
 }  // namespace headway::attention

@@ -9,9 +9,7 @@ struct SlidingWindow : SoftmaxVariant {
   struct Params {
     int window;  // >= 1
   };
-  HEADWAY_HD static int begin(const Params& params, int i, int) {
-    return i < params.window ? 0 : i - params.window + 1;
-  }
+  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
 };
 
 }  // namespace headway::attention

@@ -1,0 +1,17 @@
+// Causal attention whose rows are scaled and shifted: O_i = r_i Y_i + beta_i (sum of the visible values).
+// Affine-scaled attention (arXiv 2602.23057). A window of 0 sees everything before the token.
+#pragma once
+
+#include "kernels/attention/softmax_variant.h"
+
+namespace headway::attention {
+
+struct RowAffine : SoftmaxVariant {
+  static constexpr Slots slots = Slots::row_scale | Slots::row_bias;
+  struct Params {
+    int window = 0;
+  };
+  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
+};
+
+}  // namespace headway::attention

@@ -1,0 +1,183 @@
+// Affine-scaled attention (arXiv 2602.23057): each head's softmax weights are scaled and shifted per token,
+//
+//   O_i = alpha_i Y_i + (mu - alpha_i) / N_i * (sum of the visible values),   alpha = act(x Wa^T)
+//
+// mu is a running mean of alpha per head, updated once per step over all tokens of all ranks and constant for
+// gradients. The mask applies to the shift as well: the paper does not say so, but without it a row would
+// read the future.
+
+#include <array>
+
+#include "autograd/apply.h"
+#include "autograd/ops/affine_scale.h"
+#include "autograd/ops/softmax_attention.h"
+#include "core/comm/communicator.h"
+#include "core/io/archive.h"
+#include "kernels/attention/variants/row_affine.h"
+#include "kernels/attention/variants/row_scaled.h"
+#include "layers/attention/attention_gate.h"
+#include "layers/attention/causal_attention.h"
+#include "layers/attention/softmax_cost.h"
+
+namespace headway {
+namespace {
+
+struct AffineConfig : AttentionConfigOf<AffineConfig> {
+  std::string affine_act = "lin_clip";
+  std::string affine_n_mode = "fixed";
+  int64_t affine_n_fixed = 64;
+  bool affine_beta = true;
+  bool affine_bias = false;
+  double affine_ema_rho = 0.9;
+  std::string affine_ema_scope = "head";
+  std::string affine_ema_use = "prev";
+  bool affine_ema_stopgrad = true;
+  GateKeys gate{.gate_position = "none"};
+
+  void describe_kind(FieldVisitor& v) override {
+    v("affine_act", affine_act, "scale from its score: 0.1 z + 0.5 clipped to 0..1, or the logistic function",
+      {.choices = {"lin_clip", "sigmoid"}});
+    v("affine_n_mode", affine_n_mode,
+      "divisor of the shift: a constant, the keys a token sees, or all keys (which depends on the batch)",
+      {.choices = {"fixed", "visible", "seqlen"}});
+    v("affine_n_fixed", affine_n_fixed, "the constant: the context length trained with",
+      {.min = 1, .max = 1e9});
+    v("affine_beta", affine_beta, "shift the weights as well as scale them");
+    v("affine_bias", affine_bias, "bias of the scale's projection");
+    v("affine_ema_rho", affine_ema_rho, "share of the running mean that a step keeps", {.min = 0, .max = 1});
+    v("affine_ema_scope", affine_ema_scope, "a running mean per head", {.choices = {"head"}});
+    v("affine_ema_use", affine_ema_use, "a step uses the mean from before it", {.choices = {"prev"}});
+    v("affine_ema_stopgrad", affine_ema_stopgrad,
+      "no gradient through the running mean; only true is offered");
+    gate.describe(v, {"none", "g1"});
+  }
+  bool has_gate() const { return gate.gate_position != "none"; }
+};
+
+class AffineLayer final : public AttentionLayer {
+ public:
+  AffineLayer(const AffineConfig& config, const ModelShape& shape)
+      : config_(config),
+        shape_(shape),
+        projections_(config, shape),
+        scores_(shape.model_dim, config.num_heads, Init::normal(shape.init_std), config.affine_bias),
+        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
+                config.bias) {
+    HEADWAY_CHECK(
+        config.affine_ema_stopgrad, ConfigError,
+        "model.attention.affine_ema_stopgrad = false: expected true, the running mean is a constant");
+    add_child("", projections_);
+    add_child("affine", scores_);
+    if (config.has_gate()) {
+      gate_ = std::make_unique<AttentionGate>(config.gate, config, shape.model_dim, shape.init_std);
+      add_child("gate", *gate_);
+    }
+    add_child("output", output_);
+  }
+
+  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
+                   AttentionState* state) override {
+    QueryKeyValue heads = projections_.forward(ctx, x, positions);
+    const int64_t query_offset = append_to_cache(ctx, heads, static_cast<KvCache*>(state));
+    const Variable z = scores_.forward(ctx, x);
+    const bool counts = ctx.training && !ctx.recomputing;
+    const auto [row_scale, row_bias] =
+        apply<AffineScale>(ctx, {.scale = scale_config(query_offset), .has_bias = config_.affine_beta}, z,
+                           mean_, counts ? alpha_sums_ : Tensor());
+    if (counts) num_alphas_ += z.size(0) * z.size(1);
+
+    const SoftmaxInputs inputs{
+        .q = heads.query, .k = heads.key, .v = heads.value, .row_scale = row_scale, .row_bias = row_bias};
+    const int window = static_cast<int>(config_.window);
+    Variable y = config_.affine_beta
+                     ? softmax_attention<attention::RowAffine>(
+                           ctx, inputs, {.params = {.window = window}, .query_offset = query_offset})
+                     : softmax_attention<attention::RowScaled>(
+                           ctx, inputs, {.params = {.window = window}, .query_offset = query_offset});
+    if (gate_) y = gate_->apply_to(ctx, y, gate_->scores(ctx, x));
+    return output_.forward(ctx, merge_heads(ctx, y));
+  }
+
+  /// mu <- rho mu + (1 - rho) mean of alpha over the step's tokens of all ranks.
+  void after_step(Context& ctx, Communicator& comm) override {
+    const Tensor count = Tensor::from<int64_t>(std::array{num_alphas_}, {1}, ctx.stream);
+    comm.all_reduce(count, Reduce::sum, ctx.stream);
+    comm.all_reduce(alpha_sums_, Reduce::sum, ctx.stream);
+    const auto tokens = static_cast<double>(count.to_vector<int64_t>(ctx.stream)[0]);
+    dispatch<double, float>(mean_.dtype(), "running mean", [&]<class T>() {
+      std::vector<T> mean = mean_.to_vector<T>(ctx.stream);
+      const std::vector<T> sums = alpha_sums_.to_vector<T>(ctx.stream);
+      const double rho = config_.affine_ema_rho;
+      for (size_t h = 0; h < mean.size() && tokens > 0; ++h)
+        mean[h] = static_cast<T>(rho * static_cast<double>(mean[h]) +
+                                 (1 - rho) * static_cast<double>(sums[h]) / tokens);
+      mean_.copy_from(Tensor::from<T>(mean, mean_.shape(), ctx.stream), ctx.stream);
+    });
+    alpha_sums_.fill_zero(ctx.stream);
+    num_alphas_ = 0;
+  }
+
+  void save_buffers(ArchiveWriter& archive, std::string_view prefix) const override {
+    archive.tensor(join_path(prefix, "running_mean"), mean_);
+  }
+  void load_buffers(ArchiveReader& archive, std::string_view prefix, Stream& stream) override {
+    archive.tensor(join_path(prefix, "running_mean"), mean_, stream);
+  }
+  void make_buffers(DType dtype, Stream& stream) override {
+    mean_ = Tensor::zeros({config_.num_heads}, dtype, stream);
+    alpha_sums_ = Tensor::zeros({config_.num_heads}, dtype, stream);
+  }
+
+  std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
+                                             Device device) const override {
+    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
+  }
+
+  Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
+    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
+    const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config_.num_heads);
+    double extra = 2 * rows * static_cast<double>(shape_.model_dim) * H;
+    double saved_values =
+        H + static_cast<double>(config_.num_heads * config_.head_dim);  // scores and unscaled rows
+    if (gate_) {
+      extra += rows * gate_->forward_flop_per_token();
+      saved_values += static_cast<double>(gate_->num_scores() + config_.num_heads * config_.head_dim);
+    }
+    cost.forward_flop += extra;
+    cost.backward_flop += 2 * extra;
+    cost.saved_bytes += rows * static_cast<double>(value_bytes) * saved_values + rows * 8 * H;
+    return cost;
+  }
+
+  int64_t cache_bytes_per_token(int64_t value_bytes) const override {
+    return 2 * config_.num_kv_heads * config_.head_dim * value_bytes;
+  }
+
+ private:
+  AffineScaleConfig scale_config(int64_t query_offset) const {
+    return {.activation =
+                config_.affine_act == "sigmoid" ? AffineActivation::sigmoid : AffineActivation::lin_clip,
+            .count = config_.affine_n_mode == "fixed"     ? AffineCount::fixed
+                     : config_.affine_n_mode == "visible" ? AffineCount::visible
+                                                          : AffineCount::all_keys,
+            .fixed_count = config_.affine_n_fixed,
+            .window = config_.window,
+            .query_offset = query_offset};
+  }
+
+  AffineConfig config_;
+  ModelShape shape_;
+  Projections projections_;
+  LinearLayer scores_;
+  std::unique_ptr<AttentionGate> gate_;
+  LinearLayer output_;
+  Tensor mean_;        // [H]: mu, zero before the first step
+  Tensor alpha_sums_;  // [H], over the tokens of the step so far
+  int64_t num_alphas_ = 0;
+};
+
+HEADWAY_ATTENTION(affine, "Affine-scaled attention: softmax weights scaled and shifted per token and head",
+                  "arXiv 2602.23057", AffineConfig, AffineLayer);
+
+}  // namespace
+}  // namespace headway

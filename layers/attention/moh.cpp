@@ -1,0 +1,130 @@
+// Mixture of heads (arXiv 2410.11842): some heads always work, of the others each token has its best few;
+// every working head's output is weighted by a router.
+//
+//   y = concat over heads of (g_h Y_h) Wo^T,   g from router logits x Wr^T (kernels/ops/moh_gates.h)
+//
+// A head that a token does not choose still supplies keys and values. The balance loss keeps heads in use.
+
+#include "autograd/apply.h"
+#include "autograd/loss_collector.h"
+#include "autograd/ops/moh_gates.h"
+#include "autograd/ops/softmax_attention.h"
+#include "core/error.h"
+#include "kernels/attention/variants/row_scaled.h"
+#include "layers/attention/causal_attention.h"
+#include "layers/attention/softmax_cost.h"
+
+namespace headway {
+namespace {
+
+struct MohAttentionConfig : AttentionConfigOf<MohAttentionConfig> {
+  int64_t shared_heads = 2;
+  int64_t top_k = 2;
+  std::string gate_mode = "renorm";
+  double balance_weight = 0.01;
+
+  void describe_kind(FieldVisitor& v) override {
+    v("shared_heads", shared_heads, "heads that every token uses, the first ones", {.min = 0, .max = 1024});
+    v("top_k", top_k, "other heads that each token uses", {.min = 1, .max = 1024});
+    v("gate_mode", gate_mode,
+      "weights of the heads: renorm over the chosen ones (1 at the start), or the paper's plain "
+      "probabilities",
+      {.choices = {"renorm", "paper"}});
+    v("balance_weight", balance_weight, "of the balance loss, averaged over layers, in the training loss",
+      {.min = 0, .max = 100});
+  }
+  bool renormalises() const { return gate_mode == "renorm"; }
+  /// ConfigError for values that exclude each other.
+  void check() const {
+    const int64_t routed = num_heads - shared_heads, fewest = renormalises() ? 2 : 1;
+    HEADWAY_CHECK(routed >= 1, ConfigError,
+                  "model.attention.shared_heads = " + std::to_string(shared_heads) +
+                      ": expected fewer than num_heads = " + std::to_string(num_heads));
+    HEADWAY_CHECK(
+        top_k >= fewest && top_k <= routed, ConfigError,
+        "model.attention.top_k = " + std::to_string(top_k) + ": expected " + std::to_string(fewest) + " to " +
+            std::to_string(routed) + ", the heads that are not shared" +
+            (renormalises() ? " (one alone would always weigh 1 with gate_mode = \"renorm\")" : ""));
+  }
+};
+
+class MohLayer final : public AttentionLayer {
+ public:
+  MohLayer(const MohAttentionConfig& config, const ModelShape& shape)
+      : config_(checked(config)),
+        shape_(shape),
+        routing_{.shared_heads = config.shared_heads,
+                 .top_k = config.top_k,
+                 .renormalises = config.renormalises()},
+        projections_(config, shape),
+        router_(shape.model_dim, routing_.num_logits(config.num_heads), Init::normal(shape.init_std), false),
+        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
+                config.bias) {
+    add_child("", projections_);
+    add_child("router", router_);
+    add_child("output", output_);
+  }
+
+  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
+                   AttentionState* state) override {
+    QueryKeyValue heads = projections_.forward(ctx, x, positions);
+    const int64_t query_offset = append_to_cache(ctx, heads, static_cast<KvCache*>(state));
+    const auto [gates, balance_loss] =
+        apply<MohGates>(ctx, {.routing = routing_, .num_heads = config_.num_heads}, router_.forward(ctx, x));
+    if (ctx.auxiliary && ctx.training)
+      ctx.auxiliary->add({.name = "balance_loss",
+                          .loss = balance_loss,
+                          .weight = config_.balance_weight / static_cast<double>(shape_.num_layers)});
+    const Variable y = softmax_attention<attention::RowScaled>(
+        ctx, {.q = heads.query, .k = heads.key, .v = heads.value, .row_scale = gates},
+        {.params = {.window = static_cast<int>(config_.window)}, .query_offset = query_offset});
+    return output_.forward(ctx, merge_heads(ctx, y));
+  }
+
+  std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
+                                             Device device) const override {
+    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
+  }
+
+  /// Of the work of a perfect kernel: heads a token does not use cost it no scores.
+  Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
+    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
+    const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config_.num_heads);
+    const double pair_products = 2 * static_cast<double>(batch * config_.num_heads * config_.head_dim) *
+                                 visible_pairs(tokens, config_.window);
+    const double unused = 1 - static_cast<double>(config_.shared_heads + config_.top_k) /
+                                  static_cast<double>(config_.num_heads);
+    const double router =
+        2 * rows * static_cast<double>(shape_.model_dim * routing_.num_logits(config_.num_heads));
+    cost.forward_flop += router - 2 * unused * pair_products;
+    cost.backward_flop += 2 * router - 5 * unused * pair_products;
+    // logits, gates, and the rows before they are scaled
+    cost.saved_bytes += rows * static_cast<double>(value_bytes) *
+                            static_cast<double>(routing_.num_logits(config_.num_heads) +
+                                                config_.num_heads * config_.head_dim) +
+                        rows * 4 * H;
+    return cost;
+  }
+
+  int64_t cache_bytes_per_token(int64_t value_bytes) const override {
+    return 2 * config_.num_kv_heads * config_.head_dim * value_bytes;
+  }
+
+ private:
+  static const MohAttentionConfig& checked(const MohAttentionConfig& config) {
+    config.check();
+    return config;
+  }
+
+  MohAttentionConfig config_;
+  ModelShape shape_;
+  MohConfig routing_;
+  Projections projections_;
+  LinearLayer router_, output_;
+};
+
+HEADWAY_ATTENTION(moh, "Mixture of heads: shared heads, and for each token the best of the others",
+                  "arXiv 2410.11842", MohAttentionConfig, MohLayer);
+
+}  // namespace
+}  // namespace headway

@@ -1,0 +1,100 @@
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "core/comm/local.h"
+#include "core/io/memory_archive.h"
+#include "tests/layers/golden_case.h"
+
+namespace headway::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+class AffineGolden : public GoldenTest {};
+TEST_F(AffineGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "affine", DType::f64, 1e-9); }
+TEST_F(AffineGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "affine", DType::f32, 1e-4); }
+
+class AffineTest : public LayerTest {
+ protected:
+  static constexpr int64_t kDim = 12, kHeads = 4;
+  const Json base{{"num_heads", kHeads}, {"num_kv_heads", 2}, {"head_dim", 4}};
+
+  static Json with(Json keys, const Json& more) {
+    keys.update(more);
+    return keys;
+  }
+  const std::vector<Json> settings{
+      base,
+      with(base, {{"affine_act", "sigmoid"}, {"affine_n_mode", "visible"}, {"window", 3}}),
+      with(base, {{"affine_beta", false}, {"affine_bias", true}, {"window", 4}}),
+      with(base, {{"affine_n_fixed", 9}, {"gate_position", "g1"}, {"qk_norm", true}}),
+      with(base, {{"gate_position", "g1"}, {"gate_granularity", "headwise"}, {"affine_act", "sigmoid"}}),
+  };
+  void set_mean(AttentionLayer& layer, std::vector<double> mean) {
+    MemoryArchive archive(*stream);
+    const auto size = static_cast<int64_t>(mean.size());
+    archive.tensor("running_mean", Tensor::from<double>(mean, {size}, *stream));
+    layer.load_buffers(archive, "", *stream);
+  }
+  std::vector<double> mean_of(AttentionLayer& layer) {
+    MemoryArchive archive(*stream);
+    layer.save_buffers(archive, "");
+    const Tensor mean = Tensor::empty({kHeads}, DType::f64, Device{});
+    archive.tensor("running_mean", mean, *stream);
+    return mean.to_vector<double>(*stream);
+  }
+  std::unique_ptr<AttentionLayer> layer_with_mean(const Json& keys) {
+    auto layer = make("affine", kDim, keys);
+    set_mean(*layer, {0.2, 0.4, 0.6, 0.8});
+    return layer;
+  }
+};
+
+TEST_F(AffineTest, Gradients) {
+  for (const Json& keys : settings)
+    for (const int64_t length : {1, 6}) {
+      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
+      expect_gradients(*layer_with_mean(keys), random({2, length, kDim}), 1e-8);
+    }
+}
+
+TEST_F(AffineTest, IsCausalAndDecodesAsInOnePass) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    const auto layer = layer_with_mean(keys);
+    expect_causal(*layer, kDim, 7);
+    expect_decoding_equals_one_pass(*layer, kDim);
+  }
+}
+
+// Where alpha = mu the shift vanishes, and the layer is softmax attention times mu.
+TEST_F(AffineTest, AlphaOfItsMeanScalesSoftmaxAttention) {
+  const auto softmax = make("softmax", kDim, base), affine = make("affine", kDim, base);
+  for (const char* name : {"query/weight", "key/weight", "value/weight", "output/weight"})
+    set(*affine, name, parameter(*softmax, name).value.to_vector<double>(*stream));
+  set(*affine, "affine/weight", std::vector<double>(kHeads * kDim, 0.0));  // alpha = 0.5
+  set_mean(*affine, std::vector<double>(kHeads, 0.5));
+  const Tensor x = random({2, 9, kDim}), whole = run(*softmax, x), half = run(*affine, x);
+  for (int64_t i = 0; i < whole.numel(); ++i)
+    EXPECT_LE(std::abs(half.data<double>()[i] - whole.data<double>()[i] / 2), 1e-14);
+}
+
+TEST_F(AffineTest, TheRunningMeanCountsEveryMicroBatchOnceAndOnlyInTraining) {
+  const auto layer = make("affine", kDim, with(base, {{"affine_ema_rho", 0.75}}));
+  set(*layer, "affine/weight", std::vector<double>(kHeads * kDim, 0.0));
+  const auto local = make_local_communicator();
+  run(*layer, random({2, 5, kDim}));
+  layer->after_step(ctx, *local);
+  EXPECT_EQ(mean_of(*layer), std::vector<double>(kHeads, 0.0)) << "an evaluation has no alpha to count";
+  ctx.training = true;
+  for (int micro_batch = 0; micro_batch < 3; ++micro_batch) run(*layer, random({2, 5, kDim}));
+  ctx.recomputing = true;
+  run(*layer, random({2, 5, kDim}));
+  ctx.recomputing = false;
+  layer->after_step(ctx, *local);
+  for (const double mean : mean_of(*layer)) EXPECT_LE(std::abs(mean - 0.25 * 0.5), 1e-15);
+}
+
+}  // namespace
+}  // namespace headway::testing

@@ -1,0 +1,102 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "autograd/apply.h"
+#include "autograd/ops/dynamic_mask.h"
+#include "core/error.h"
+#include "kernels/ops/dynamic_mask.h"
+#include "tests/layers/golden_case.h"
+
+namespace headway::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+class DynamicMaskGolden : public GoldenTest {};
+TEST_F(DynamicMaskGolden, CasesInFloat64) {
+  expect_cases(HEADWAY_GOLDEN_CASES, "dynamic_mask", DType::f64, 1e-9);
+}
+TEST_F(DynamicMaskGolden, CasesInFloat32) {
+  expect_cases(HEADWAY_GOLDEN_CASES, "dynamic_mask", DType::f32, 1e-4);
+}
+
+class DynamicMaskTest : public LayerTest {
+ protected:
+  static constexpr int64_t kDim = 12;
+  const Json base{{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 4}, {"top_w", 3}};
+
+  static Json with(Json keys, const Json& more) {
+    keys.update(more);
+    return keys;
+  }
+  const std::vector<Json> settings{base, with(base, {{"bias_mode", "linear"}, {"score_bias", true}}),
+                                   with(base, {{"top_w", 1}, {"qk_norm", false}}),
+                                   with(base, {{"top_w", 50}})};
+  std::unique_ptr<AttentionLayer> random_layer(const Json& keys) {
+    auto layer = make("dynamic_mask", kDim, keys);
+    set_random(*layer, "A", 0.5);
+    return layer;
+  }
+};
+
+TEST_F(DynamicMaskTest, Gradients) {
+  for (const Json& keys : settings)
+    for (const int64_t length : {1, 7}) {
+      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
+      expect_gradients(*random_layer(keys), random({2, length, kDim}), 1e-7);
+    }
+}
+
+TEST_F(DynamicMaskTest, IsCausalAndDecodesAsInOnePass) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    const auto layer = random_layer(keys);
+    // A token that keeps one other key alone does not depend on itself.
+    if (keys["top_w"] != 1) expect_causal(*layer, kDim, 9);
+    expect_decoding_equals_one_pass(*layer, kDim);
+  }
+}
+
+// The ends of all keys say the same as sorting every prefix.
+TEST_F(DynamicMaskTest, EndsAreThoseOfSortingEveryPrefix) {
+  constexpr int64_t kTokens = 40;
+  const Variable rate(Tensor::from<double>(std::vector<double>{0.7}, {1}, *stream));
+  const Tensor u = random({1, kTokens, 1});
+  for (int64_t j = 3; j < kTokens; j += 7) u.data<double>()[j] = u.data<double>()[j - 2];  // ties
+  for (const int64_t top_w : {1, 5, 39, 60}) {
+    const auto [bias, end] =
+        apply<DynamicMask>(ctx, {.top_w = top_w, .exponential = true}, Variable(u), rate);
+    for (int64_t i = 0; i < kTokens; ++i) {
+      std::vector<int64_t> keys(static_cast<size_t>(i + 1));
+      std::iota(keys.begin(), keys.end(), 0);
+      std::sort(keys.begin(), keys.end(), [&](int64_t a, int64_t b) {
+        const double x = u.data<double>()[a], y = u.data<double>()[b];
+        return x > y || (x == y && a > b);
+      });
+      for (size_t rank = 0; rank < keys.size(); ++rank)
+        EXPECT_EQ(i < end.value().data<int32_t>()[keys[rank]], static_cast<int64_t>(rank) < top_w)
+            << "token " << i << " key " << keys[rank] << " top " << top_w;
+    }
+  }
+}
+
+TEST_F(DynamicMaskTest, AnUntrainedLayerIsASlidingWindow) {
+  const auto window =
+      make("softmax", kDim,
+           {{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 4}, {"window", 3}, {"qk_norm", true}});
+  const auto masked = make("dynamic_mask", kDim, base);
+  for (const char* name : {"query/weight", "key/weight", "value/weight", "output/weight", "query_norm/weight",
+                           "key_norm/weight"})
+    set(*masked, name, parameter(*window, name).value.to_vector<double>(*stream));
+  const Tensor x = random({2, 11, kDim});
+  expect_near(run(*masked, x), run(*window, x), 1e-14);
+}
+
+TEST_F(DynamicMaskTest, AWindowIsRefused) {
+  EXPECT_THROW(declare("dynamic_mask", kDim, with(base, {{"window", 4}})), ConfigError);
+}
+
+}  // namespace
+}  // namespace headway::testing
