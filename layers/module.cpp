@@ -1,5 +1,7 @@
 #include "layers/module.h"
 
+#include <cmath>
+
 #include "autograd/ops/round.h"
 #include "core/tensor.h"
 
@@ -21,6 +23,15 @@ std::vector<T> initial_values(const Parameter& parameter, const RandomKey& key) 
 #pragma omp parallel for
     for (size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<T>(parameter.init.value * (2.0 * static_cast<double>(uniform(key, i)) - 1.0));
+  }
+  if (parameter.init.kind == Init::Kind::geometric)
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<T>(std::pow(parameter.init.value, static_cast<double>(i)));
+  if (parameter.init.kind == Init::Kind::identity) {
+    const auto rows = static_cast<size_t>(parameter.shape[-2]),
+               columns = static_cast<size_t>(parameter.shape[-1]);
+    for (size_t i = 0; i < values.size(); ++i)
+      if (i / columns % rows != i % columns) values[i] = 0;
   }
   return values;
 }
@@ -51,7 +62,7 @@ void Module::materialize(DType dtype, uint64_t seed, Stream& stream) {
       parameter.value = Tensor::from<T>(initial_values<T>(parameter, key), parameter.shape, stream);
     });
     parameter.compute = parameter.value;
-    if (dtype == DType::bf16 && parameter.shape.rank() > 1)
+    if (dtype == DType::bf16 && parameter.shape.rank() > 1 && !parameter.keeps_precision)
       parameter.compute = Tensor::empty(parameter.shape, DType::bf16, stream.device());
     parameter.gradient->dtype = accumulator_of(dtype);
   });

@@ -11,21 +11,26 @@ namespace headway {
 
 /// How a parameter starts.
 struct Init {
-  enum class Kind : uint8_t { constant, normal, uniform };
+  enum class Kind : uint8_t { constant, normal, uniform, geometric, identity };
   Kind kind = Kind::constant;
-  double value = 0;  // the constant, the standard deviation, or the largest magnitude
+  double value = 0;  // the constant, standard deviation, largest magnitude, ratio, or diagonal
 
   static Init zeros() { return {Kind::constant, 0}; }
   static Init ones() { return {Kind::constant, 1}; }
   static Init constant(double value) { return {Kind::constant, value}; }
   static Init normal(double standard_deviation) { return {Kind::normal, standard_deviation}; }
   static Init uniform(double largest) { return {Kind::uniform, largest}; }
+  /// Element i is ratio^i.
+  static Init geometric(double ratio) { return {Kind::geometric, ratio}; }
+  /// One where the last two indices are equal, else zero.
+  static Init identity() { return {Kind::identity, 1}; }
 };
 
 struct Parameter {
   Shape shape;
   Init init;
-  bool decay = false;  // weight decay applies: matrices, not vectors
+  bool decay = false;            // weight decay applies: matrices, not vectors
+  bool keeps_precision = false;  // operations read the value itself also where matrices are rounded to bf16
 
   Tensor value;    // fp32 (fp64 in gradient checks); undefined until the model is materialised
   Tensor compute;  // what operations read: value itself, or for matrices of a bf16 model a copy in bf16

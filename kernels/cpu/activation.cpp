@@ -16,6 +16,27 @@ constexpr double kGeluLinear = 1.5957691216057308;
 constexpr double kGeluCubic = 0.071354816272600248;
 
 template <class T>
+void silu_forward(const SiluForward<T>& args, Stream&) {
+  const int64_t n = args.y.size[0];
+  const T* x = args.x.data;
+  T* y = args.y.data;
+#pragma omp parallel for simd if (n >= kSmallestParallel)
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * sigmoid(x[i]);
+}
+
+template <class T>
+void silu_backward(const SiluBackward<T>& args, Stream&) {
+  const int64_t n = args.dy.size[0];
+  const T *dy = args.dy.data, *x = args.x.data;
+  T* dx = args.dx.data;
+#pragma omp parallel for simd if (n >= kSmallestParallel)
+  for (int64_t i = 0; i < n; ++i) {
+    const T s = sigmoid(x[i]);
+    dx[i] = dy[i] * s * (T(1) + x[i] * (T(1) - s));
+  }
+}
+
+template <class T>
 void swiglu_forward(const SwiGluForward<T>& args, Stream&) {
   const int64_t n = args.y.size[0];
   const T *gate = args.gate.data, *up = args.up.data;
@@ -60,6 +81,10 @@ void gelu_backward(const GeluBackward<T>& args, Stream&) {
   }
 }
 
+HEADWAY_KERNEL(cpu, silu_forward<float>);
+HEADWAY_KERNEL(cpu, silu_forward<double>);
+HEADWAY_KERNEL(cpu, silu_backward<float>);
+HEADWAY_KERNEL(cpu, silu_backward<double>);
 HEADWAY_KERNEL(cpu, swiglu_forward<float>);
 HEADWAY_KERNEL(cpu, swiglu_forward<double>);
 HEADWAY_KERNEL(cpu, swiglu_backward<float>);

@@ -1,5 +1,6 @@
-// Elementwise activations of the feed-forward layer.
+// Elementwise activations.
 //
+//   silu:   y = x sigmoid(x)                                                     (arXiv 1606.08415)
 //   swiglu: y = silu(gate) * up,  silu(x) = x sigmoid(x)                         (arXiv 2002.05202)
 //   gelu:   y = x sigmoid(2 u),   u = sqrt(2/pi) (x + 0.044715 x^3)              (arXiv 1606.08415, tanh
 //   form)
@@ -10,6 +11,25 @@
 #include "kernels/op.h"
 
 namespace headway {
+
+template <class T>
+struct SiluForward {
+  static constexpr const char* name = "silu_forward";
+  View<const T, 1> x;
+  View<T, 1> y;
+  void check() const { HEADWAY_CHECK(x.size[0] == y.size[0], ShapeError, "silu_forward: sizes differ"); }
+};
+
+template <class T>
+struct SiluBackward {
+  static constexpr const char* name = "silu_backward";
+  View<const T, 1> dy, x;
+  View<T, 1> dx;
+  void check() const {
+    HEADWAY_CHECK(x.size[0] == dy.size[0] && dx.size[0] == dy.size[0], ShapeError,
+                  "silu_backward: sizes differ");
+  }
+};
 
 template <class T>
 struct SwiGluForward {

@@ -17,6 +17,7 @@
 #include "autograd/ops/norm_aware_map.h"
 #include "autograd/ops/reshape.h"
 #include "autograd/ops/rope.h"
+#include "layers/attention/linear_family.h"
 #include "layers/attention/recurrent_state.h"
 #include "layers/linear.h"
 #include "layers/norm.h"
@@ -69,14 +70,6 @@ struct NalaformerConfig : AttentionConfigOf<NalaformerConfig> {
       {.choices = {"layernorm", "rms_head"}});
     v("norm_eps", norm_eps, "added to the variance or mean square", {.min = 0, .max = 1});
     v("gate", gate, "the normalised output times silu(x Wg^T), or as it is", {.choices = {"silu", "none"}});
-  }
-  /// ConfigError for keys that this kind does not have.
-  void check() const {
-    HEADWAY_CHECK(num_kv_heads == num_heads, ConfigError,
-                  "model.attention.num_kv_heads = " + std::to_string(num_kv_heads) +
-                      ": expected num_heads for nalaformer");
-    HEADWAY_CHECK(!qk_norm && !bias && window == 0, ConfigError,
-                  "model.attention.kind = \"nalaformer\" has no qk_norm, bias or window");
   }
   int64_t width() const { return num_heads * head_dim; }
 };
@@ -135,31 +128,27 @@ class NalaformerLayer final : public AttentionLayer {
     return state;
   }
 
-  /// Products of whole chunks of 64 tokens, F = 2 Dh features.
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    constexpr double kChunk = 64;
     const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
     const auto width = static_cast<double>(config_.width()), Dh = static_cast<double>(config_.head_dim);
-    const double F = 2 * Dh, heads = static_cast<double>(config_.num_heads);
+    const auto heads = static_cast<double>(config_.num_heads);
     const double projections = 2 * rows * D * width * (gate_ ? 5 : 4);
     const double convolutions = 2 * rows * 3 * width * static_cast<double>(config_.short_conv);
-    const double forward = rows * heads * (2 * kChunk * (F + Dh) + 4 * F * Dh);
-    const double backward = rows * heads * (2 * kChunk * (3 * F + 2 * Dh) + 10 * F * Dh);
+    const Cost core = linear_core_cost(rows, heads, 2 * Dh, Dh);
     // projected rows, convolved rows, features, rotated features, output, its norm, gate and their product
     const double saved =
         3 + (config_.short_conv > 0 ? 3 : 0) + 4 + (config_.rope ? 4 : 0) + 2 + (gate_ ? 2 : 0);
-    return {.forward_flop = projections + convolutions + forward,
-            .backward_flop = 2 * projections + 2 * convolutions + backward,
+    return {.forward_flop = projections + convolutions + core.forward_flop,
+            .backward_flop = 2 * projections + 2 * convolutions + core.backward_flop,
             .saved_bytes = rows * static_cast<double>(value_bytes) * (D + saved * width) + rows * heads * 4};
   }
 
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }
   int64_t state_bytes(int64_t value_bytes) const override {
     const int64_t columns = config_.head_dim + (config_.normaliser == "sum" ? 1 : 0);
-    const int64_t matrix = config_.num_heads * 2 * config_.head_dim * columns;
+    const int64_t matrix = linear_state_bytes(config_.num_heads, 2 * config_.head_dim, columns, value_bytes);
     const int64_t conv_rows = config_.short_conv > 0 ? 3 * (config_.short_conv - 1) : 0;
-    // the matrix is kept in fp32 at least
-    return matrix * std::max<int64_t>(value_bytes, 4) + conv_rows * config_.width() * value_bytes;
+    return matrix + conv_rows * config_.width() * value_bytes;
   }
 
  private:
@@ -192,7 +181,7 @@ class NalaformerLayer final : public AttentionLayer {
   };
 
   static const NalaformerConfig& checked(const NalaformerConfig& config) {
-    config.check();
+    check_linear_family(config);
     return config;
   }
   bool over_all_heads() const { return config_.out_norm == "layernorm"; }

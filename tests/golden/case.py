@@ -53,6 +53,8 @@ class Case:
         with h5py.File(path) as file:
             self.name = pathlib.Path(path).name
             self.config = json.loads(file.attrs["config"])
+            self.layer_index = int(file.attrs["layer_index"])
+            self.num_layers = int(file.attrs["num_layers"])
             self.position_offset = int(file.attrs.get("position_offset", 0))
             self.tensors = {}
             file.visititems(lambda name, item: self.tensors.update({name: item[()].tolist()})

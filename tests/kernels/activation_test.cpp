@@ -12,6 +12,31 @@ class ActivationTest : public KernelTest {
   static constexpr int64_t kSizes[] = {1, 5, 63, 1000, 40001};
 };
 
+TEST_F(ActivationTest, SiluMatchesThePlainLoop) {
+  for (const int64_t n : kSizes) {
+    SCOPED_TRACE(n);
+    auto x = random(n, 4), dy = random(n);
+    x[0] = dy[0] = 1;  // errors are relative to the largest result
+    const Tensor x_tensor = tensor(x, {n}), dy_tensor = tensor(dy, {n});
+    const Output y({n}), dx({n});
+    launch(SiluForward<float>{.x = x_tensor.view<const float, 1>("x"), .y = y.tensor().view<float, 1>("y")},
+           *stream);
+    launch(SiluBackward<float>{.dy = dy_tensor.view<const float, 1>("dy"),
+                               .x = x_tensor.view<const float, 1>("x"),
+                               .dx = dx.tensor().view<float, 1>("dx")},
+           *stream);
+    expect_close({&y, &dx}, [&]<class S>(S) {
+      std::vector<S> ys(n), dxs(n);
+      for (int64_t i = 0; i < n; ++i) {
+        const S u = S(x[i]), s = 1 / (1 + std::exp(-u));
+        ys[i] = u * s;
+        dxs[i] = S(dy[i]) * s * (1 + u * (1 - s));
+      }
+      return Values<S>{ys, dxs};
+    });
+  }
+}
+
 TEST_F(ActivationTest, SwiGluMatchesThePlainLoop) {
   for (const int64_t n : kSizes) {
     SCOPED_TRACE(n);

@@ -1,0 +1,23 @@
+// Relative positions with learned angles (equations in kernels/ops/lrpe.h).
+#pragma once
+
+#include "autograd/node.h"
+
+namespace headway {
+
+struct Lrpe {
+  static constexpr const char* name = "lrpe";
+  struct Config {
+    int64_t offset = 0;  // position of the first token
+  };
+  struct Saved {
+    Tensor x, theta;
+    Config config;
+    auto tensors() const { return std::tie(x, theta); }
+  };
+  /// x [B,T,H,Dh], theta [H,Dh] -> [B,T,H,2*Dh]
+  static Tensor forward(Context&, Saved*, const Config&, const Tensor& x, const Tensor& theta);
+  static Grads<2> backward(Context&, const Saved&, const Tensor& dy, const Needs<2>&);
+};
+
+}  // namespace headway

@@ -1,0 +1,138 @@
+// Hedgehog (arXiv 2402.04347): linear attention with learned feature maps that imitate softmax attention's
+// spiky weights; trained from scratch, or after attention transfer from a softmax layer.
+//
+//   fq, fk = map(Wq_h rope(q) + b), map(Wk_h rope(k) + b)       kernels/ops/hedgehog_map.h
+//   o_t    = sum_{j<=t} <fq_t, fk_j> v_j / (sum_{j<=t} <fq_t, fk_j> + eps),   y = concat(o) Wo^T
+
+#include <memory>
+#include <string>
+
+#include "autograd/ops/head_linear.h"
+#include "autograd/ops/hedgehog_map.h"
+#include "autograd/ops/linear_attention.h"
+#include "autograd/ops/reshape.h"
+#include "layers/attention/linear_family.h"
+#include "layers/attention/projections.h"
+#include "layers/attention/recurrent_state.h"
+
+namespace headway {
+namespace {
+
+struct HedgehogConfig : AttentionConfigOf<HedgehogConfig> {
+  std::string feature_map = "softmax";
+  int64_t feature_dim = 0;
+  bool map_bias = false;
+  double normaliser_eps = 1e-12;
+
+  void describe_kind(FieldVisitor& v) override {
+    v("feature_map", feature_map,
+      "softmax of both signs (LoLCATs), exp (the paper), exp shifted per token, or one softmax of both signs",
+      {.choices = {"softmax", "exp", "expmax", "joint"}});
+    v("feature_dim", feature_dim, "rows of a head's map, which makes twice as many features; 0 = head_dim",
+      {.min = 0, .max = 1024});
+    v("map_bias", map_bias, "biases in the maps");
+    v("normaliser_eps", normaliser_eps, "added to the sum of the weights", {.min = 0, .max = 1});
+  }
+  HedgehogFeatures features() const {
+    return feature_map == "softmax"  ? HedgehogFeatures::softmax
+           : feature_map == "exp"    ? HedgehogFeatures::exp
+           : feature_map == "expmax" ? HedgehogFeatures::expmax
+                                     : HedgehogFeatures::joint;
+  }
+  int64_t map_rows() const { return feature_dim > 0 ? feature_dim : head_dim; }
+};
+
+/// A matrix per head, which starts as the identity, and the activation after it.
+class FeatureMap : public Module {
+ public:
+  explicit FeatureMap(const HedgehogConfig& config)
+      : features_(config.features()),
+        weight_(add_parameter("weight", {config.num_heads, config.map_rows(), config.head_dim},
+                              Init::identity(), true)) {
+    if (!config.map_bias) return;
+    bias_ = &add_parameter("bias", {config.num_heads, config.map_rows()}, Init::zeros(), false);
+    bias_->keeps_precision = true;
+  }
+  /// [B,T,H,Dh] -> [B,T,H,2*Df]
+  Variable forward(Context& ctx, const Variable& heads) const {
+    const Variable u =
+        apply<HeadLinear>(ctx, {}, heads, weight_.variable(), bias_ ? bias_->variable() : Variable());
+    return apply<HedgehogMap>(ctx, {.features = features_}, u);
+  }
+
+ private:
+  HedgehogFeatures features_;
+  Parameter& weight_;
+  Parameter* bias_ = nullptr;
+};
+
+class HedgehogLayer final : public AttentionLayer {
+ public:
+  HedgehogLayer(const HedgehogConfig& config, const ModelShape& shape)
+      : config_(checked(config)),
+        shape_(shape),
+        projections_(config, shape),
+        query_map_(config),
+        key_map_(config),
+        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
+                false) {
+    add_child("", projections_);
+    add_child("query_map", query_map_);
+    add_child("key_map", key_map_);
+    add_child("output", output_);
+  }
+
+  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
+                   AttentionState* state) override {
+    auto* const past = static_cast<RecurrentState*>(state);
+    const QueryKeyValue heads = projections_.forward(ctx, x, positions);
+    LinearInputs inputs{
+        .q = query_map_.forward(ctx, heads.query), .k = key_map_.forward(ctx, heads.key), .v = heads.value};
+    if (past) inputs.state = past->matrix;
+    const auto [o, matrix] =
+        linear_attention(ctx, inputs, {.normalise = true, .eps = config_.normaliser_eps});
+    if (past) past->matrix = matrix;
+    return output_.forward(ctx, reshape(ctx, o, {o.size(0), o.size(1), width()}));
+  }
+
+  std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
+    return std::make_unique<RecurrentState>();
+  }
+
+  Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
+    const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
+    const auto heads = static_cast<double>(config_.num_heads), Dh = static_cast<double>(config_.head_dim),
+               Df = static_cast<double>(config_.map_rows());
+    const double projections = 2 * rows * D * heads * Dh * 4, maps = 2 * 2 * rows * heads * Dh * Df;
+    const Cost core = linear_core_cost(rows, heads, 2 * Df, Dh);
+    // rotated (or projected) queries and keys, values, output; features; the denominator
+    const double saved = D + heads * (4 * Dh + 4 * Df);
+    return {.forward_flop = projections + maps + core.forward_flop,
+            .backward_flop = 2 * (projections + maps) + core.backward_flop,
+            .saved_bytes = rows * (static_cast<double>(value_bytes) * saved + 4 * heads)};
+  }
+
+  int64_t cache_bytes_per_token(int64_t) const override { return 0; }
+  int64_t state_bytes(int64_t value_bytes) const override {
+    return linear_state_bytes(config_.num_heads, 2 * config_.map_rows(), config_.head_dim + 1, value_bytes);
+  }
+
+ private:
+  static const HedgehogConfig& checked(const HedgehogConfig& config) {
+    check_linear_family(config);
+    return config;
+  }
+  int64_t width() const { return config_.num_heads * config_.head_dim; }
+
+  HedgehogConfig config_;
+  ModelShape shape_;
+  Projections projections_;
+  FeatureMap query_map_, key_map_;
+  LinearLayer output_;
+};
+
+HEADWAY_ATTENTION(hedgehog, "Hedgehog: linear attention with learned feature maps that mimic softmax",
+                  "arXiv 2402.04347, 2410.10254", HedgehogConfig, HedgehogLayer);
+
+}  // namespace
+}  // namespace headway

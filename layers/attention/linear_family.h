@@ -1,0 +1,34 @@
+// What the kinds of the linear family share: the work and state of their core
+// (kernels/ops/linear_attention.h) and the keys they do not have.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "core/error.h"
+#include "layers/attention/attention_layer.h"
+
+namespace headway {
+
+/// Whole chunks of 64 tokens, F features and V value columns per head; states are computed again in backward.
+inline Cost linear_core_cost(double rows, double heads, double F, double V) {
+  constexpr double kChunk = 64;
+  return {.forward_flop = rows * heads * (2 * kChunk * (F + V) + 4 * F * V),
+          .backward_flop = rows * heads * (2 * kChunk * (3 * F + 2 * V) + 10 * F * V)};
+}
+
+/// Bytes of one sequence's [F,columns] states, kept in fp32 at least.
+inline int64_t linear_state_bytes(int64_t heads, int64_t F, int64_t columns, int64_t value_bytes) {
+  return heads * F * columns * std::max<int64_t>(value_bytes, 4);
+}
+
+/// ConfigError for common keys that a kind of the linear family does not have.
+inline void check_linear_family(const AttentionConfig& config) {
+  HEADWAY_CHECK(config.num_kv_heads == config.num_heads, ConfigError,
+                "model.attention.num_kv_heads = " + std::to_string(config.num_kv_heads) +
+                    ": expected num_heads for " + config.kind);
+  HEADWAY_CHECK(!config.qk_norm && !config.bias && config.window == 0, ConfigError,
+                "model.attention.kind = \"" + config.kind + "\" has no qk_norm, bias or window");
+}
+
+}  // namespace headway

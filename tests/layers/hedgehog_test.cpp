@@ -1,0 +1,176 @@
+// Hedgehog: golden cases, the identities of its maps and weights, decoding, counts.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "tests/layers/golden_case.h"
+
+namespace headway::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+class HedgehogGolden : public GoldenTest {};
+TEST_F(HedgehogGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "hedgehog", DType::f64, 1e-9); }
+TEST_F(HedgehogGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "hedgehog", DType::f32, 1e-4); }
+
+class HedgehogTest : public LayerTest {
+ protected:
+  static constexpr int64_t kDim = 12;
+  const Json plain{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
+
+  static Json with(Json keys, const Json& more) {
+    keys.update(more);
+    return keys;
+  }
+  const std::vector<Json> settings{
+      plain,
+      with(plain, {{"feature_map", "exp"}, {"map_bias", true}}),
+      with(plain, {{"feature_map", "expmax"}, {"feature_dim", 4}, {"rope", false}}),
+      with(plain, {{"feature_map", "joint"}, {"feature_dim", 9}, {"map_bias", true}}),
+      with(plain, {{"normaliser_eps", 0.1}, {"rope_fraction", 2.0 / 3}}),
+  };
+  std::unique_ptr<AttentionLayer> random_layer(const Json& keys) {
+    auto layer = make("hedgehog", kDim, keys);
+    for (const char* map : {"query_map", "key_map"}) {
+      set_random(*layer, std::string(map) + "/weight", 0.5);
+      if (keys.value("map_bias", false)) set_random(*layer, std::string(map) + "/bias", 0.5);
+    }
+    return layer;
+  }
+  /// x is the value and the output is the attention's.
+  void pass_values_through(AttentionLayer& layer) {
+    std::vector<double> identity(static_cast<size_t>(kDim * kDim));
+    for (int64_t i = 0; i < kDim; ++i) identity[i * kDim + i] = 1;
+    set(layer, "value/weight", identity);
+    set(layer, "output/weight", identity);
+  }
+  void negate(AttentionLayer& layer, const std::string& path) {
+    auto values = parameter(layer, path).value.to_vector<double>(*stream);
+    for (double& value : values) value = -value;
+    set(layer, path, values);
+  }
+};
+
+TEST_F(HedgehogTest, Gradients) {
+  for (const Json& keys : settings)
+    for (const int64_t length : {1, 2, 7}) {
+      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
+      expect_gradients(*random_layer(keys), random({2, length, kDim}), 1e-7);
+    }
+}
+
+TEST_F(HedgehogTest, IsCausal) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    expect_causal(*random_layer(keys), kDim, 9);
+  }
+}
+
+TEST_F(HedgehogTest, DecodingEqualsOnePass) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    expect_decoding_equals_one_pass(*random_layer(keys), kDim);
+  }
+}
+
+// Weights are positive and sum to one: outputs lie among the values so far.
+TEST_F(HedgehogTest, OutputsLieInTheHullOfTheValues) {
+  for (const char* map : {"softmax", "exp", "expmax", "joint"}) {
+    SCOPED_TRACE(map);
+    const auto layer = random_layer(with(plain, {{"feature_map", map}, {"normaliser_eps", 0}}));
+    pass_values_through(*layer);
+    const int64_t T = 11;
+    const Tensor x = random({1, T, kDim}), y = run(*layer, x);
+    for (int64_t c = 0; c < kDim; ++c) {
+      double smallest = x.data<double>()[c], largest = smallest;
+      for (int64_t t = 0; t < T; ++t) {
+        smallest = std::min(smallest, x.data<double>()[t * kDim + c]);
+        largest = std::max(largest, x.data<double>()[t * kDim + c]);
+        EXPECT_GE(y.data<double>()[t * kDim + c], smallest - 1e-10);
+        EXPECT_LE(y.data<double>()[t * kDim + c], largest + 1e-10);
+      }
+    }
+  }
+}
+
+TEST_F(HedgehogTest, WithoutMapsItIsTheRunningMean) {
+  for (const char* map : {"softmax", "exp", "expmax", "joint"}) {
+    const auto layer = make("hedgehog", kDim, with(plain, {{"feature_map", map}, {"normaliser_eps", 0}}));
+    pass_values_through(*layer);
+    for (const char* name : {"query_map/weight", "key_map/weight"})
+      set(*layer, name, std::vector<double>(static_cast<size_t>(parameter(*layer, name).shape.numel()), 0));
+    const int64_t T = 70;
+    const Tensor x = random({1, T, kDim}), expected = Tensor::zeros(x.shape(), DType::f64, *stream);
+    for (int64_t c = 0; c < kDim; ++c) {
+      double sum = 0;
+      for (int64_t t = 0; t < T; ++t) {
+        sum += x.data<double>()[t * kDim + c];
+        expected.data<double>()[t * kDim + c] = sum / static_cast<double>(t + 1);
+      }
+    }
+    expect_near(run(*layer, x), expected, 1e-11);
+  }
+}
+
+// The halves of the features change places.
+TEST_F(HedgehogTest, TheSignOfBothMapsDoesNotMatter) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    const auto layer = random_layer(keys);
+    const Tensor x = random({2, 7, kDim}), before = run(*layer, x);
+    for (const char* map : {"query_map", "key_map"}) {
+      negate(*layer, std::string(map) + "/weight");
+      if (keys.value("map_bias", false)) negate(*layer, std::string(map) + "/bias");
+    }
+    expect_near(run(*layer, x), before, 1e-12);
+  }
+}
+
+// A common factor of a query's features cancels: for queries the shift of expmax is that of exp, for keys
+// not.
+TEST_F(HedgehogTest, ShiftingFeaturesPerKeyChangesTheFunction) {
+  const auto shifted = random_layer(with(plain, {{"feature_map", "expmax"}, {"normaliser_eps", 0}}));
+  const auto exact = make("hedgehog", kDim, with(plain, {{"feature_map", "exp"}, {"normaliser_eps", 0}}));
+  shifted->visit("", [&](const std::string& path, Parameter& p) {
+    set(*exact, path, p.value.to_vector<double>(*stream));
+  });
+  const Tensor x = random({1, 7, kDim}), a = run(*shifted, x), b = run(*exact, x);
+  double largest = 0;
+  for (int64_t i = 0; i < a.numel(); ++i)
+    largest = std::max(largest, std::abs(a.data<double>()[i] - b.data<double>()[i]));
+  EXPECT_GT(largest, 1e-3);
+}
+
+TEST_F(HedgehogTest, MapsStartAsTheIdentity) {
+  for (const int64_t rows : {4, 6, 9}) {
+    const auto layer = make("hedgehog", kDim, with(plain, {{"feature_dim", rows}}));
+    const auto weight = parameter(*layer, "key_map/weight").value.to_vector<double>(*stream);
+    ASSERT_EQ(weight.size(), static_cast<size_t>(2 * rows * 6));
+    for (int64_t h = 0; h < 2; ++h)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < 6; ++c) EXPECT_EQ(weight[(h * rows + r) * 6 + c], r == c ? 1 : 0);
+  }
+}
+
+// Llama-2 7B: maps of 32 heads are 2 * 128^2 weights each, 0.495 % of the model over 32 layers.
+TEST_F(HedgehogTest, CountsOfAPublishedLayer) {
+  const auto layer = declare("hedgehog", 4096, {{"num_heads", 32}, {"num_kv_heads", 32}, {"head_dim", 128}});
+  EXPECT_EQ(num_parameters(*layer), 4 * 4096 * 4096 + 32 * 2 * 128 * 128);
+  EXPECT_EQ(layer->cache_bytes_per_token(2), 0);
+  EXPECT_EQ(layer->state_bytes(2), 32 * 256 * 129 * 4);
+  // Per token and head at chunks of 64: 180,224 operations in the core, 4 * 128 * 128 in the maps.
+  const Cost cost = layer->cost(1, 1, 2);
+  EXPECT_NEAR(cost.forward_flop, 8.0 * 4096 * 4096 + 32 * (180224 + 65536), 1e-3);
+  EXPECT_NEAR(cost.backward_flop, 16.0 * 4096 * 4096 + 32 * (458752 + 2 * 65536), 1e-3);
+}
+
+TEST_F(HedgehogTest, RefusesKeysItDoesNotHave) {
+  for (const Json& more :
+       {Json{{"num_kv_heads", 1}}, Json{{"qk_norm", true}}, Json{{"bias", true}}, Json{{"window", 4}}})
+    EXPECT_THROW(declare("hedgehog", kDim, with(plain, more)), ConfigError) << more.dump();
+}
+
+}  // namespace
+}  // namespace headway::testing

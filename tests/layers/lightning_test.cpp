@@ -1,0 +1,165 @@
+// Lightning attention: golden cases, slopes, the limits of its decay and norm, decoding, counts.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "tests/layers/golden_case.h"
+
+namespace headway::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+class LightningGolden : public GoldenTest {};
+TEST_F(LightningGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "lightning", DType::f64, 1e-9); }
+TEST_F(LightningGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "lightning", DType::f32, 1e-4); }
+
+class LightningTest : public LayerTest {
+ protected:
+  static constexpr int64_t kDim = 12;
+  const Json plain{{"num_heads", 3}, {"num_kv_heads", 3}, {"head_dim", 4}};
+
+  static Json with(Json keys, const Json& more) {
+    keys.update(more);
+    return keys;
+  }
+  const std::vector<Json> settings{
+      plain,
+      with(plain, {{"decay", "alibi_flat"}, {"gate", "sigmoid"}, {"out_norm", "rms"}}),
+      with(plain, {{"decay", "linear"}, {"lrpe", "all"}, {"gate", "none"}, {"v_activation", "silu"}}),
+      with(plain, {{"qk_activation", "none"}, {"lrpe", "first_layer"}, {"norm_eps", 1e-3}}),
+  };
+  /// From what is left of a state of ones after a token of zeros.
+  double slope_of(const Json& keys, int64_t head, int64_t num_layers, int64_t layer_index) {
+    const int64_t H = keys.at("num_heads");
+    const ModelShape shape{.model_dim = H,
+                           .num_layers = num_layers,
+                           .layer_index = layer_index,
+                           .init_std = 1,
+                           .output_init_std = 1};
+    const auto layer = find_attention("lightning").make(*make_config("lightning", keys), shape);
+    layer->materialize(DType::f64, seed, *stream);
+    std::vector<double> identity(static_cast<size_t>(H * H));
+    for (int64_t h = 0; h < H; ++h) identity[h * H + h] = 1;
+    for (const char* name : {"query/weight", "key/weight", "value/weight"}) set(*layer, name, identity);
+    RecurrentState state;
+    const Tensor zeros = Tensor::zeros({1, 1, H}, DType::f64, *stream);
+    state.matrix = Variable(
+        Tensor::from<double>(std::vector<double>(static_cast<size_t>(H), 1.0), {1, H, 1, 1}, *stream));
+    run(*layer, Variable(zeros), &state, 0);
+    return -std::log(state.matrix.value().data<double>()[head]);
+  }
+};
+
+TEST_F(LightningTest, Gradients) {
+  for (const Json& keys : settings)
+    for (const int64_t length : {1, 2, 7}) {
+      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
+      // The norm divides by what may be small, so higher derivatives are large.
+      expect_gradients(*make("lightning", kDim, keys), random({2, length, kDim}), 1e-7);
+    }
+}
+
+TEST_F(LightningTest, IsCausal) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    expect_causal(*make("lightning", kDim, keys), kDim, 9);
+  }
+}
+
+TEST_F(LightningTest, DecodingEqualsOnePass) {
+  for (const Json& keys : settings) {
+    SCOPED_TRACE(keys.dump());
+    expect_decoding_equals_one_pass(*make("lightning", kDim, keys), kDim);
+  }
+}
+
+TEST_F(LightningTest, SlopesOfThePublishedCode) {
+  const auto keys = [](int64_t H, const char* decay) {
+    return Json{{"num_heads", H}, {"num_kv_heads", H},       {"head_dim", 1},
+                {"decay", decay}, {"qk_activation", "none"}, {"gate", "none"}};
+  };
+  const std::vector<double> eight{0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625};
+  for (int64_t h = 0; h < 8; ++h) {
+    EXPECT_NEAR(slope_of(keys(8, "alibi_flat"), h, 4, 1), eight[h], 1e-14);
+    EXPECT_NEAR(slope_of(keys(8, "alibi"), h, 4, 1), eight[h] * (1 - 1.0 / 3 + 1e-5), 1e-14);
+    EXPECT_NEAR(slope_of(keys(8, "alibi"), h, 4, 3), eight[h] * 1e-5, 1e-14);
+    EXPECT_NEAR(slope_of(keys(8, "alibi"), h, 1, 0), eight[h] * (1 + 1e-5), 1e-14);
+    EXPECT_NEAR(slope_of(keys(8, "linear"), h, 4, 1), static_cast<double>(h) * 0.75, 1e-13);
+  }
+  const std::vector<double> rest{0.70710678118654752, 0.35355339059327376, 0.17677669529663688,
+                                 0.088388347648318447};
+  for (int64_t h = 8; h < 12; ++h) EXPECT_NEAR(slope_of(keys(12, "alibi_flat"), h, 4, 1), rest[h - 8], 1e-14);
+  const std::vector<double> three{0.0625, 0.00390625, 0.25};
+  for (int64_t h = 0; h < 3; ++h) EXPECT_NEAR(slope_of(keys(3, "alibi_flat"), h, 4, 1), three[h], 1e-14);
+}
+
+// The norm spans all heads of a token: without a gate, what enters the output projection has mean square one.
+TEST_F(LightningTest, WhatEntersTheOutputProjectionHasMeanSquareOne) {
+  const auto layer = make("lightning", kDim, with(plain, {{"gate", "none"}, {"norm_eps", 1e-30}}));
+  std::vector<double> identity(static_cast<size_t>(kDim * kDim));
+  for (int64_t i = 0; i < kDim; ++i) identity[i * kDim + i] = 1;
+  set(*layer, "output/weight", identity);
+  const Tensor y = run(*layer, random({2, 9, kDim}));
+  for (int64_t row = 0; row < 18; ++row) {
+    double squares = 0;
+    for (int64_t c = 0; c < kDim; ++c) squares += std::pow(y.data<double>()[row * kDim + c], 2);
+    EXPECT_NEAR(squares / kDim, 1, 1e-12);
+  }
+}
+
+// Only distances count: the same tokens at later positions give the same output.
+TEST_F(LightningTest, LrpeSeesDistancesAlone) {
+  const auto layer = make("lightning", kDim, with(plain, {{"lrpe", "all"}}));
+  const auto without = make("lightning", kDim, plain);
+  set_random(*layer, "lrpe/theta");
+  const Tensor x = random({1, 9, kDim});
+  const Tensor here = run(*layer, x);
+  expect_near(run(*layer, Variable(x), nullptr, 1000).value(), here, 1e-11);
+  const auto theta = static_cast<size_t>(parameter(*layer, "lrpe/theta").shape.numel());
+  set(*layer, "lrpe/theta", std::vector<double>(theta, 0));
+  expect_near(run(*layer, x), run(*without, x), 1e-12);
+}
+
+TEST_F(LightningTest, LrpeIsOnInTheFirstLayerOrInAll) {
+  const auto num_with = [&](const char* lrpe, int64_t layer_index) {
+    const auto config = make_config("lightning", with(plain, {{"lrpe", lrpe}}));
+    const ModelShape shape{
+        .model_dim = kDim, .num_layers = 2, .layer_index = layer_index, .init_std = 1, .output_init_std = 1};
+    return num_parameters(*find_attention("lightning").make(*config, shape));
+  };
+  const int64_t plain_count = 5 * kDim * kDim;
+  EXPECT_EQ(num_with("none", 0), plain_count);
+  EXPECT_EQ(num_with("first_layer", 0), plain_count + 12);
+  EXPECT_EQ(num_with("first_layer", 1), plain_count);
+  EXPECT_EQ(num_with("all", 1), plain_count + 12);
+}
+
+TEST_F(LightningTest, LrpeStartsAtTheFrequenciesOfAllChannels) {
+  const auto layer = make("lightning", kDim, with(plain, {{"lrpe", "all"}}));
+  const auto theta = parameter(*layer, "lrpe/theta").value.to_vector<double>(*stream);
+  for (size_t m = 0; m < 12; ++m)
+    EXPECT_NEAR(theta[m], std::pow(10000.0, -2.0 * static_cast<double>(m) / 12), 1e-14);
+}
+
+// TransNormerLLM 385M: 5 d^2 per attention layer (spec table C.6), states of 128 by 128 per head.
+TEST_F(LightningTest, CountsOfAPublishedLayer) {
+  const auto layer = declare("lightning", 1024, {{"num_heads", 8}, {"num_kv_heads", 8}, {"head_dim", 128}});
+  EXPECT_EQ(num_parameters(*layer), 5 * 1024 * 1024);
+  EXPECT_EQ(layer->cache_bytes_per_token(2), 0);
+  EXPECT_EQ(layer->state_bytes(2), 8 * 128 * 128 * 4);
+  // 98,304 operations per token and head forward at chunks of 64, 245,760 backward.
+  const Cost cost = layer->cost(1, 1, 2);
+  EXPECT_NEAR(cost.forward_flop, 10.0 * 1024 * 1024 + 8 * 98304, 1e-3);
+  EXPECT_NEAR(cost.backward_flop, 20.0 * 1024 * 1024 + 8 * 245760, 1e-3);
+}
+
+TEST_F(LightningTest, RefusesKeysItDoesNotHave) {
+  for (const Json& more : {Json{{"rope", true}}, Json{{"num_kv_heads", 1}}, Json{{"qk_norm", true}},
+                           Json{{"bias", true}}, Json{{"window", 4}}})
+    EXPECT_THROW(declare("lightning", kDim, with(plain, more)), ConfigError) << more.dump();
+}
+
+}  // namespace
+}  // namespace headway::testing
