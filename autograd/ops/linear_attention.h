@@ -17,30 +17,35 @@ struct LinearAttention {
     double eps = 0;  // added to the sum of the weights
   };
   struct Saved {
-    Tensor q, k, v, norm_q, norm_k, state, slope;
+    Tensor q, k, v, norm_q, norm_k, state, slope, log_decay, token_eps;
     Tensor o, denominator;
     Config config;
-    auto tensors() const { return std::tie(q, k, v, norm_q, norm_k, state, slope, o, denominator); }
+    auto tensors() const {
+      return std::tie(q, k, v, norm_q, norm_k, state, slope, log_decay, token_eps, o, denominator);
+    }
   };
   /// Outputs o [B,T,H,V] and the state after the last token.
   static std::array<Tensor, 2> forward(Context&, Saved*, const Config&, const Tensor& q, const Tensor& k,
                                        const Tensor& v, const Tensor& norm_q, const Tensor& norm_k,
-                                       const Tensor& state, const Tensor& slope);
-  static Grads<7> backward(Context&, const Saved&, const Grads<2>& dy, const Needs<7>&);
+                                       const Tensor& state, const Tensor& slope, const Tensor& log_decay,
+                                       const Tensor& token_eps);
+  static Grads<9> backward(Context&, const Saved&, const Grads<2>& dy, const Needs<9>&);
 };
 
 /// q, k and the optional features of the normaliser [B,T,H,F], v [B,T,H,V], slope [H] (absent: no decay; a
-/// constant), state [B,H,F,V], or [B,H,F,V+1] with a normaliser, in the accumulator's dtype (absent: zero).
+/// constant), log_decay [B,T,H] in place of slope and token_eps [B,T,H] in place of eps (both optional,
+/// constants), state [B,H,F,V], or [B,H,F,V+1] with a normaliser, in the accumulator's dtype (absent: zero).
 struct LinearInputs {
   Variable q, k, v;
   Variable norm_q = {}, norm_k = {}, state = {};
-  Tensor slope = {};
+  Tensor slope = {}, log_decay = {}, token_eps = {};
 };
 
 /// {o [B,T,H,V], state after the last token}
 inline std::array<Variable, 2> linear_attention(Context& ctx, const LinearInputs& in,
                                                 const LinearAttention::Config& config) {
-  return apply<LinearAttention>(ctx, config, in.q, in.k, in.v, in.norm_q, in.norm_k, in.state, in.slope);
+  return apply<LinearAttention>(ctx, config, in.q, in.k, in.v, in.norm_q, in.norm_k, in.state, in.slope,
+                                in.log_decay, in.token_eps);
 }
 
 }  // namespace headway

@@ -12,6 +12,7 @@
 #include "kernels/cpu/attention/tile_gemm.h"
 #include "kernels/cpu/carver.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace headway {
 namespace {
@@ -98,6 +99,17 @@ void add_or_set(T* y, bool add, T factor, const T* x, int64_t n) {
   decay_and_add(y, T(1), factor, x, n);
 }
 
+/// How much is left of what, within one chunk of tokens.
+template <class T>
+struct ChunkDecay {
+  bool per_token;
+  T log_sum[kChunk];      // of the decays up to and with each token
+  T step[kChunk];         // of the state before each token, at that token
+  T since_start[kChunk];  // of the state before the chunk, at each token
+  T until_end[kChunk];    // of each token, at the last one
+  T whole;                // of the state before the chunk, at the last token
+};
+
 /// What both directions share for one head.
 template <class T>
 struct Head {
@@ -121,13 +133,36 @@ struct Head {
     const T slope = in.slope ? in.slope(h) : T(0);
     for (int64_t i = 0; i <= kChunk; ++i) decay[i] = std::exp(-slope * static_cast<T>(i));
   }
+  T eps(int64_t t) const { return in.token_eps ? in.token_eps(b, t, h) : static_cast<T>(in.eps); }
   int64_t count(int64_t first) const { return std::min(kChunk, length - first); }
 
-  /// products [count][kChunk] become decay^(i-j) times themselves where j <= i, else 0.
-  void apply_causal_decay(T* products, int64_t rows) const {
+  ChunkDecay<T> chunk_decay(int64_t first, int64_t n) const {
+    ChunkDecay<T> d;
+    d.per_token = static_cast<bool>(in.log_decay);
+    T sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (d.per_token) sum += in.log_decay(b, first + i, h);
+      d.log_sum[i] = sum;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      d.step[i] = d.per_token ? std::exp(in.log_decay(b, first + i, h)) : decay[1];
+      d.since_start[i] = d.per_token ? std::exp(d.log_sum[i]) : decay[i + 1];
+      d.until_end[i] = d.per_token ? std::exp(sum - d.log_sum[i]) : decay[n - 1 - i];
+    }
+    d.whole = d.per_token ? std::exp(sum) : decay[n];
+    return d;
+  }
+  /// products [count][kChunk] become what is left of token j at token i times themselves where j <= i, else
+  /// 0.
+  void apply_causal_decay(const ChunkDecay<T>& d, T* products, int64_t rows) const {
     for (int64_t i = 0; i < rows; ++i) {
       T* const row = products + i * kChunk;
-      for (int64_t j = 0; j <= i; ++j) row[j] *= decay[i - j];
+      if (d.per_token) {
+#pragma omp simd
+        for (int64_t j = 0; j <= i; ++j) row[j] *= vector_exp(d.log_sum[i] - d.log_sum[j]);
+      } else {
+        for (int64_t j = 0; j <= i; ++j) row[j] *= decay[i - j];
+      }
       std::fill(row + i + 1, row + kChunk, T(0));
     }
   }
@@ -154,7 +189,7 @@ struct Head {
 
 template <class T>
 struct ForwardMemory {
-  T *S, *Z, *keys, *values, *scores, *numerator, *tail;
+  T *S, *Z, *keys, *values, *scores, *numerator;
 
   ForwardMemory(Carver& carver, int64_t F, int64_t V)
       : S(carver.take<T>(F * padded<T>(V))),
@@ -162,26 +197,25 @@ struct ForwardMemory {
         keys(carver.take<T>(F * kChunk)),
         values(carver.take<T>(kChunk * padded<T>(V))),
         scores(carver.take<T>(kChunk * kChunk)),
-        numerator(carver.take<T>(kChunk * padded<T>(V))),
-        tail(carver.take<T>(kChunk)) {}
+        numerator(carver.take<T>(kChunk * padded<T>(V))) {}
 };
 
 template <class T>
 void forward_chunk(const LinearAttentionForward<T>& args, const Head<T>& head, const ForwardMemory<T>& m,
                    int64_t first) {
   const int64_t n = head.count(first), F = head.F, V = head.V, Vp = padded<T>(V);
+  const ChunkDecay<T> decay = head.chunk_decay(first, n);
   product<TileWrite::overwrite>(n, V, F, left(head.q, first), m.S, Vp, m.numerator, Vp);
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t c = 0; c < Vp; ++c) m.numerator[i * Vp + c] *= head.decay[i + 1];
+    for (int64_t c = 0; c < Vp; ++c) m.numerator[i * Vp + c] *= decay.since_start[i];
   pack_transposed(head.k, first, n, m.keys);
   product<TileWrite::overwrite>(n, kChunk, F, left(head.q, first), m.keys, kChunk, m.scores, kChunk);
-  head.apply_causal_decay(m.scores, n);
+  head.apply_causal_decay(decay, m.scores, n);
   pack_rows(head.v, first, n, static_cast<const T*>(nullptr), m.values);
   product<TileWrite::accumulate>(n, V, n, TileOperand<T>{m.scores, kChunk, 1}, m.values, Vp, m.numerator, Vp);
 
-  for (int64_t j = 0; j < n; ++j) m.tail[j] = head.decay[n - 1 - j];
-  pack_rows(head.v, first, n, m.tail, m.values);
-  for (int64_t i = 0; i < F * Vp; ++i) m.S[i] *= head.decay[n];
+  pack_rows(head.v, first, n, decay.until_end, m.values);
+  for (int64_t i = 0; i < F * Vp; ++i) m.S[i] *= decay.whole;
   product<TileWrite::accumulate>(F, V, n, left_transposed(head.k, first), m.values, Vp, m.S, Vp);
 
   const HeadRows<T> o(args.o, head.b, head.h);
@@ -189,8 +223,8 @@ void forward_chunk(const LinearAttentionForward<T>& args, const Head<T>& head, c
     const int64_t t = first + i;
     T inverse = 1;
     if (args.in.normalise) {
-      decay_and_add(m.Z, head.decay[1], T(1), head.norm_k.row(t), F);
-      const T denominator = dot(m.Z, head.norm_q.row(t), F) + static_cast<T>(args.in.eps);
+      decay_and_add(m.Z, decay.step[i], T(1), head.norm_k.row(t), F);
+      const T denominator = dot(m.Z, head.norm_q.row(t), F) + head.eps(t);
       args.denominator(head.b, t, head.h) = denominator;
       inverse = T(1) / denominator;
     }
@@ -236,14 +270,12 @@ class HeadBackward {
     head_.load_state(args_.dstate, m_.S, m_.Z);
     const int64_t last = (head_.length - 1) / kChunk * kChunk;
     for (int64_t first = last; first >= 0; first -= kChunk) keys_and_values(first);
-    // Z left the sweep before its last decay.
-    for (int64_t f = 0; f < head_.F; ++f) m_.Z[f] *= head_.length > 0 ? head_.decay[1] : T(1);
     if (args_.dstate_in) head_.store_state(m_.S, m_.Z, args_.dstate_in);
   }
 
  private:
   /// dn and dd of a chunk, and dscores = <dn_i, v_j> with decay.
-  void load_chunk(int64_t first, int64_t n) const {
+  void load_chunk(const ChunkDecay<T>& decay, int64_t first, int64_t n) const {
     const int64_t V = head_.V, Vp = padded<T>(V);
     const Rows<T> dout(args_.dout, head_.b, head_.h), o(args_.o, head_.b, head_.h);
     for (int64_t i = 0; i < n; ++i) {
@@ -255,7 +287,7 @@ class HeadBackward {
     pack_transposed(head_.v, first, n, m_.transposed);
     product<TileWrite::overwrite>(n, kChunk, V, TileOperand<T>{m_.dn, Vp, 1}, m_.transposed, kChunk,
                                   m_.dscores, kChunk);
-    head_.apply_causal_decay(m_.dscores, n);
+    head_.apply_causal_decay(decay, m_.dscores, n);
   }
   /// S_transposed = S^T
   void transpose_state() const {
@@ -269,24 +301,24 @@ class HeadBackward {
   /// dq of a chunk from the state before it, which moves on.
   void queries(int64_t first) const {
     const int64_t n = head_.count(first), F = head_.F, V = head_.V, Fp = padded<T>(F), Vp = padded<T>(V);
-    load_chunk(first, n);
+    const ChunkDecay<T> decay = head_.chunk_decay(first, n);
+    load_chunk(decay, first, n);
     transpose_state();
     product<TileWrite::overwrite>(n, F, V, TileOperand<T>{m_.dn, Vp, 1}, m_.S_transposed, Fp, m_.result, Fp);
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t f = 0; f < Fp; ++f) m_.result[i * Fp + f] *= head_.decay[i + 1];
+      for (int64_t f = 0; f < Fp; ++f) m_.result[i * Fp + f] *= decay.since_start[i];
     pack_rows(head_.k, first, n, static_cast<const T*>(nullptr), m_.rows);
     product<TileWrite::accumulate>(n, F, n, TileOperand<T>{m_.dscores, kChunk, 1}, m_.rows, Fp, m_.result,
                                    Fp);
     for (int64_t i = 0; i < n; ++i) std::copy_n(m_.result + i * Fp, F, dq_.row(first + i));
 
-    for (int64_t j = 0; j < n; ++j) m_.weights[j] = head_.decay[n - 1 - j];
-    pack_rows(head_.v, first, n, m_.weights, m_.values);
-    for (int64_t i = 0; i < F * Vp; ++i) m_.S[i] *= head_.decay[n];
+    pack_rows(head_.v, first, n, decay.until_end, m_.values);
+    for (int64_t i = 0; i < F * Vp; ++i) m_.S[i] *= decay.whole;
     product<TileWrite::accumulate>(F, V, n, left_transposed(head_.k, first), m_.values, Vp, m_.S, Vp);
 
     if (!args_.in.normalise) return;
     for (int64_t i = 0; i < n; ++i) {
-      decay_and_add(m_.Z, head_.decay[1], T(1), head_.norm_k.row(first + i), F);
+      decay_and_add(m_.Z, decay.step[i], T(1), head_.norm_k.row(first + i), F);
       add_or_set(dnorm_q_.row(first + i), !args_.in.norm_q, m_.dd[i], m_.Z, F);
     }
   }
@@ -294,11 +326,12 @@ class HeadBackward {
   /// dk and dv of a chunk from the gradient of the state after it, which moves back.
   void keys_and_values(int64_t first) const {
     const int64_t n = head_.count(first), F = head_.F, V = head_.V, Fp = padded<T>(F), Vp = padded<T>(V);
-    load_chunk(first, n);
+    const ChunkDecay<T> decay = head_.chunk_decay(first, n);
+    load_chunk(decay, first, n);
     transpose_state();
     product<TileWrite::overwrite>(n, F, V, left(head_.v, first), m_.S_transposed, Fp, m_.result, Fp);
     for (int64_t j = 0; j < n; ++j)
-      for (int64_t f = 0; f < Fp; ++f) m_.result[j * Fp + f] *= head_.decay[n - 1 - j];
+      for (int64_t f = 0; f < Fp; ++f) m_.result[j * Fp + f] *= decay.until_end[j];
     pack_rows(head_.q, first, n, static_cast<const T*>(nullptr), m_.rows);
     product<TileWrite::accumulate>(n, F, n, TileOperand<T>{m_.dscores, 1, kChunk}, m_.rows, Fp, m_.result,
                                    Fp);
@@ -307,25 +340,24 @@ class HeadBackward {
     pack_transposed(head_.k, first, n, m_.transposed);
     product<TileWrite::overwrite>(n, kChunk, F, left(head_.q, first), m_.transposed, kChunk, m_.scores,
                                   kChunk);
-    head_.apply_causal_decay(m_.scores, n);
+    head_.apply_causal_decay(decay, m_.scores, n);
     product<TileWrite::overwrite>(n, V, F, left(head_.k, first), m_.S, Vp, m_.result, Vp);
     for (int64_t j = 0; j < n; ++j)
-      for (int64_t c = 0; c < Vp; ++c) m_.result[j * Vp + c] *= head_.decay[n - 1 - j];
+      for (int64_t c = 0; c < Vp; ++c) m_.result[j * Vp + c] *= decay.until_end[j];
     product<TileWrite::accumulate>(n, V, n, TileOperand<T>{m_.scores, 1, kChunk}, m_.dn, Vp, m_.result, Vp);
     for (int64_t j = 0; j < n; ++j) std::copy_n(m_.result + j * Vp, V, dv_.row(first + j));
 
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t c = 0; c < Vp; ++c) m_.dn[i * Vp + c] *= head_.decay[i + 1];
-    for (int64_t i = 0; i < F * Vp; ++i) m_.S[i] *= head_.decay[n];
+      for (int64_t c = 0; c < Vp; ++c) m_.dn[i * Vp + c] *= decay.since_start[i];
+    for (int64_t i = 0; i < F * Vp; ++i) m_.S[i] *= decay.whole;
     product<TileWrite::accumulate>(F, V, n, left_transposed(head_.q, first), m_.dn, Vp, m_.S, Vp);
 
     if (!args_.in.normalise) return;
     for (int64_t j = n - 1; j >= 0; --j) {
       const int64_t t = first + j;
-      // The gradient of the state after the last token reaches that token's key undiminished.
-      const T keep = t == head_.length - 1 ? T(1) : head_.decay[1];
-      decay_and_add(m_.Z, keep, m_.dd[j], head_.norm_q.row(t), F);
+      decay_and_add(m_.Z, T(1), m_.dd[j], head_.norm_q.row(t), F);
       add_or_set(dnorm_k_.row(t), !args_.in.norm_k, T(1), m_.Z, F);
+      for (int64_t f = 0; f < F; ++f) m_.Z[f] *= decay.step[j];
     }
   }
 

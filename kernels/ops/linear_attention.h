@@ -6,8 +6,10 @@
 //   o_t = n_t / d_t  with a normaliser, n_t without
 //
 // nq and nk are q and k themselves unless given apart (rotated features in the numerator alone). No scale.
-// The state before the first token and after the last is [F,V], or with a normaliser [F,V+1], whose last
-// column is Z; absent before the first token it is zero.
+// Decay and eps may also be given per token, log_decay_t <= 0 in place of -s: exp(-s (i - j)) below then
+// stands for exp(log_decay_{j+1} + ... + log_decay_i). They are constants for the gradient. The state before
+// the first token and after the last is [F,V], or with a normaliser [F,V+1], whose last column is Z; absent
+// before the first token it is zero.
 //
 // Backward, with dn_t = do_t / d_t, dd_t = -<do_t, o_t> / d_t, w_ij = exp(-s (i - j)) and R_out the gradient
 // of the last state:
@@ -31,6 +33,8 @@ struct LinearAttentionInputs {
   View<const T, 4> norm_q, norm_k;  // [B,T,H,F], optional: both or none, with a normaliser only
   View<const Acc<T>, 4> state;      // [B,H,F,V] or [B,H,F,V+1], optional
   View<const Acc<T>, 1> slope;      // [H], optional: no decay
+  View<const Acc<T>, 3> log_decay;  // [B,T,H], optional, in place of slope
+  View<const Acc<T>, 3> token_eps;  // [B,T,H], optional, in place of eps, with a normaliser only
   bool normalise = false;
   double eps = 0;
 
@@ -51,6 +55,12 @@ struct LinearAttentionInputs {
     HEADWAY_CHECK(
         (!state || (state.is_contiguous() && fits_state(state))) && (!slope || slope.size[0] == q.size[2]),
         ShapeError, std::string(name) + ": the state or the slopes do not fit the heads");
+    const auto per_token = [this](const View<const Acc<T>, 3>& x) {
+      return x.is_contiguous() && x.size[0] == q.size[0] && x.size[1] == q.size[1] && x.size[2] == q.size[2];
+    };
+    HEADWAY_CHECK((!log_decay || (!slope && per_token(log_decay))) &&
+                      (!token_eps || (normalise && per_token(token_eps))),
+                  ShapeError, std::string(name) + ": decay or eps do not fit the tokens");
   }
   template <class S>
   bool fits_state(const View<S, 4>& x) const {

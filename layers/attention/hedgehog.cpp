@@ -53,11 +53,13 @@ class FeatureMap : public Module {
     bias_ = &add_parameter("bias", {config.num_heads, config.map_rows()}, Init::zeros(), false);
     bias_->keeps_precision = true;
   }
-  /// [B,T,H,Dh] -> [B,T,H,2*Df]
-  Variable forward(Context& ctx, const Variable& heads) const {
-    const Variable u =
-        apply<HeadLinear>(ctx, {}, heads, weight_.variable(), bias_ ? bias_->variable() : Variable());
-    return apply<HedgehogMap>(ctx, {.features = features_}, u);
+  /// [B,T,H,Dh] -> [B,T,H,Df]
+  Variable project(Context& ctx, const Variable& heads) const {
+    return apply<HeadLinear>(ctx, {}, heads, weight_.variable(), bias_ ? bias_->variable() : Variable());
+  }
+  /// [B,T,H,Df] -> [B,T,H,2*Df]
+  Variable activate(Context& ctx, const Variable& u, const Tensor& shift) const {
+    return apply<HedgehogMap>(ctx, {.features = features_}, u, shift);
   }
 
  private:
@@ -86,12 +88,20 @@ class HedgehogLayer final : public AttentionLayer {
                    AttentionState* state) override {
     auto* const past = static_cast<RecurrentState*>(state);
     const QueryKeyValue heads = projections_.forward(ctx, x, positions);
-    LinearInputs inputs{
-        .q = query_map_.forward(ctx, heads.query), .k = key_map_.forward(ctx, heads.key), .v = heads.value};
+    const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, heads.key);
+    HedgehogShifts shifts;
+    if (config_.features() == HedgehogFeatures::exp)
+      shifts = hedgehog_shifts(ctx, query.value(), key.value(), past ? past->log_scale : Tensor(),
+                               config_.normaliser_eps);
+    LinearInputs inputs{.q = query_map_.activate(ctx, query, shifts.query),
+                        .k = key_map_.activate(ctx, key, shifts.key),
+                        .v = heads.value,
+                        .log_decay = shifts.log_decay,
+                        .token_eps = shifts.token_eps};
     if (past) inputs.state = past->matrix;
     const auto [o, matrix] =
         linear_attention(ctx, inputs, {.normalise = true, .eps = config_.normaliser_eps});
-    if (past) past->matrix = matrix;
+    if (past) past->matrix = matrix, past->log_scale = shifts.after;
     return output_.forward(ctx, reshape(ctx, o, {o.size(0), o.size(1), width()}));
   }
 

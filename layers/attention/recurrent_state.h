@@ -10,7 +10,8 @@
 namespace headway {
 
 struct RecurrentState : AttentionState {
-  Variable matrix;                       // as in kernels/ops/linear_attention.h; undefined: zero
+  Variable matrix;   // as in kernels/ops/linear_attention.h; undefined: zero
+  Tensor log_scale;  // [B,H], where a kind divides the matrix by exp(log_scale) to keep it in range
   std::vector<RowHistory> convolutions;  // of queries, keys and values, where the kind has short convolutions
 };
 

@@ -181,11 +181,72 @@ TEST_F(LinearAttentionTest, SegmentsCarryTheState) {
   }
 }
 
+// Decay and eps of each token: against the recurrence itself, central differences and segments.
+TEST_F(LinearAttentionTest, DecayAndEpsMayBeGivenPerToken) {
+  for (const Case& c : kCases) {
+    if (!c.state) continue;
+    SCOPED_TRACE("T " + std::to_string(c.T));
+    LinearInputs in = inputs(c);
+    in.slope = Tensor();
+    in.log_decay = leaf({c.B, c.T, c.H}, true).value();
+    for (int64_t i = 0; i < in.log_decay.numel(); ++i)
+      in.log_decay.data<double>()[i] *= i % 9 == 0 ? -20 : -0.2;
+    if (c.normalise) in.token_eps = leaf({c.B, c.T, c.H}, true).value();
+    const auto run = [&](Context& context) {
+      const auto [o, state] = linear_attention(context, in, {.normalise = c.normalise});
+      return std::vector{o, state};
+    };
+    const std::vector<Variable> whole = run(ctx);
+    const auto at = [&](const Variable& x, int64_t b, int64_t t, int64_t h) {
+      return x.value().data<double>() + ((b * c.T + t) * c.H + h) * x.size(3);
+    };
+    const Variable norm_q = c.apart ? in.norm_q : in.q, norm_k = c.apart ? in.norm_k : in.k;
+    const int64_t columns = in.state.size(3);
+    for (int64_t b = 0; b < c.B; ++b)
+      for (int64_t h = 0; h < c.H; ++h) {
+        const double* const first = in.state.value().data<double>() + (b * c.H + h) * c.F * columns;
+        std::vector<double> state(first, first + c.F * columns);
+        for (int64_t t = 0; t < c.T; ++t) {
+          const int64_t token = (b * c.T + t) * c.H + h;
+          const double decay = std::exp(in.log_decay.data<double>()[token]);
+          double denominator = c.normalise ? in.token_eps.data<double>()[token] : 1;
+          std::vector<double> sum(static_cast<size_t>(c.V));
+          for (int64_t f = 0; f < c.F; ++f)
+            for (int64_t i = 0; i < columns; ++i) {
+              double& s = state[f * columns + i];
+              s = decay * s +
+                  (i < c.V ? at(in.k, b, t, h)[f] * at(in.v, b, t, h)[i] : at(norm_k, b, t, h)[f]);
+              (i < c.V ? sum[i] : denominator) +=
+                  s * (i < c.V ? at(in.q, b, t, h)[f] : at(norm_q, b, t, h)[f]);
+            }
+          for (int64_t i = 0; i < c.V; ++i) {
+            const double expected = sum[i] / denominator;
+            ASSERT_TRUE(std::abs(at(whole[0], b, t, h)[i] - expected) <= 1e-11 * (1 + std::abs(expected)));
+          }
+        }
+        const double* const last = whole[1].value().data<double>() + (b * c.H + h) * c.F * columns;
+        for (int64_t i = 0; i < c.F * columns; ++i)
+          ASSERT_TRUE(std::abs(last[i] - state[i]) <= 1e-11 * (1 + std::abs(state[i])));
+      }
+    const GradCheck result = gradcheck(ctx, run, leaves(in), {.elements_per_leaf = 30});
+    EXPECT_TRUE(result.error <= 1e-8) << "error " << result.error << ": " << result.worst;
+  }
+}
+
 TEST_F(LinearAttentionTest, RefusesAStateOfAnotherWidth) {
   LinearInputs in = inputs({.B = 1, .T = 2, .H = 1, .F = 2, .V = 2, .normalise = true, .state = true});
   EXPECT_THROW(linear_attention(ctx, in, {.normalise = false}), ShapeError);
   in.norm_q = in.q;
   EXPECT_THROW(linear_attention(ctx, in, {.normalise = true}), ShapeError);
+}
+
+TEST_F(LinearAttentionTest, RefusesTwoKindsOfDecay) {
+  LinearInputs in = inputs({.B = 1, .T = 2, .H = 1, .F = 2, .V = 2, .decay = true});
+  in.log_decay = Tensor::zeros({1, 2, 1}, DType::f64, *stream);
+  EXPECT_THROW(linear_attention(ctx, in, {}), ShapeError);
+  in.slope = Tensor();
+  in.token_eps = in.log_decay;
+  EXPECT_THROW(linear_attention(ctx, in, {}), ShapeError);
 }
 
 }  // namespace
