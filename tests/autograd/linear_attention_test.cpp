@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
 
+#include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "core/backend.h"
 #include "tests/support/seed.h"
@@ -231,6 +233,46 @@ TEST_F(LinearAttentionTest, DecayAndEpsMayBeGivenPerToken) {
     const GradCheck result = gradcheck(ctx, run, leaves(in), {.elements_per_leaf = 30});
     EXPECT_TRUE(result.error <= 1e-8) << "error " << result.error << ": " << result.worst;
   }
+}
+
+// Without decay and states at the ends, scaling every query against every key changes nothing.
+TEST_F(LinearAttentionTest, GradientsOfQueriesAndKeysBalance) {
+  const LinearInputs in = inputs({.B = 2, .T = 130, .H = 2, .F = 6, .V = 5, .decay = true});
+  ctx.recording = true;
+  const Variable o = linear_attention(ctx, in, {})[0];
+  const Tensor dy = leaf(o.shape(), false).value();
+  backward(ctx, std::span(&o, 1), std::span(&dy, 1), MicroStep::last);
+  double difference = 0, terms = 0;
+  for (int64_t i = 0; i < in.q.value().numel(); ++i) {
+    const double query = in.q.value().data<double>()[i] * in.q.grad().data<double>()[i],
+                 key = in.k.value().data<double>()[i] * in.k.grad().data<double>()[i];
+    difference += query - key;
+    terms += std::abs(query) + std::abs(key);
+  }
+  EXPECT_TRUE(std::abs(difference) <= 1e-13 * terms) << difference << " of " << terms;
+}
+
+TEST_F(LinearAttentionTest, LimitsOfTheDecay) {
+  const int64_t T = 150, F = 4;
+  LinearInputs in{
+      .q = leaf({1, T, 1, F}, false), .k = leaf({1, T, 1, F}, false), .v = leaf({1, T, 1, 1}, false)};
+  in.slope = Tensor::from<double>(std::vector{60.0}, {1}, *stream);
+  const Tensor own = linear_attention(ctx, in, {})[0].value();  // each token sees itself alone
+  for (int64_t t = 0; t < T; ++t) {
+    double score = 0;
+    for (int64_t f = 0; f < F; ++f)
+      score += in.q.value().data<double>()[t * F + f] * in.k.value().data<double>()[t * F + f];
+    EXPECT_NEAR(own.data<double>()[t], score * in.v.value().data<double>()[t], 1e-13);
+  }
+  const double lambda = 0.9;
+  for (const Variable& x : {in.q, in.k})
+    std::fill_n(x.value().data<double>(), T * F, 1 / std::sqrt(static_cast<double>(F)));
+  std::fill_n(in.v.value().data<double>(), T, 1.0);
+  in.slope = Tensor::from<double>(std::vector{-std::log(lambda)}, {1}, *stream);
+  const Tensor sums = linear_attention(ctx, in, {})[0].value();  // a geometric series
+  for (int64_t t = 0; t < T; ++t)
+    EXPECT_NEAR(sums.data<double>()[t], (1 - std::pow(lambda, static_cast<double>(t + 1))) / (1 - lambda),
+                1e-12);
 }
 
 TEST_F(LinearAttentionTest, RefusesAStateOfAnotherWidth) {
