@@ -16,7 +16,7 @@ headway_command_test(a_mistyped_verb STATUS 2 SAYS "headway: tran is not a verb 
   ARGUMENTS tran recipes/quickstart.toml)
 headway_command_test(a_foreign_verb STATUS 2 SAYS "finetune is not a verb of headway: expected one of eval, export"
   ARGUMENTS finetune)
-foreach(verb eval export generate inspect plan tokenize train)
+foreach(verb eval export generate inspect parity plan tokenize train)
   headway_command_test(help_of_${verb}_shows_examples STATUS 0 SAYS "  headway ${verb} " ARGUMENTS ${verb} --help)
 endforeach()
 headway_command_test(help_lists_recipe_keys STATUS 0 SAYS "schedule.warmup_steps = " ARGUMENTS train --help-recipe)
@@ -37,6 +37,7 @@ headway_command_test(inspect_prints_where_values_came_from STATUS 0 SAYS "lr = 0
   ARGUMENTS inspect recipes/quickstart.toml --optim.lr=0.5)
 headway_command_test(inspect_prints_what_is_derived STATUS 0 SAYS "head_dim = 32  # derived"
   ARGUMENTS inspect recipes/quickstart.toml)
+headway_command_test(parity_of_a_missing_file STATUS 4 SAYS "absent.h5" ARGUMENTS parity absent.h5)
 headway_command_test(missing_data STATUS 3 SAYS "/absent/*.txt" ARGUMENTS plan recipes/quickstart.toml data.text=/absent/*.txt)
 if(MPI_C_FOUND)
   headway_mpi_test(trainers.command.mpi.ranks_that_fail_alike_end_with_the_status RANKS 2 STATUS 2 WITHIN 30

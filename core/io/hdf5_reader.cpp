@@ -226,11 +226,24 @@ struct Hdf5Reader::Impl {
       require(H5Aread(attribute.get(), type.get(), &value), doing);
       return value;
     }
+    if (accept == Accept::any && H5Tis_variable_str(type.get()) > 0)
+      return variable_string(attribute, type, doing);
     const size_t bytes = fixed_string_bytes(type);
     if (bytes == 0 || bytes > kMaxAttributeBytes) return std::nullopt;
     std::string value(bytes, '\0');
     require(H5Aread(attribute.get(), type.get(), value.data()), doing);
     value.resize(strnlen(value.data(), bytes));
+    return value;
+  }
+
+  // What h5py writes; never in files of ours.
+  std::optional<AttributeValue> variable_string(const Hdf5Handle& attribute, const Hdf5Handle& type,
+                                                const std::string& doing) const {
+    char* text = nullptr;
+    require(H5Aread(attribute.get(), type.get(), static_cast<void*>(&text)), doing);
+    std::optional<AttributeValue> value;
+    if (text && strnlen(text, kMaxAttributeBytes + 1) <= kMaxAttributeBytes) value = std::string(text);
+    H5free_memory(text);
     return value;
   }
 

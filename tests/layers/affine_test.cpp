@@ -4,16 +4,12 @@
 
 #include "core/comm/local.h"
 #include "core/io/memory_archive.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class AffineGolden : public GoldenTest {};
-TEST_F(AffineGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "affine", DType::f64, 1e-9); }
-TEST_F(AffineGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "affine", DType::f32, 1e-4); }
 
 class AffineTest : public LayerTest {
  protected:

@@ -3,16 +3,12 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class CcaGolden : public GoldenTest {};
-TEST_F(CcaGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "cca", DType::f64, 1e-9); }
-TEST_F(CcaGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "cca", DType::f32, 1e-4); }
 
 class CcaTest : public LayerTest {
  protected:

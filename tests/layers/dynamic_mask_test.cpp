@@ -7,20 +7,12 @@
 #include "autograd/ops/dynamic_mask.h"
 #include "core/error.h"
 #include "kernels/ops/dynamic_mask.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class DynamicMaskGolden : public GoldenTest {};
-TEST_F(DynamicMaskGolden, CasesInFloat64) {
-  expect_cases(HEADWAY_GOLDEN_CASES, "dynamic_mask", DType::f64, 1e-9);
-}
-TEST_F(DynamicMaskGolden, CasesInFloat32) {
-  expect_cases(HEADWAY_GOLDEN_CASES, "dynamic_mask", DType::f32, 1e-4);
-}
 
 class DynamicMaskTest : public LayerTest {
  protected:

@@ -1,16 +1,12 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class GatedGolden : public GoldenTest {};
-TEST_F(GatedGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "gated", DType::f64, 1e-9); }
-TEST_F(GatedGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "gated", DType::f32, 1e-4); }
 
 class GatedTest : public LayerTest {
  protected:

@@ -4,16 +4,12 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class HedgehogGolden : public GoldenTest {};
-TEST_F(HedgehogGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "hedgehog", DType::f64, 1e-9); }
-TEST_F(HedgehogGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "hedgehog", DType::f32, 1e-4); }
 
 class HedgehogTest : public LayerTest {
  protected:

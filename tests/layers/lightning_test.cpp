@@ -4,16 +4,13 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "tests/layers/golden_case.h"
+#include "layers/attention/recurrent_state.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class LightningGolden : public GoldenTest {};
-TEST_F(LightningGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "lightning", DType::f64, 1e-9); }
-TEST_F(LightningGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "lightning", DType::f32, 1e-4); }
 
 class LightningTest : public LayerTest {
  protected:

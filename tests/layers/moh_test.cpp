@@ -3,16 +3,12 @@
 #include "autograd/apply.h"
 #include "autograd/ops/moh_gates.h"
 #include "core/error.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class MohGolden : public GoldenTest {};
-TEST_F(MohGolden, CasesInFloat64) { expect_cases(HEADWAY_GOLDEN_CASES, "moh", DType::f64, 1e-9); }
-TEST_F(MohGolden, CasesInFloat32) { expect_cases(HEADWAY_GOLDEN_CASES, "moh", DType::f32, 1e-4); }
 
 class MohTest : public LayerTest {
  protected:

@@ -4,20 +4,12 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "tests/layers/golden_case.h"
+#include "tests/layers/layer_test.h"
 
 namespace headway::testing {
 namespace {
 
 using Json = nlohmann::json;
-
-class NalaformerGolden : public GoldenTest {};
-TEST_F(NalaformerGolden, CasesInFloat64) {
-  expect_cases(HEADWAY_GOLDEN_CASES, "nalaformer", DType::f64, 1e-9);
-}
-TEST_F(NalaformerGolden, CasesInFloat32) {
-  expect_cases(HEADWAY_GOLDEN_CASES, "nalaformer", DType::f32, 1e-4);
-}
 
 class NalaformerTest : public LayerTest {
  protected:

@@ -1,0 +1,226 @@
+#include "trainers/parity.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "autograd/engine.h"
+#include "autograd/loss_collector.h"
+#include "core/backend.h"
+#include "core/comm/local.h"
+#include "core/io/hdf5_archive.h"
+#include "core/io/memory_archive.h"
+#include "layers/attention/attention_layer.h"
+#include "layers/attention/recurrent_state.h"
+#include "trainers/config/field_reader.h"
+
+namespace headway {
+namespace {
+
+constexpr uint64_t kAnySeed = 1;  // every parameter is set from the case
+
+Tensor converted(const Tensor& wide, DType dtype, Stream& stream) {
+  if (wide.dtype() == dtype) return wide;
+  const std::vector<double> values = wide.to_vector<double>(stream);
+  return Tensor::from<float>(std::vector<float>(values.begin(), values.end()), wide.shape(), stream);
+}
+
+std::vector<double> numbers(const Tensor& tensor, Stream& stream) {
+  if (tensor.dtype() == DType::f64) return tensor.to_vector<double>(stream);
+  const std::vector<float> narrow = tensor.to_vector<float>(stream);
+  return {narrow.begin(), narrow.end()};
+}
+
+/// "query.weight" of a case is the parameter query/weight.
+std::string parameter_path(std::string name) {
+  std::ranges::replace(name, '.', '/');
+  return name;
+}
+
+class Runner {
+ public:
+  Runner(const std::filesystem::path& file, DType dtype)
+      : reader_(file, Hdf5Reader::Accept::any), dtype_(dtype), stream_(cpu_backend().make_stream()) {
+    for (const ArchiveEntry& entry : reader_.entries("")) {
+      const Tensor tensor = Tensor::empty(entry.shape, entry.dtype, Device{});
+      reader_.tensor(entry.path, tensor, *stream_);
+      stored_[entry.path] = tensor;
+    }
+    result_.kind = reader_.string("", "kind");
+    if (reader_.has_attribute("", "selection_margin"))
+      result_.selection_margin = reader_.number("", "selection_margin");
+    make_layer();
+  }
+
+  ParityCase run() {
+    LossCollector auxiliary;
+    Rng rng(kAnySeed);
+    Context ctx{.stream = *stream_,
+                .rng = rng,
+                .training = reader_.integer("", "training") != 0,
+                .recording = true,
+                .auxiliary = &auxiliary};
+    std::vector<Named> leaves{{"x", Variable::leaf(own(stored("input/x")))}};
+    const auto state = carried_state(leaves);
+    const Variable& x = leaves[0].variable;
+    const int64_t offset =
+        reader_.has_attribute("", "position_offset") ? reader_.integer("", "position_offset") : 0;
+    std::vector<Named> outputs{
+        {"y", layer_->forward(ctx, x, {.offset = offset, .count = x.size(1), .tables = &rope_tables_},
+                              state.get())}};
+    if (state) add_state(static_cast<const RecurrentState&>(*state), outputs);
+
+    std::vector<Variable> roots;
+    std::vector<Tensor> seeds;
+    for (const auto& [name, variable] : outputs) {
+      roots.push_back(variable);
+      seeds.push_back(own(stored("grad_output/" + name)));
+      compare(name, variable.value(), "output/" + name);
+    }
+    for (const AuxiliaryLoss& loss : auxiliary.losses()) {
+      roots.push_back(loss.loss);
+      const std::vector<double> weight{reader_.number("", "aux_weight")};
+      seeds.push_back(own(Tensor::from<double>(weight, {1}, *stream_)));
+      compare(loss.name, loss.loss.value(), "output/" + loss.name);
+    }
+    backward(ctx, roots, seeds, MicroStep::last);
+    for (const auto& [name, variable] : leaves) compare("grad " + name, variable.grad(), "grad/" + name);
+    for (const auto& [name, parameter] : parameters_)
+      compare("grad " + name, parameter->gradient->written ? parameter->gradient->grad : Tensor(),
+              "grad/param/" + name);
+    compare_buffers(ctx);
+    return result_;
+  }
+
+ private:
+  struct Named {
+    std::string name;
+    Variable variable;
+  };
+
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw CheckpointError(fmt::format("{}: {}", reader_.source(), why));
+  }
+  /// A recorded tensor, or "name/i": part i of its first dimension.
+  Tensor stored(const std::string& path) const {
+    const auto whole = stored_.find(path);
+    if (whole != stored_.end()) return whole->second;
+    const size_t slash = path.rfind('/');
+    const auto parts = stored_.find(path.substr(0, slash));
+    const bool is_part =
+        parts != stored_.end() && path.find_first_not_of("0123456789", slash + 1) == std::string::npos;
+    if (!is_part) refuse(path + " is missing");
+    const int64_t i = std::stoll(path.substr(slash + 1));
+    const Shape& shape = parts->second.shape();
+    return parts->second.slice(0, i, i + 1).reshape({shape[1], shape[2], shape[3]}).clone(*stream_);
+  }
+  Tensor own(const Tensor& tensor) const { return converted(tensor, dtype_, *stream_); }
+
+  void make_layer() {
+    const AttentionVariant& variant = find_attention(result_.kind);
+    const auto config = variant.make_config();
+    const nlohmann::json keys = nlohmann::json::parse(reader_.string("", "config"), nullptr, false);
+    if (!keys.is_object()) refuse("its config is no JSON object");
+    const Settings settings = settings_from_json(keys, reader_.source());
+    FieldReader fields(settings);
+    config->describe(fields);
+    fields.check_all_used();
+    layer_ = variant.make(*config, {.model_dim = reader_.integer("", "model_dim"),
+                                    .num_layers = reader_.integer("", "num_layers"),
+                                    .layer_index = reader_.integer("", "layer_index"),
+                                    .init_std = 1,
+                                    .output_init_std = 1});
+    layer_->materialize(dtype_, kAnySeed, *stream_);
+
+    std::map<std::string, Parameter*> by_path;
+    layer_->visit("", [&](const std::string& path, Parameter& parameter) { by_path[path] = &parameter; });
+    MemoryArchive buffers(*stream_);
+    for (const auto& [path, tensor] : stored_) {
+      if (path.starts_with("buffer/")) buffers.tensor(path.substr(7), own(tensor));
+      if (!path.starts_with("param/")) continue;
+      const std::string name = path.substr(6);
+      const auto found = by_path.find(parameter_path(name));
+      if (found == by_path.end()) refuse(fmt::format("{} has no parameter {}", result_.kind, name));
+      if (found->second->shape != tensor.shape())
+        refuse(fmt::format("parameter {} is {} where {} has {}", name, tensor.shape().to_string(),
+                           result_.kind, found->second->shape.to_string()));
+      found->second->value.copy_from(own(tensor), *stream_);
+      parameters_.emplace_back(name, found->second);
+      by_path.erase(found);
+    }
+    if (!by_path.empty()) refuse(fmt::format("parameter {} is missing", by_path.begin()->first));
+    layer_->load_buffers(buffers, "", *stream_);
+  }
+
+  /// The state of a case that has one, with its parts among the leaves; null otherwise.
+  std::unique_ptr<AttentionState> carried_state(std::vector<Named>& leaves) const {
+    if (!stored_.contains("input/state")) return nullptr;
+    auto state = layer_->make_state(stored("input/state").size(0), 0, dtype_, Device{});
+    auto* const recurrent = dynamic_cast<RecurrentState*>(state.get());
+    if (!recurrent) refuse(fmt::format("it has a state, but {} carries none", result_.kind));
+    recurrent->matrix =
+        leaves.emplace_back(Named{"state", Variable::leaf(own(stored("input/state")))}).variable;
+    for (size_t i = 0; i < recurrent->convolutions.size() && stored_.contains("input/conv_state"); ++i) {
+      const std::string name = fmt::format("conv_state/{}", i);
+      recurrent->convolutions[i].set_rows(
+          leaves.emplace_back(Named{name, Variable::leaf(own(stored("input/" + name)))}).variable);
+    }
+    return state;
+  }
+  void add_state(const RecurrentState& state, std::vector<Named>& outputs) const {
+    outputs.push_back({"state", state.matrix});
+    for (size_t i = 0; i < state.convolutions.size() && stored_.contains("output/conv_state"); ++i)
+      outputs.push_back({fmt::format("conv_state/{}", i), state.convolutions[i].rows()});
+  }
+
+  void compare_buffers(Context& ctx) {
+    if (ctx.training) layer_->after_step(ctx, *make_local_communicator());
+    MemoryArchive archive(*stream_);
+    layer_->save_buffers(archive, "");
+    for (const ArchiveEntry& entry : archive.entries("")) {
+      const Tensor buffer = Tensor::empty(entry.shape, entry.dtype, Device{});
+      archive.tensor(entry.path, buffer, *stream_);
+      compare(entry.path, buffer, "output/buffer." + entry.path);
+    }
+  }
+
+  void compare(const std::string& name, const Tensor& actual, const std::string& path) {
+    const std::vector<double> expected = numbers(stored(path), *stream_);
+    // A parameter that the output does not depend on has no gradient of ours, and zeros in the case.
+    const std::vector<double> values =
+        actual ? numbers(actual, *stream_) : std::vector<double>(expected.size(), 0.0);
+    if (values.size() != expected.size())
+      refuse(fmt::format("{} has {} values where the layer gives {}", path, expected.size(), values.size()));
+    double largest = 0, magnitude = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const double difference = std::abs(values[i] - expected[i]);
+      largest = difference <= largest ? largest : difference;  // keeps a NaN
+      magnitude = std::max(magnitude, std::abs(expected[i]));
+    }
+    result_.errors.push_back({name, largest == 0 ? 0 : largest / std::max(magnitude, 1e-300)});
+  }
+
+  Hdf5Reader reader_;
+  DType dtype_;
+  std::unique_ptr<Stream> stream_;
+  std::map<std::string, Tensor> stored_;
+  std::unique_ptr<AttentionLayer> layer_;
+  std::vector<std::pair<std::string, Parameter*>> parameters_;  // by their names in the case
+  RopeTables rope_tables_;
+  ParityCase result_;
+};
+
+}  // namespace
+
+const ParityError& ParityCase::worst() const {
+  return *std::ranges::max_element(errors, [](const ParityError& a, const ParityError& b) {
+    return std::isnan(b.error) || a.error < b.error;
+  });
+}
+
+ParityCase run_parity(const std::filesystem::path& file, DType dtype) { return Runner(file, dtype).run(); }
+
+}  // namespace headway
