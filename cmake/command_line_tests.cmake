@@ -16,7 +16,7 @@ headway_command_test(a_mistyped_verb STATUS 2 SAYS "headway: tran is not a verb 
   ARGUMENTS tran recipes/quickstart.toml)
 headway_command_test(a_foreign_verb STATUS 2 SAYS "finetune is not a verb of headway: expected one of eval, export"
   ARGUMENTS finetune)
-foreach(verb eval export generate inspect parity plan tokenize train)
+foreach(verb eval export generate inspect parity plan report sweep tokenize train)
   headway_command_test(help_of_${verb}_shows_examples STATUS 0 SAYS "  headway ${verb} " ARGUMENTS ${verb} --help)
 endforeach()
 headway_command_test(help_lists_recipe_keys STATUS 0 SAYS "schedule.warmup_steps = " ARGUMENTS train --help-recipe)

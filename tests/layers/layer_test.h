@@ -22,7 +22,7 @@ namespace headway::testing {
 class LayerTest : public ::testing::Test {
  protected:
   std::unique_ptr<Stream> stream = cpu_backend().make_stream();
-  const uint32_t seed = fresh_seed();
+  uint32_t seed = fresh_seed();
   Rng rng{seed};
   Context ctx{.stream = *stream, .rng = rng};
   RopeTables rope_tables;

@@ -39,7 +39,10 @@ class NalaformerTest : public LayerTest {
   }
 };
 
+// Numbers that do not change from run to run: an entry that happens to lie near zero has no difference
+// quotient to speak of.
 TEST_F(NalaformerTest, Gradients) {
+  seed = 1;
   for (const Json& keys : settings)
     for (const int64_t length : {1, 2, 7}) {
       SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));

@@ -36,6 +36,18 @@ class Resume(Runs):
             self.train("parts", "checkpoint.resume=auto", f"train.stop_step={stop}", *overrides)
         self.assert_same_run("whole", "parts")
 
+    def test_every_kind_of_attention_resumes_with_equal_bits(self):
+        for kind, keys in (("affine", ()), ("cca", ()), ("dynamic_mask", ("top_w=5",)), ("gated", ()), ("hedgehog", ()),
+                           ("lightning", ()), ("moh", ("shared_heads=1",)), ("nalaformer", ())):
+            with self.subTest(kind=kind):
+                overrides = [f"model.attention.{key}" for key in (f"kind={kind}", "num_heads=4", *keys)]
+                self.train(f"{kind}-whole", *overrides, "train.stop_step=10")
+                for stop in (4, 10):
+                    self.train(f"{kind}-parts", "checkpoint.resume=auto", f"train.stop_step={stop}", *overrides)
+                self.assert_same_run(f"{kind}-whole", f"{kind}-parts")
+                curve = self.curve(f"{kind}-whole")
+                self.assertLess(curve[10], curve[1])
+
     def test_changing_the_number_of_ranks_keeps_the_samples(self):
         self.train("whole")
         for ranks, stop in ((None, 10), (2, 25), (4, 0)):

@@ -1,0 +1,43 @@
+// A sweep file: many runs of nearly the same recipe.
+//
+//   name = "variants"              # folder = "sweeps" by default: everything goes to sweeps/variants/
+//   [set]                          # of every run
+//   train.max_steps = 100
+//   [runs.gated]                   # one table per run; recipe is relative to the sweep file
+//   recipe = "../gated.toml"
+//   model.mlp_dim = 448            # any recipe key
+//   [grid]                         # every run with every combination of these
+//   run.seed = [1, 2]
+//
+// An arm is one run with one combination; its name is the run's, then what the grid gives it: gated-seed1.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace headway {
+
+struct Arm {
+  std::string name;
+  std::string group;  // the name without the seed: arms that are repetitions of each other
+  std::filesystem::path recipe;
+  std::vector<std::string> overrides;  // "section.key=value"
+};
+
+struct Sweep {
+  std::string name;
+  std::filesystem::path folder;  // sweeps/<name>
+  std::vector<Arm> arms;
+
+  std::filesystem::path run_folder(const Arm& arm) const { return folder / "runs" / arm.name; }
+};
+
+/// ConfigError naming file, line and key for a sweep that cannot be run; recipes are checked too.
+Sweep load_sweep(const std::filesystem::path&);
+
+/// What run.json says of an arm: "finished", "stopped", "failed", "running", or "" where it was never
+/// started.
+std::string status_of(const Sweep&, const Arm&);
+
+}  // namespace headway
