@@ -1,8 +1,10 @@
 #include "trainers/plan.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "autograd/ops/linear_cross_entropy.h"
 #include "trainers/progress.h"
@@ -12,10 +14,18 @@ namespace {
 
 constexpr double kMiB = 1 << 20;
 
-// Resident memory of a started program before it owns a model: shared libraries, thread stacks and the
-// packing buffers of OpenBLAS; and what MPI adds where there are several ranks (docs/performance.md).
-constexpr double kProgramBytes = 20 * kMiB;
+// What a run adds to a started program before it owns a model: thread stacks and the packing buffers of
+// OpenBLAS, and MPI where there are several ranks (docs/performance.md).
+constexpr double kBuffersBytes = 4 * kMiB;
 constexpr double kMpiBytes = 12 * kMiB;
+
+/// Resident memory of this process, which has just started: the program and its libraries, of which those of
+/// CUDA are the largest.
+double started_program_bytes() {
+  double total_pages = 0, resident_pages = 0;
+  std::ifstream("/proc/self/statm") >> total_pages >> resident_pages;
+  return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
 
 /// Kept by one block outside its attention layer, per token, in values: the inputs of both norms, and of the
 /// feed-forward layer and its products.
@@ -72,7 +82,7 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   // Backward of a feed-forward layer holds three of its inner tensors beside two of the residual stream.
   plan.workspace = rows * value * (3 * F + 2 * D) + attention_workspace;
   plan.data = data_bytes;
-  plan.program = kProgramBytes + (world_size > 1 ? kMpiBytes : 0);
+  plan.program = started_program_bytes() + kBuffersBytes + (world_size > 1 ? kMpiBytes : 0);
   plan.checkpoint_bytes = P * 12;
   return plan;
 }
