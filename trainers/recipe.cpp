@@ -69,7 +69,7 @@ void RunRecipe::describe(FieldVisitor& v) {
 void DataRecipe::describe(FieldVisitor& v) {
   v("text", text, "files to train on, as paths with *, ? and ** (any depth)");
   v("tokens", tokens, "token shards to train on instead, as made by `headway tokenize`");
-  v("tokenizer", tokenizer, "bytes, or gpt2:<path of merges.txt>");
+  v("tokenizer", tokenizer, "how text becomes tokens; bytes: one token per byte");
   v("val_fraction", val_fraction, "share of the documents held out for validation", {.min = 0, .max = 0.9});
   v("max_bytes", max_bytes, "read at most this much text; 0 = all",
     {.min = 0, .max = kMany, .is_count = true});

@@ -10,8 +10,7 @@ std::unique_ptr<Tokenizer> Tokenizer::create(const std::string& name) { return r
 
 std::unique_ptr<Tokenizer> Tokenizer::restore(const std::string& name, const std::string&) {
   if (name == "bytes") return make_byte_tokenizer();
-  throw ConfigError(
-      fmt::format("data.tokenizer = \"{}\" is unknown: expected bytes or gpt2:<path of merges.txt>", name));
+  throw ConfigError(fmt::format("data.tokenizer = \"{}\" is unknown: expected bytes", name));
 }
 
 }  // namespace headway

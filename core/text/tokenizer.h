@@ -21,7 +21,7 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
   /// Written between documents.
   virtual int32_t end_of_text() const = 0;
-  /// What data.tokenizer says: "bytes" or "gpt2:<path>".
+  /// What data.tokenizer says: "bytes".
   virtual std::string name() const = 0;
   /// What a checkpoint must keep to build it again; empty where the name says all.
   virtual const std::string& definition() const = 0;

@@ -53,11 +53,11 @@ void add_options(CLI::App& verb, Action& action) {
   const auto options = std::make_shared<Options>();
   verb.footer(
       "Training reads them with data.tokens = [\"FOLDER/*.bin\"] and the same data.tokenizer.\n"
-      "Example:\n  headway tokenize 'books/**/*.txt' --out shards --tokenizer gpt2:merges.txt");
+      "Example:\n  headway tokenize 'books/**/*.txt' --out shards");
   verb.add_option("files", options->files, "paths with *, ? and **; a folder stands for all below it")
       ->required();
   verb.add_option("--out", options->out, "folder of the shards")->required();
-  verb.add_option("--tokenizer", options->tokenizer, "bytes, or gpt2:<path of merges.txt>");
+  verb.add_option("--tokenizer", options->tokenizer, "bytes: one token per byte");
   verb.add_option("--prefix", options->prefix, "beginning of the shards' names");
   // The header of a shard counts in 32 bits.
   verb.add_option("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
