@@ -6,6 +6,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/cross_entropy.cu
   kernels/cuda/elementwise.cu
   kernels/cuda/embedding.cu
+  kernels/cuda/linear_attention.cu
   kernels/cuda/matmul.cpp
   kernels/cuda/merge_attention.cu
   kernels/cuda/norm.cu
