@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "layers/attention/attention_layer.h"
 
@@ -10,17 +12,105 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+bool is_kind(std::string_view name) {
+  return std::ranges::any_of(all_attention(), [&](const auto* variant) { return variant->name == name; });
+}
+
+/// Replaces zeros that stand for derived values. key: where the config is in the recipe, for errors.
+void resolve_heads(AttentionConfig& a, const std::string& key, int64_t model_dim) {
+  if (a.num_kv_heads == 0) a.num_kv_heads = a.num_heads;
+  HEADWAY_CHECK(
+      a.num_heads % a.num_kv_heads == 0, ConfigError,
+      fmt::format("{}.num_kv_heads = {} does not divide num_heads = {}", key, a.num_kv_heads, a.num_heads));
+  if (a.head_dim == 0) {
+    HEADWAY_CHECK(model_dim % a.num_heads == 0, ConfigError,
+                  fmt::format("{}.head_dim is not set and num_heads = {} does not divide model_dim = {}", key,
+                              a.num_heads, model_dim));
+    a.head_dim = model_dim / a.num_heads;
+  }
+  if (!a.rope) return;
+  const double rotated = a.rope_fraction * static_cast<double>(a.head_dim);
+  const auto width = static_cast<int64_t>(rotated);
+  HEADWAY_CHECK(static_cast<double>(width) == rotated && width % 2 == 0, ConfigError,
+                fmt::format("{}.rope_fraction = {} of head_dim = {} is not an even number of channels", key,
+                            a.rope_fraction, a.head_dim));
+}
+
 }  // namespace
 
 AttentionChoice::AttentionChoice() : config_(find_attention("softmax").make_config()) {}
+
+AttentionChoice::AttentionChoice(const std::string& name, const AttentionConfig& base)
+    : config_(is_kind(name) ? find_attention(name).make_config() : base.clone()) {
+  if (!is_kind(name)) config_->kind.clear();
+  config_->num_heads = base.num_heads;
+  config_->num_kv_heads = base.num_kv_heads;
+  config_->head_dim = base.head_dim;
+}
 
 void AttentionChoice::describe(FieldVisitor& v) {
   FieldRule rule;
   for (const AttentionVariant* variant : all_attention()) rule.choices.push_back(variant->name);
   std::string kind = config_->kind;
   v("kind", kind, "attention mechanism", rule);
-  if (kind != config_->kind) config_ = find_attention(kind).make_config();
+  if (kind != config_->kind) *this = AttentionChoice(kind, *config_);
   config_->describe(v);
+}
+
+void LayerAttention::describe(FieldVisitor& v) {
+  base_.describe(v);
+  v("layers", pattern_,
+    "for hybrids: the kind of each layer, repeated up to num_layers; names other than kind's are tables "
+    "model.attention.<name> with a kind and keys of their own");
+  for (const std::string& name : pattern_) {
+    if (name == base_->kind || others_.contains(name)) continue;
+    others_.emplace(name, AttentionChoice(name, *base_));
+  }
+  for (auto& [name, choice] : others_) {
+    v.table(name, choice, "layers of this name");
+    HEADWAY_CHECK(!choice->kind.empty(), ConfigError,
+                  fmt::format("model.attention.layers names \"{}\": expected an attention kind, or a table "
+                              "model.attention.{} with a kind",
+                              name, name));
+  }
+}
+
+const AttentionConfig& LayerAttention::of_layer(int64_t layer_index) const {
+  if (pattern_.empty()) return *base_;
+  const std::string& name = pattern_[static_cast<size_t>(layer_index) % pattern_.size()];
+  return name == base_->kind ? *base_ : *others_.at(name);
+}
+
+std::string LayerAttention::summary(int64_t num_layers) const {
+  if (pattern_.empty()) return base_->kind;
+  std::vector<std::pair<std::string, int64_t>> counts;
+  for (int64_t i = 0; i < num_layers; ++i) {
+    const std::string& name = pattern_[static_cast<size_t>(i) % pattern_.size()];
+    const auto found = std::ranges::find(counts, name, &std::pair<std::string, int64_t>::first);
+    if (found == counts.end())
+      counts.emplace_back(name, 1);
+    else
+      ++found->second;
+  }
+  std::vector<std::string> parts;
+  for (const auto& [name, count] : counts) parts.push_back(fmt::format("{} of {}", count, name));
+  return fmt::format("{}", fmt::join(parts, " and "));
+}
+
+void LayerAttention::for_each(const std::function<void(const std::string&, AttentionConfig&)>& function) {
+  function("model.attention", *base_);
+  for (auto& [name, choice] : others_) function("model.attention." + name, *choice);
+}
+
+void LayerAttention::check(int64_t num_layers) const {
+  if (pattern_.empty()) return;
+  HEADWAY_CHECK(static_cast<int64_t>(pattern_.size()) <= num_layers, ConfigError,
+                fmt::format("model.attention.layers has {} entries: expected at most model.num_layers = {}",
+                            pattern_.size(), num_layers));
+  HEADWAY_CHECK(std::ranges::find(pattern_, base_->kind) != pattern_.end(), ConfigError,
+                fmt::format("model.attention.layers = [{}] has no layer of model.attention.kind = \"{}\": "
+                            "expected at least one",
+                            fmt::join(pattern_, ", "), base_->kind));
 }
 
 void ModelConfig::describe(FieldVisitor& v) {
@@ -59,26 +149,9 @@ void ModelConfig::resolve(int64_t tokenizer_vocab_size, int64_t seq_len) {
       fmt::format("model.max_seq_len = {} is shorter than data.seq_len = {}", max_seq_len, seq_len));
   if (mlp_dim == 0) mlp_dim = mlp == "swiglu" ? round_up(model_dim * 8 / 3, 64) : 4 * model_dim;
 
-  AttentionConfig& a = *attention;
-  if (a.num_kv_heads == 0) a.num_kv_heads = a.num_heads;
-  HEADWAY_CHECK(a.num_heads % a.num_kv_heads == 0, ConfigError,
-                fmt::format("model.attention.num_kv_heads = {} does not divide num_heads = {}",
-                            a.num_kv_heads, a.num_heads));
-  if (a.head_dim == 0) {
-    HEADWAY_CHECK(
-        model_dim % a.num_heads == 0, ConfigError,
-        fmt::format("model.attention.head_dim is not set and num_heads = {} does not divide model_dim = {}",
-                    a.num_heads, model_dim));
-    a.head_dim = model_dim / a.num_heads;
-  }
-  if (a.rope) {
-    const double rotated = a.rope_fraction * static_cast<double>(a.head_dim);
-    const auto width = static_cast<int64_t>(rotated);
-    HEADWAY_CHECK(
-        static_cast<double>(width) == rotated && width % 2 == 0, ConfigError,
-        fmt::format("model.attention.rope_fraction = {} of head_dim = {} is not an even number of channels",
-                    a.rope_fraction, a.head_dim));
-  }
+  attention.check(num_layers);
+  attention.for_each(
+      [this](const std::string& key, AttentionConfig& config) { resolve_heads(config, key, model_dim); });
 }
 
 }  // namespace headway

@@ -1,8 +1,11 @@
 // The recipe section `model`: enough to express GPT-2 and Llama exactly.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/fields.h"
 #include "layers/attention/attention_config.h"
@@ -13,6 +16,8 @@ namespace headway {
 class AttentionChoice {
  public:
   AttentionChoice();  // softmax
+  /// With the heads of base. A name that is no kind leaves the kind empty, for a recipe to say.
+  AttentionChoice(const std::string& name, const AttentionConfig& base);
   AttentionChoice(const AttentionChoice& other) : config_(other.config_->clone()) {}
   AttentionChoice& operator=(const AttentionChoice& other) {
     config_ = other.config_->clone();
@@ -26,6 +31,32 @@ class AttentionChoice {
 
  private:
   std::unique_ptr<AttentionConfig> config_;
+};
+
+/// `model.attention`: one kind for every layer, or a pattern of several.
+///
+///   [model.attention]
+///   kind = "lightning"
+///   layers = ["lightning", "lightning", "lightning", "global"]   # repeated up to num_layers
+///   [model.attention.global]                                     # inherits num_heads, num_kv_heads,
+///   head_dim kind = "softmax"
+class LayerAttention {
+ public:
+  AttentionConfig& operator*() const { return *base_; }
+  AttentionConfig* operator->() const { return &*base_; }
+  const AttentionConfig& of_layer(int64_t layer_index) const;
+  /// "softmax", or "3 of lightning and 1 of softmax" over num_layers layers.
+  std::string summary(int64_t num_layers) const;
+  void describe(FieldVisitor&);
+  /// Every config, and its recipe key.
+  void for_each(const std::function<void(const std::string& key, AttentionConfig&)>&);
+  /// ConfigError for a pattern that leaves the base kind or a part of itself unused.
+  void check(int64_t num_layers) const;
+
+ private:
+  AttentionChoice base_;
+  std::vector<std::string> pattern_;  // empty: base_ everywhere
+  std::map<std::string, AttentionChoice> others_;
 };
 
 struct ModelConfig {
@@ -42,7 +73,7 @@ struct ModelConfig {
   bool tied_head = true;
   double dropout = 0;
   double init_std = 0.02;
-  AttentionChoice attention;
+  LayerAttention attention;
 
   void describe(FieldVisitor&);
   /// Replaces zeros that stand for derived values; ConfigError naming the keys that do not fit together.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 
@@ -16,18 +17,25 @@ namespace {
 constexpr double kMany = 1e15;  // steps or tokens no run reaches; exact in a double
 
 // A key of another attention kind is no typing mistake.
-std::string explain_attention_key(const std::string& key, const std::string& kind) {
+std::string explain_attention_key(const std::string& key, LayerAttention& attention) {
   constexpr std::string_view kPrefix = "model.attention.";
   if (!key.starts_with(kPrefix)) return "";
+  const std::string table = key.substr(0, key.rfind('.')), name = key.substr(table.size() + 1);
+  std::string kind;
+  attention.for_each([&](const std::string& its_table, AttentionConfig& config) {
+    if (its_table == table) kind = config.kind;
+  });
+  if (kind.empty())
+    return fmt::format("model.attention.layers has no layer \"{}\"",
+                       table.substr(std::min(kPrefix.size(), table.size())));
   std::vector<std::string_view> kinds;
   for (const AttentionVariant* variant : all_attention()) {
     const auto config = variant->make_config();
-    if (field_names([&](FieldVisitor& v) { config->describe(v); }).contains(key.substr(kPrefix.size())))
+    if (field_names([&](FieldVisitor& v) { config->describe(v); }).contains(name))
       kinds.push_back(variant->name);
   }
   if (kinds.empty()) return "";
-  return fmt::format("it belongs to model.attention.kind = {}, and the kind is {}", fmt::join(kinds, " or "),
-                     kind);
+  return fmt::format("it belongs to {}.kind = {}, and the kind is {}", table, fmt::join(kinds, " or "), kind);
 }
 
 Recipe from_settings(const Settings& settings) {
@@ -35,7 +43,7 @@ Recipe from_settings(const Settings& settings) {
   FieldReader reader(settings);
   recipe.describe(reader);
   reader.check_all_used(
-      [&](const std::string& key) { return explain_attention_key(key, recipe.model.attention->kind); });
+      [&](const std::string& key) { return explain_attention_key(key, recipe.model.attention); });
   recipe.origins = reader.origins();
   recipe.check();
   return recipe;

@@ -159,7 +159,7 @@ void Trainer::say(std::string_view line) {
 void Trainer::announce() {
   say(fmt::format("headway {}: {} parameters, {} layers of {} attention", recipe_.run.name,
                   format_count(static_cast<double>(model_->num_parameters())), recipe_.model.num_layers,
-                  recipe_.model.attention->kind));
+                  recipe_.model.attention.summary(recipe_.model.num_layers)));
   say(fmt::format("device {}, {} rank{}, {}", backend(stream_.device()).description(), comm_.size(),
                   comm_.size() == 1 ? "" : "s", recipe_.train.dtype));
   say(fmt::format("data {}", corpus_->description()));

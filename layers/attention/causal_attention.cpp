@@ -3,6 +3,7 @@
 #include "autograd/ops/reshape.h"
 #include "autograd/ops/softmax_attention.h"
 #include "kernels/attention/variants/plain.h"
+#include "kernels/attention/variants/sink.h"
 #include "kernels/attention/variants/sliding_window.h"
 
 namespace headway {
@@ -16,9 +17,13 @@ int64_t append_to_cache(Context& ctx, QueryKeyValue& heads, KvCache* cache) {
   return position;
 }
 
-Variable causal_attention(Context& ctx, QueryKeyValue heads, int64_t window, KvCache* cache) {
+Variable causal_attention(Context& ctx, QueryKeyValue heads, int64_t window, KvCache* cache,
+                          const Variable& sink) {
   const int64_t query_offset = append_to_cache(ctx, heads, cache);
-  const SoftmaxInputs inputs{.q = heads.query, .k = heads.key, .v = heads.value};
+  const SoftmaxInputs inputs{.q = heads.query, .k = heads.key, .v = heads.value, .sink = sink};
+  if (sink.defined())
+    return softmax_attention<attention::Sink>(
+        ctx, inputs, {.params = {.window = static_cast<int>(window)}, .query_offset = query_offset});
   if (window == 0) return softmax_attention<attention::Plain>(ctx, inputs, {.query_offset = query_offset});
   return softmax_attention<attention::SlidingWindow>(
       ctx, inputs, {.params = {.window = static_cast<int>(window)}, .query_offset = query_offset});

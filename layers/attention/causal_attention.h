@@ -12,8 +12,9 @@ int64_t append_to_cache(Context&, QueryKeyValue&, KvCache* cache);
 
 /// query [B,T,H,Dh], key and value [B,T,K,Dh] of new tokens -> [B,T,H,Dh]. window: latest keys seen, the
 /// token's own included; 0: all. With a cache the new keys and values are appended to it, and its older ones
-/// are seen too.
-Variable causal_attention(Context&, QueryKeyValue, int64_t window, KvCache* cache);
+/// are seen too. sink [H], where defined: a logit in every row's denominator that carries no value.
+Variable causal_attention(Context&, QueryKeyValue, int64_t window, KvCache* cache,
+                          const Variable& sink = Variable());
 
 /// [B,T,H,Dh] -> [B,T,H Dh]
 Variable merge_heads(Context&, const Variable&);

@@ -2,6 +2,9 @@
 // GQA (arXiv 2305.13245) between.
 //
 //   Y_i = sum over visible j of softmax_j(q_i.k_j / sqrt(Dh)) v_j,   y = concat(Y) Wo^T
+//
+// With sink = true every head has a learned logit z_h that takes part in the softmax and carries no value
+// (arXiv 2309.17453, section 3.3), so that a head may attend to nothing.
 
 #include "layers/attention/causal_attention.h"
 #include "layers/attention/softmax_cost.h"
@@ -9,7 +12,12 @@
 namespace headway {
 namespace {
 
-struct SoftmaxConfig : AttentionConfigOf<SoftmaxConfig> {};
+struct SoftmaxConfig : AttentionConfigOf<SoftmaxConfig> {
+  bool sink = false;
+  void describe_kind(FieldVisitor& v) override {
+    v("sink", sink, "a learned logit per head in the softmax that carries no value (arXiv 2309.17453)");
+  }
+};
 
 class SoftmaxLayer final : public AttentionLayer {
  public:
@@ -21,12 +29,13 @@ class SoftmaxLayer final : public AttentionLayer {
                 config.bias) {
     add_child("", projections_);
     add_child("output", output_);
+    if (config.sink) sink_ = &add_parameter("sink", {config.num_heads}, Init::zeros(), false);
   }
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
     const Variable y = causal_attention(ctx, projections_.forward(ctx, x, positions), config_.window,
-                                        static_cast<KvCache*>(state));
+                                        static_cast<KvCache*>(state), sink_ ? sink_->variable() : Variable());
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 
@@ -48,6 +57,7 @@ class SoftmaxLayer final : public AttentionLayer {
   ModelShape shape_;
   Projections projections_;
   LinearLayer output_;
+  Parameter* sink_ = nullptr;
 };
 
 HEADWAY_ATTENTION(softmax, "Softmax attention (MHA, GQA, MQA), optionally in a sliding window",

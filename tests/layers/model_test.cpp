@@ -10,6 +10,7 @@
 #include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "core/backend.h"
+#include "tests/layers/json_fields.h"
 
 namespace headway {
 namespace {
@@ -48,6 +49,20 @@ ModelConfig with(ModelConfig config, const std::function<void(ModelConfig&)>& ch
   return config;
 }
 
+/// Every third layer sees everything; the others a window, with a sink, or a recurrent state.
+ModelConfig hybrid() {
+  ModelConfig config = llama_style();
+  config.num_layers = 3;
+  testing::JsonFields fields(
+      {{"num_heads", 2},
+       {"head_dim", 4},
+       {"layers", {"near", "lightning", "softmax"}},
+       {"near", {{"kind", "softmax"}, {"window", 2}, {"num_kv_heads", 1}, {"sink", true}}}});
+  config.attention.describe(fields);
+  fields.check_all_used();
+  return config;
+}
+
 const std::map<std::string, ModelConfig>& configs() {
   static const std::map<std::string, ModelConfig> all{
       {"gpt2", gpt2_style()},
@@ -57,6 +72,7 @@ const std::map<std::string, ModelConfig>& configs() {
                                        c.attention->qk_norm = true;
                                        c.attention->rope_fraction = 0.5;
                                      })},
+      {"hybrid", hybrid()},
       {"window_and_dropout", with(gpt2_style(), [](ModelConfig& c) {
          c.attention->window = 3;
          c.dropout = 0.3;
@@ -169,7 +185,8 @@ TEST_P(ModelTest, ALaterTokenChangesNoEarlierState) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ModelTest,
-                         ::testing::Values("gpt2", "llama", "qk_norm_and_half_rope", "window_and_dropout"),
+                         ::testing::Values("gpt2", "llama", "qk_norm_and_half_rope", "window_and_dropout",
+                                           "hybrid"),
                          [](const auto& test) { return test.param; });
 
 TEST(ModelGradients, TwoMicroBatchesAddUpToTheWholeBatch) {

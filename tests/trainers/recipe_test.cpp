@@ -148,6 +148,48 @@ TEST(Recipe, KeysThatContradictEachOtherAreRefusedWithTheirPlace) {
             "command line: run.name = \"a/b\": expected the name of a folder, without slashes");
 }
 
+TEST(Recipe, LayersOfAHybridInheritTheHeads) {
+  const std::string hybrid =
+      "[model]\nnum_layers = 5\nmodel_dim = 64\n[model.attention]\nkind = \"lightning\"\nnum_heads = 2\n"
+      "layers = [\"lightning\", \"far\", \"moh\"]\n"
+      "[model.attention.far]\nkind = \"softmax\"\nrope_theta = 500000\n"
+      "[model.attention.moh]\nnum_heads = 4\n";
+  Recipe recipe = parse(kSmall + hybrid);
+  recipe.resolve(257);
+  const LayerAttention& attention = recipe.model.attention;
+  EXPECT_EQ(attention.summary(5), "2 of lightning and 2 of far and 1 of moh");
+  EXPECT_EQ(attention.of_layer(3).kind, "lightning");
+  EXPECT_FALSE(attention.of_layer(3).rope);
+  EXPECT_EQ(attention.of_layer(4).kind, "softmax");
+  EXPECT_TRUE(attention.of_layer(4).rope);
+  EXPECT_EQ(attention.of_layer(4).rope_theta, 500000);
+  EXPECT_EQ(attention.of_layer(4).num_heads, 2);
+  EXPECT_EQ(attention.of_layer(4).head_dim, 32);
+  EXPECT_EQ(attention.of_layer(2).num_heads, 4);
+  EXPECT_EQ(attention.of_layer(2).head_dim, 16);
+  Recipe again = parse(recipe.to_toml());
+  again.resolve(257);
+  EXPECT_EQ(differences(fields_of(recipe), fields_of(again)), "");
+}
+
+TEST(Recipe, LayersOfAHybridThatDoNotExistAreRefused) {
+  EXPECT_EQ(error_of_override("model.attention.layers=[softmax, lightnin]"),
+            "model.attention.layers names \"lightnin\": expected an attention kind, or a table "
+            "model.attention.lightnin with a kind");
+  EXPECT_EQ(error_of_override("model.attention.moh.top_k=3"),
+            "command line: unknown key model.attention.moh.top_k = 3: model.attention.layers has no layer "
+            "\"moh\"");
+  Recipe recipe = parse(kSmall, {"model.attention.layers=[lightning]"});
+  try {
+    recipe.resolve(257);
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_STREQ(error.what(),
+                 "command line: model.attention.layers = [lightning] has no layer of model.attention.kind = "
+                 "\"softmax\": expected at least one");
+  }
+}
+
 TEST(Recipe, AccumulationIsDerivedFromTheBatchInTokens) {
   const Recipe recipe = parse(kSmall, {"train.batch_tokens=8192", "train.micro_batch=4", "data.seq_len=256"});
   EXPECT_EQ(recipe.accumulation_steps(1), 8);
