@@ -2,14 +2,20 @@
 add_library(headway_kernels_cuda OBJECT
   kernels/cuda/activation.cu
   kernels/cuda/adamw.cu
+  kernels/cuda/add_blocks.cu
+  kernels/cuda/causal_conv.cu
   kernels/cuda/column_sum.cu
   kernels/cuda/cross_entropy.cu
   kernels/cuda/elementwise.cu
   kernels/cuda/embedding.cu
+  kernels/cuda/gated_norm.cu
+  kernels/cuda/hedgehog_map.cu
   kernels/cuda/linear_attention.cu
+  kernels/cuda/lrpe.cu
   kernels/cuda/matmul.cpp
   kernels/cuda/merge_attention.cu
   kernels/cuda/norm.cu
+  kernels/cuda/norm_aware_map.cu
   kernels/cuda/rope.cu
   kernels/cuda/round.cu
   ${cuda_attention_units}

@@ -13,6 +13,24 @@ __device__ float gelu_argument(float x) { return 1.5957691216057308f * (x + 0.04
 __device__ float gelu_argument_slope(float x) { return 1.5957691216057308f * (1 + 3 * 0.044715f * x * x); }
 
 template <class T>
+void silu_forward(const SiluForward<T>& args, Stream& stream) {
+  map(
+      args.y.size[0], stream, args.name, [] __device__(int64_t, float x, float& y) { y = x * sigmoid(x); },
+      in(args.x.data), out(args.y.data));
+}
+
+template <class T>
+void silu_backward(const SiluBackward<T>& args, Stream& stream) {
+  map(
+      args.dy.size[0], stream, args.name,
+      [] __device__(int64_t, float dy, float x, float& dx) {
+        const float s = sigmoid(x);
+        dx = dy * s * (1 + x * (1 - s));
+      },
+      in(args.dy.data), in(args.x.data), out(args.dx.data));
+}
+
+template <class T>
 void swiglu_forward(const SwiGluForward<T>& args, Stream& stream) {
   map(
       args.y.size[0], stream, args.name,
@@ -51,6 +69,10 @@ void gelu_backward(const GeluBackward<T>& args, Stream& stream) {
       in(args.dy.data), in(args.x.data), out(args.dx.data));
 }
 
+HEADWAY_KERNEL(cuda, silu_forward<float>);
+HEADWAY_KERNEL(cuda, silu_forward<bf16>);
+HEADWAY_KERNEL(cuda, silu_backward<float>);
+HEADWAY_KERNEL(cuda, silu_backward<bf16>);
 HEADWAY_KERNEL(cuda, swiglu_forward<float>);
 HEADWAY_KERNEL(cuda, swiglu_forward<bf16>);
 HEADWAY_KERNEL(cuda, swiglu_backward<float>);

@@ -1,4 +1,5 @@
 // Blocks of rows first, then the sum of their sums: one order of additions.
+#include "kernels/cuda/add_blocks.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/ops/matmul.h"
 
@@ -25,15 +26,6 @@ __global__ void partial_sums_kernel(const T* x, int64_t M, int64_t N, float* par
   partial[blockIdx.y * N + n] = sum;
 }
 
-__global__ void add_sums_kernel(const float* partial, int64_t blocks, int64_t N, float* sums,
-                                bool accumulate) {
-  const int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (n >= N) return;
-  float sum = 0;
-  for (int64_t b = 0; b < blocks; ++b) sum += partial[b * N + n];
-  sums[n] = accumulate ? sums[n] + sum : sum;
-}
-
 template <class T>
 void column_sum(const ColumnSum<T>& args, Stream& stream) {
   const int64_t M = args.x.size[0], N = args.x.size[1];
@@ -45,9 +37,8 @@ void column_sum(const ColumnSum<T>& args, Stream& stream) {
       reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(row_blocks) * N * sizeof(float)).data());
   partial_sums_kernel<<<dim3(blocks_for(N, kColumns), row_blocks), dim3(kColumns, kRows), 0,
                         stream.native()>>>(args.x.data, M, N, partial);
-  add_sums_kernel<<<blocks_for(N, 256), 256, 0, stream.native()>>>(partial, row_blocks, N, args.sum.data,
-                                                                   args.accumulate);
   check_launch(args.name);
+  add_blocks(partial, row_blocks, N, args.sum.data, args.accumulate, stream);
 }
 
 HEADWAY_KERNEL(cuda, column_sum<float>);

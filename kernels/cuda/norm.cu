@@ -3,34 +3,13 @@
 // of the blocks.
 #include "kernels/ops/norm.h"
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
 constexpr int kWarps = 8;
-
-/// Calls f(d, values...) for the columns of a lane, V at a time.
-template <int V, class F>
-__device__ void for_columns(int64_t D, int lane, F f) {
-  for (int64_t d = lane * V; d < D; d += kWarp * V) f(d);
-}
-
-template <class T, int V>
-__device__ void load(const T* from, float (&to)[V]) {
-  const auto pack = *reinterpret_cast<const Pack<T, V>*>(from);
-#pragma unroll
-  for (int v = 0; v < V; ++v) to[v] = to_float(pack.values[v]);
-}
-
-template <class T, int V>
-__device__ void store(T* to, const float (&from)[V]) {
-  Pack<T, V> pack;
-#pragma unroll
-  for (int v = 0; v < V; ++v) pack.values[v] = from_float<T>(from[v]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
-}
 
 template <class T, int V>
 __global__ void __launch_bounds__(kWarps* kWarp) norm_forward_kernel(NormForward<T> a) {

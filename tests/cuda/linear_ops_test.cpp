@@ -1,10 +1,19 @@
 // The operations of the linear family on the GPU.
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "autograd/apply.h"
+#include "autograd/ops/activation.h"
+#include "autograd/ops/causal_conv.h"
 #include "autograd/ops/elementwise.h"
+#include "autograd/ops/gated_norm.h"
+#include "autograd/ops/head_linear.h"
+#include "autograd/ops/hedgehog_map.h"
+#include "autograd/ops/last_rows.h"
 #include "autograd/ops/linear_attention.h"
+#include "autograd/ops/lrpe.h"
+#include "autograd/ops/norm_aware_map.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace headway::testing {
@@ -118,6 +127,180 @@ TEST_F(GpuLinearAttention, StrongDecayKeepsInRange) {
         [](Context& c, const Inputs& x) {
           return linear_attention(c, {.q = x[0], .k = x[1], .v = x[2], .log_decay = x[3].value()}, {})[0];
         });
+}
+
+using GpuLinearOps = GpuTest;
+
+TEST_F(GpuLinearOps, Silu) {
+  for (const int64_t count : {1, 1000, 4099})
+    check({values({count}, 2)}, [](Context& c, const Inputs& x) { return apply<Silu>(c, {}, x[0]); });
+}
+
+TEST_F(GpuLinearOps, GatedNorm) {
+  for (const GateActivation activation : {GateActivation::none, GateActivation::sigmoid})
+    for (const auto& [rows, width] :
+         {std::array<int64_t, 2>{1, 3}, {5, 7}, {300, 64}, {70, 1000}, {20, 4096}})
+      for (const bool weighted : {false, true})
+        for (const bool gated : {false, true}) {
+          SCOPED_TRACE("width " + std::to_string(width) + (weighted ? ", weight" : "") +
+                       (gated ? ", gate" : ""));
+          std::vector<Input> inputs{values({rows, width})};
+          if (weighted) inputs.push_back(vector({width}, 1));
+          if (gated) inputs.push_back(values({rows, width}));
+          check(inputs, [=](Context& c, const Inputs& x) {
+            return apply<GatedNorm>(c, {.activation = activation, .eps = 1e-5}, x[0],
+                                    weighted ? x[1] : Variable(), gated ? x.back() : Variable());
+          });
+        }
+}
+
+TEST_F(GpuLinearOps, Lrpe) {
+  for (const auto& [B, T, H, Dh] : {std::array<int64_t, 4>{1, 1, 1, 1}, {2, 70, 3, 5}, {3, 130, 2, 64}})
+    for (const int64_t offset : {0, 1000}) {
+      SCOPED_TRACE("T " + std::to_string(T) + ", offset " + std::to_string(offset));
+      check({values({B, T, H, Dh}), vector({H, Dh})},
+            [=](Context& c, const Inputs& x) { return apply<Lrpe>(c, {.offset = offset}, x[0], x[1]); });
+    }
+}
+
+constexpr HedgehogFeatures kHedgehogFeatures[] = {HedgehogFeatures::softmax, HedgehogFeatures::exp,
+                                                  HedgehogFeatures::expmax, HedgehogFeatures::joint};
+
+TEST_F(GpuLinearOps, HedgehogMap) {
+  for (const HedgehogFeatures features : kHedgehogFeatures)
+    for (const auto& [rows, width] : {std::array<int64_t, 2>{1, 2}, {7, 5}, {33, 64}, {5, 100}}) {
+      SCOPED_TRACE("features " + std::to_string(static_cast<int>(features)) + ", width " +
+                   std::to_string(width));
+      // In bf16 only rows whose largest entries differ by more than a rounding keep them apart.
+      Input u = values({rows, width});
+      for (size_t i = 0; i < u.values.size(); i += static_cast<size_t>(width))
+        u.values[i] = 4, u.values[i + 1] = -4;
+      const auto map = [=](Context& c, const Inputs& x) {
+        return apply<HedgehogMap>(c, {.features = features}, x[0], Tensor());
+      };
+      check_dtype(DType::f32, 2e-5, {u}, map);
+      check_dtype(DType::bf16, 2e-2, {u}, map);  // the gradient is made of rounded features that cancel
+    }
+}
+
+/// Output number i of the shifts, with one bound for all dtypes.
+Variable shift_output(Context& c, const Tensor& query, const Tensor& key, const Tensor& before, int i) {
+  const int64_t B = key.size(0), T = key.size(1), H = key.size(2);
+  Tensor outputs[5];
+  dispatch<double, float, bf16>(key.dtype(), "shift_output", [&]<class S>() {
+    for (int output = 0; output < 5; ++output)
+      outputs[output] =
+          Tensor::empty(output < 4 ? Shape{B, T, H} : Shape{B, H}, dtype_of<Acc<S>>, c.device());
+    launch(HedgehogShift<S>{.query = query.view<const S, 4>("query"),
+                            .key = key.view<const S, 4>("key"),
+                            .before = before.optional_view<const Acc<S>, 2>("before"),
+                            .bound = 10,
+                            .eps = 0.3,
+                            .smallest = 1e-6,
+                            .query_shift = outputs[0].view<Acc<S>, 3>("query_shift"),
+                            .key_shift = outputs[1].view<Acc<S>, 3>("key_shift"),
+                            .log_decay = outputs[2].view<Acc<S>, 3>("log_decay"),
+                            .token_eps = outputs[3].view<Acc<S>, 3>("token_eps"),
+                            .after = outputs[4].view<Acc<S>, 2>("after")},
+           c.stream);
+  });
+  return Variable::leaf(outputs[i]);
+}
+
+TEST_F(GpuLinearOps, HedgehogShifts) {
+  for (const int64_t T : {1, 17, 256, 600}) {
+    SCOPED_TRACE(T);
+    const Shape rows{2, T, 3, 10};
+    const std::vector<Input> inputs{values(rows, 8), values(rows, 8), vector({2, 3}, 1)};
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const bool before : {false, true})
+        for (int output = 0; output < 5; ++output)
+          check_dtype(dtype, 2e-5, inputs, [=](Context& c, const Inputs& x) {
+            return shift_output(c, x[0].value(), x[1].value(), before ? x[2].value() : Tensor(), output);
+          });
+  }
+}
+
+TEST_F(GpuLinearOps, HedgehogAttentionWithShiftsOfExp) {
+  for (const int64_t T : {1, 100}) {
+    SCOPED_TRACE(T);
+    const Shape rows{2, T, 2, 12};
+    check_dtype(DType::f32, 1e-4, {values(rows, 6), values(rows, 6), values({2, T, 2, 9})},
+                [](Context& c, const Inputs& x) {
+                  const HedgehogShifts s = hedgehog_shifts(c, x[0].value(), x[1].value(), Tensor(), 0.3);
+                  const HedgehogMap::Config map{.features = HedgehogFeatures::exp};
+                  return linear_attention(c,
+                                          {.q = apply<HedgehogMap>(c, map, x[0], s.query),
+                                           .k = apply<HedgehogMap>(c, map, x[1], s.key),
+                                           .v = x[2],
+                                           .log_decay = s.log_decay,
+                                           .token_eps = s.token_eps},
+                                          {.normalise = true})[0];
+                });
+  }
+}
+
+TEST_F(GpuLinearOps, NormAwareMap) {
+  using Settings = NormAwareMapSettings;
+  for (const auto map : {Settings::Map::cosine, Settings::Map::relu_split})
+    for (const auto base : {Settings::Base::row, Settings::Base::direction})
+      for (const auto phase : {Settings::Phase::tanh_direction, Settings::Phase::direction,
+                               Settings::Phase::tanh_row, Settings::Phase::none})
+        for (const bool power_from_norm : {false, true}) {
+          SCOPED_TRACE("map " + std::to_string(static_cast<int>(map)) + ", base " +
+                       std::to_string(static_cast<int>(base)) + ", phase " +
+                       std::to_string(static_cast<int>(phase)) + (power_from_norm ? ", norm" : ""));
+          const Settings settings{.map = map,
+                                  .base = base,
+                                  .phase = phase,
+                                  .power_from_norm = power_from_norm,
+                                  .lambda = 2.5,
+                                  .norm_scale = 0.4,
+                                  .direction_scale = 1.5};
+          for (const auto& [rows, width] : {std::array<int64_t, 2>{3, 5}, {50, 7}, {300, 64}}) {
+            Input x = values({rows, width});
+            if (rows > 1) std::fill_n(x.values.begin(), width + 1, 0.0);  // a row and an entry of zeros
+            check({x}, [=](Context& c, const Inputs& in) {
+              return apply<NormAwareMap>(c, settings, in[0], Variable());
+            });
+            check({x, positive(vector({1}, 3))}, [=](Context& c, const Inputs& in) {
+              return apply<NormAwareMap>(c, settings, in[0], in[1]);
+            });
+          }
+        }
+}
+
+TEST_F(GpuLinearOps, CausalConv) {
+  for (const bool silu : {false, true})
+    for (const int64_t K : {1, 2, 4})
+      for (const auto& [B, T, C] : {std::array<int64_t, 3>{1, 1, 1}, {3, 2, 40}, {2, 300, 33}}) {
+        SCOPED_TRACE("K " + std::to_string(K) + ", T " + std::to_string(T));
+        const auto conv = [=](Context& c, const Inputs& x) {
+          return apply<CausalConv>(c, {.silu = silu}, x[0], x[1], x.size() > 2 ? x[2] : Variable());
+        };
+        std::vector<Input> inputs{values({B, T, C}), values({C, K})};
+        check(inputs, conv);
+        if (K == 1) continue;
+        inputs.push_back(values({B, K - 1, C}));
+        check(inputs, conv);
+      }
+}
+
+TEST_F(GpuLinearOps, LastRows) {
+  for (const int64_t T : {1, 3, 5})
+    check({values({2, T, 3}), values({2, 3, 3})},
+          [](Context& c, const Inputs& x) { return apply<LastRows>(c, {.count = 3}, x[0], x[1]); });
+}
+
+TEST_F(GpuLinearOps, HeadLinear) {
+  for (const auto& [B, T, H, in, out] :
+       {std::array<int64_t, 5>{1, 1, 1, 1, 1}, {2, 3, 2, 5, 7}, {2, 100, 3, 64, 64}, {1, 129, 2, 48, 20}}) {
+    SCOPED_TRACE("in " + std::to_string(in) + ", out " + std::to_string(out));
+    const std::vector<Input> inputs{values({B, T, H, in}), values({H, out, in}), vector({H, out})};
+    check(inputs, [](Context& c, const Inputs& x) { return apply<HeadLinear>(c, {}, x[0], x[1], x[2]); });
+    check({inputs[0], inputs[1]},
+          [](Context& c, const Inputs& x) { return apply<HeadLinear>(c, {}, x[0], x[1], Variable()); });
+  }
 }
 
 }  // namespace
