@@ -1,8 +1,10 @@
 #include "layers/module.h"
 
 #include <cmath>
+#include <set>
 
 #include "autograd/ops/round.h"
+#include "core/error.h"
 #include "core/tensor.h"
 
 namespace headway {
@@ -77,9 +79,25 @@ void Module::round_weights(Stream& stream) {
   });
 }
 
+void Module::train_only(const std::vector<std::string>& names) {
+  std::set<std::string> unused(names.begin(), names.end());
+  visit("", [&](const std::string& path, Parameter& parameter) {
+    parameter.frozen = true;
+    for (const std::string& name : names) {
+      if (path.find(name) == std::string::npos) continue;
+      parameter.frozen = false;
+      unused.erase(name);
+    }
+  });
+  HEADWAY_CHECK(unused.empty(), ConfigError,
+                "train.only names \"" + *unused.begin() + "\", but no parameter's path contains that");
+}
+
 std::vector<std::shared_ptr<GradBuffer>> Module::gradient_buffers() {
   std::vector<std::shared_ptr<GradBuffer>> buffers;
-  visit("", [&](const std::string&, Parameter& parameter) { buffers.push_back(parameter.gradient); });
+  visit("", [&](const std::string&, Parameter& parameter) {
+    if (!parameter.frozen) buffers.push_back(parameter.gradient);
+  });
   return buffers;
 }
 

@@ -39,6 +39,9 @@ class Module {
   virtual void save_buffers(ArchiveWriter&, std::string_view /*prefix*/) const {}
   virtual void load_buffers(ArchiveReader&, std::string_view /*prefix*/, Stream&) {}
 
+  /// Freezes every parameter whose path contains none of the names. ConfigError for a name in no path.
+  void train_only(const std::vector<std::string>& names);
+  /// Of the parameters that are not frozen.
   std::vector<std::shared_ptr<GradBuffer>> gradient_buffers();
 
  protected:

@@ -30,6 +30,7 @@ struct Parameter {
   Shape shape;
   Init init;
   bool decay = false;            // weight decay applies: matrices, not vectors
+  bool frozen = false;           // keeps its value: no gradient, no moments
   bool keeps_precision = false;  // operations read the value itself also where matrices are rounded to bf16
 
   Tensor value;    // fp32 (fp64 in gradient checks); undefined until the model is materialised
@@ -37,8 +38,8 @@ struct Parameter {
   std::shared_ptr<GradBuffer> gradient = std::make_shared<GradBuffer>();
 
   bool is_rounded() const { return compute.dtype() == DType::bf16; }
-  /// The leaf that operations take as input.
-  Variable variable() const { return Variable::leaf(compute, gradient); }
+  /// What operations take as input: a leaf, or a constant when frozen.
+  Variable variable() const { return frozen ? Variable(compute) : Variable::leaf(compute, gradient); }
 };
 
 }  // namespace headway

@@ -9,6 +9,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/hdf5_archive.h"
 #include "core/io/outline_writer.h"
+#include "trainers/states.h"
 
 namespace headway {
 namespace {
@@ -184,6 +185,36 @@ RunInfo load_weights(ArchiveReader& reader, Stateful& model, Stream& stream) {
 RunInfo load_weights(const std::filesystem::path& path, Stateful& model, Stream& stream) {
   Hdf5Reader reader(path);
   return load_weights(reader, model, stream);
+}
+
+MatchingWeights load_matching_weights(ArchiveReader& reader, Module& model, Stream& stream) {
+  constexpr std::string_view kPrefix = "model";
+  ModelState state(model);
+  const NamedState named{std::string(kPrefix), &state};
+  const OutlineWriter expected = outline_of(std::span(&named, 1));
+  WideningReader widening(reader, expected);
+  std::map<std::string, ArchiveEntry> stored;
+  for (const ArchiveEntry& entry : widening.entries(kPrefix)) stored.emplace(entry.path, entry);
+
+  MatchingWeights result;
+  model.visit(kPrefix, [&](const std::string& path, Parameter& parameter) {
+    const auto found = stored.find(path);
+    if (found == stored.end()) {
+      result.missing.push_back(path);
+      return;
+    }
+    HEADWAY_CHECK(found->second.shape == parameter.shape, CheckpointError,
+                  fmt::format("{}: {} has the shape {}, and this model's {}", reader.source(), path,
+                              found->second.shape.to_string(), parameter.shape.to_string()));
+    widening.tensor(path, parameter.value, stream);
+    result.loaded.push_back(path);
+    stored.erase(found);
+  });
+  for (const auto& [path, entry] : stored) result.unused.push_back(path);
+  HEADWAY_CHECK(!result.loaded.empty(), CheckpointError,
+                fmt::format("{}: holds none of this model's parameters", reader.source()));
+  model.round_weights(stream);
+  return result;
 }
 
 }  // namespace headway

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/io/archive.h"
+#include "layers/module.h"
 
 namespace headway {
 
@@ -61,6 +62,15 @@ RunInfo load_checkpoint(const std::filesystem::path&, std::span<const NamedState
 RunInfo load_weights(const std::filesystem::path&, Stateful& model, Stream&);
 /// The same from an open archive, which a running run may already have deleted.
 RunInfo load_weights(ArchiveReader&, Stateful& model, Stream&);
+
+/// Which weights of a file went into a model of perhaps another kind.
+struct MatchingWeights {
+  std::vector<std::string> loaded, missing, unused;  // paths below model/
+};
+
+/// Loads the parameters that the file has under the same paths, and no buffers. CheckpointError where one has
+/// another shape, or none is found.
+MatchingWeights load_matching_weights(ArchiveReader&, Module& model, Stream&);
 
 /// What save_checkpoint was given. CheckpointError when a part is missing.
 RunInfo read_run_info(ArchiveReader&);

@@ -9,6 +9,7 @@ namespace headway {
 
 AdamW::AdamW(Module& model, const AdamWConfig& config, Stream& stream) : config_(config) {
   model.visit("", [&](const std::string& path, Parameter& parameter) {
+    if (parameter.frozen) return;
     const auto zeros = [&] { return Tensor::zeros(parameter.shape, parameter.value.dtype(), stream); };
     slots_.push_back({path, &parameter, zeros(), zeros()});
   });

@@ -112,6 +112,8 @@ void TrainRecipe::describe(FieldVisitor& v) {
   v("dtype", dtype, "arithmetic; master weights and gradients are fp32 in both",
     {.choices = {"fp32", "bf16"}});
   v("recompute", recompute, "keep only the inputs of blocks for backward and run each forward again");
+  v("only", only,
+    "train only parameters whose path contains one of these texts, as in [\"query_map\"]; empty = all");
   v("on_nonfinite", on_nonfinite,
     "what to do when loss or gradients are not finite: end the run, or skip the update",
     {.choices = {"stop", "skip"}});
@@ -129,6 +131,9 @@ void CheckpointRecipe::describe(FieldVisitor& v) {
     {.min = 0, .max = kMany});
   v("resume", resume,
     "auto = from the newest valid checkpoint of this run, if any; never; or a checkpoint's path");
+  v("init", init,
+    "weights to begin a new run with: a checkpoint, weights file or run folder; parameters it lacks keep "
+    "their random start, and what else it holds is left out");
 }
 
 void EvalRecipe::describe(FieldVisitor& v) {

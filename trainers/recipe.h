@@ -56,6 +56,7 @@ struct TrainRecipe {
   double grad_clip = 1;
   std::string dtype = "fp32";
   bool recompute = false;
+  std::vector<std::string> only;
   std::string on_nonfinite = "stop";
   int64_t max_skipped = 5;
   void describe(FieldVisitor&);
@@ -67,6 +68,7 @@ struct CheckpointRecipe {
   int64_t keep_last = 2;
   int64_t keep_every = 0;
   std::string resume = "never";
+  std::string init;
   void describe(FieldVisitor&);
 };
 

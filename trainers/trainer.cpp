@@ -68,7 +68,10 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   agree(comm_, stream_, [&] {
     model_ = std::make_unique<Model>(recipe_.model);
     model_->materialize(dtype, static_cast<uint64_t>(recipe_.run.seed), stream_);
-    model_->visit("", [&](const std::string&, Parameter& parameter) { parameters_.push_back(&parameter); });
+    if (!recipe_.train.only.empty()) model_->train_only(recipe_.train.only);
+    model_->visit("", [&](const std::string&, Parameter& parameter) {
+      if (!parameter.frozen) parameters_.push_back(&parameter);
+    });
     optimizer_ = std::make_unique<AdamW>(*model_,
                                          AdamWConfig{recipe_.optim.betas[0], recipe_.optim.betas[1],
                                                      recipe_.optim.eps, recipe_.optim.weight_decay},
@@ -93,6 +96,8 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   data_state_.seed = recipe_.run.seed;
   data_state_.seq_len = recipe_.data.seq_len;
 
+  // A mistake in checkpoint.init must not leave a folder that then counts as used.
+  if (recipe_.checkpoint.resume == "never") load_initial_weights();
   open_run_folder();
   resume();
 }
@@ -139,6 +144,8 @@ void Trainer::resume() {
     saved_step_ = run_state_.step;
     say(fmt::format("resumed {} at step {}, sequence {} of epoch {}", path->string(), run_state_.step,
                     data_state_.cursor % order_->num_samples(), order_->epoch(data_state_.cursor)));
+  } else if (recipe_.checkpoint.resume == "auto") {
+    load_initial_weights();
   }
   agree(comm_, stream_, [&] {
     if (!is_main()) return;
@@ -149,6 +156,22 @@ void Trainer::resume() {
                                                            .num_ranks = comm_.size(),
                                                            .num_threads = omp_get_max_threads(),
                                                            .step = run_state_.step});
+  });
+}
+
+void Trainer::load_initial_weights() {
+  if (recipe_.checkpoint.init.empty()) return;
+  agree(comm_, stream_, [&] {
+    const auto reader = open_checkpoint(recipe_.checkpoint.init);
+    const MatchingWeights weights = load_matching_weights(*reader, *model_, stream_);
+    const auto some = [](std::string_view what, const std::vector<std::string>& paths) {
+      if (paths.empty()) return std::string();
+      return fmt::format("; {}: {}{}", what, paths[0],
+                         paths.size() > 1 ? fmt::format(" and {} more", paths.size() - 1) : "");
+    };
+    initial_weights_ = fmt::format("began with {} of {} parameter tensors from {}{}{}", weights.loaded.size(),
+                                   weights.loaded.size() + weights.missing.size(), reader->source(),
+                                   some("random", weights.missing), some("left out", weights.unused));
   });
 }
 
@@ -163,6 +186,7 @@ void Trainer::announce() {
   say(fmt::format("device {}, {} rank{}, {}", backend(stream_.device()).description(), comm_.size(),
                   comm_.size() == 1 ? "" : "s", recipe_.train.dtype));
   say(fmt::format("data {}", corpus_->description()));
+  if (!initial_weights_.empty()) say(initial_weights_);
   say(fmt::format("batch {} tokens = {} ranks x {} sequences x {} tokens x {} accumulated",
                   recipe_.train.batch_tokens, comm_.size(), recipe_.train.micro_batch, recipe_.data.seq_len,
                   accumulation_steps_));
@@ -193,13 +217,13 @@ ExitCode Trainer::train() {
     MetricRow row;
     row.add("step", static_cast<double>(step));
     const bool logs_attention = recipe_.log.attention_every > 0 && step % recipe_.log.attention_every == 0;
-    const StepResult result = train_step(logs_attention ? &row : nullptr);
+    const bool logs = step % recipe_.log.every_steps == 0 || step == last_step() || logs_attention;
+    const StepResult result = train_step(logs, logs_attention ? &row : nullptr);
     const double seconds = milliseconds_since(start) / 1e3;
     // The first steps are slow (memory is touched for the first time); the mean forgets them.
     seconds_per_step_ = seconds_per_step_ == 0 ? seconds : 0.9 * seconds_per_step_ + 0.1 * seconds;
 
-    if (step % recipe_.log.every_steps == 0 || step == last_step() || logs_attention)
-      log(result, row, seconds);
+    if (logs) log(result, row, seconds);
     const bool evaluates = recipe_.eval.every_steps > 0 && step % recipe_.eval.every_steps == 0;
     if (evaluates || step == last_step()) evaluate_and_log();
     if (result.save_due || result.stop_requested || step == last_step()) save();
@@ -214,7 +238,7 @@ ExitCode Trainer::train() {
   return ExitCode::ok;
 }
 
-Trainer::StepResult Trainer::train_step(MetricSink* metrics) {
+Trainer::StepResult Trainer::train_step(bool logs, MetricSink* metrics) {
   StepResult result;
   const auto start = Clock::now();
   const int64_t per_rank = accumulation_steps_ * recipe_.train.micro_batch;
@@ -237,7 +261,7 @@ Trainer::StepResult Trainer::train_step(MetricSink* metrics) {
   const auto global_tokens = count.to_vector<int64_t>(stream_)[0];
 
   double loss = 0;
-  accumulate_gradients(batches, 1 / static_cast<double>(global_tokens), metrics, result, loss);
+  accumulate_gradients(batches, 1 / static_cast<double>(global_tokens), logs, metrics, result, loss);
   agree_on(result, loss);
   if (result.is_finite()) {
     skipped_in_a_row_ = 0;
@@ -251,8 +275,8 @@ Trainer::StepResult Trainer::train_step(MetricSink* metrics) {
   return result;
 }
 
-void Trainer::accumulate_gradients(const std::vector<Batch>& batches, double loss_scale, MetricSink* metrics,
-                                   StepResult& result, double& total_loss) {
+void Trainer::accumulate_gradients(const std::vector<Batch>& batches, double loss_scale, bool logs,
+                                   MetricSink* metrics, StepResult& result, double& total_loss) {
   for (Parameter* parameter : parameters_) parameter->gradient->written = false;
   const int64_t first = comm_.rank() * accumulation_steps_ * recipe_.train.micro_batch;
   for (size_t i = 0; i < batches.size(); ++i) {
@@ -274,7 +298,12 @@ void Trainer::accumulate_gradients(const std::vector<Batch>& batches, double los
     // Each micro-batch of each rank has an auxiliary loss of its own: the step's is their mean.
     const double share = 1 / static_cast<double>(static_cast<int64_t>(batches.size()) * comm_.size());
     std::vector<Tensor> seeds{Tensor::from<float>(std::array{1.0f}, {1}, stream_)};
+    std::map<std::string, double> per_kind;
+    for (const AuxiliaryLoss& loss : auxiliary.losses()) per_kind[loss.name] += 1;
     for (const AuxiliaryLoss& loss : auxiliary.losses()) {
+      if (logs)
+        result.auxiliary[loss.name] +=
+            share / per_kind[loss.name] * static_cast<double>(loss.loss.value().to_vector<float>(stream_)[0]);
       roots.push_back(loss.loss);
       seeds.push_back(Tensor::from<float>(std::array{static_cast<float>(loss.weight * share)}, {1}, stream_));
     }
@@ -297,11 +326,12 @@ void Trainer::agree_on(StepResult& result, double local_loss) {
   // The clock of rank 0 decides when a checkpoint is due.
   const bool due_by_time =
       is_main() && recipe_.checkpoint.every_seconds > 0 && seconds >= recipe_.checkpoint.every_seconds;
-  const std::array<double, 3> local{local_loss, stop_signal_received() != 0 ? 1.0 : 0.0,
-                                    due_by_time ? 1.0 : 0.0};
-  const Tensor sums = Tensor::from<double>(local, {3}, stream_);
+  std::vector<double> local{local_loss, stop_signal_received() != 0 ? 1.0 : 0.0, due_by_time ? 1.0 : 0.0};
+  for (const auto& [name, value] : result.auxiliary) local.push_back(value);
+  const Tensor sums = Tensor::from<double>(local, {static_cast<int64_t>(local.size())}, stream_);
   comm_.all_reduce(sums, Reduce::sum, stream_);
   const std::vector<double> all = sums.to_vector<double>(stream_);
+  for (size_t i = 3; auto& [name, value] : result.auxiliary) value = all[i++];
   result.loss = all[0];
   result.stop_requested = all[1] > 0;
   result.save_due =
@@ -355,6 +385,7 @@ void Trainer::log(const StepResult& result, MetricRow& row, double step_seconds)
   row.add("tokens", static_cast<double>(run_state_.tokens));
   row.add("train/loss", result.loss);
   row.add("train/ppl", std::exp(result.loss));
+  for (const auto& [name, value] : result.auxiliary) row.add("train/" + name, value);
   row.add("train/grad_norm", result.grad_norm);
   row.add("train/clipped", clip > 0 && result.grad_norm > clip ? 1 : 0);
   row.add("train/skipped_total", static_cast<double>(run_state_.skipped));
@@ -369,15 +400,18 @@ void Trainer::log(const StepResult& result, MetricRow& row, double step_seconds)
   row.add("progress/epoch",
           static_cast<double>(data_state_.cursor) / static_cast<double>(order_->num_samples()));
   metrics_->write(row);
+  std::string auxiliary;
+  for (const auto& [name, value] : result.auxiliary) auxiliary += fmt::format(" | {} {:.4f}", name, value);
   say(progress_line(
-      {.step = run_state_.step,
-       .last_step = last_step(),
-       .loss = result.loss,
-       .learning_rate = result.learning_rate,
-       .grad_norm = result.grad_norm,
-       .tokens_per_second = tokens_per_second,
-       .peak_memory_gib = peak_memory_gib(stream_.device()),
-       .seconds_left = seconds_per_step_ * static_cast<double>(last_step() - run_state_.step)}));
+          {.step = run_state_.step,
+           .last_step = last_step(),
+           .loss = result.loss,
+           .learning_rate = result.learning_rate,
+           .grad_norm = result.grad_norm,
+           .tokens_per_second = tokens_per_second,
+           .peak_memory_gib = peak_memory_gib(stream_.device()),
+           .seconds_left = seconds_per_step_ * static_cast<double>(last_step() - run_state_.step)}) +
+      auxiliary);
 }
 
 void Trainer::evaluate_and_log() {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/comm/communicator.h"
@@ -41,7 +43,8 @@ class Trainer {
     double grad_norm = 0;  // before clipping
     double learning_rate = 0;
     double data_ms = 0, comm_ms = 0;
-    size_t saved_bytes = 0;  // held for backward by one micro-batch
+    std::map<std::string, double> auxiliary = {};  // mean of each kind of loss that layers add, where logged
+    size_t saved_bytes = 0;                        // held for backward by one micro-batch
     bool stop_requested = false;
     bool save_due = false;
     bool is_finite() const;
@@ -51,8 +54,9 @@ class Trainer {
   void open_run_folder();
   void resume();
   void announce();
-  StepResult train_step(MetricSink* metrics);
-  void accumulate_gradients(const std::vector<Batch>&, double loss_scale, MetricSink*, StepResult&,
+  void load_initial_weights();
+  StepResult train_step(bool logs, MetricSink* metrics);
+  void accumulate_gradients(const std::vector<Batch>&, double loss_scale, bool logs, MetricSink*, StepResult&,
                             double& loss);
   void agree_on(StepResult&, double local_loss);
   void update(StepResult&);
@@ -79,6 +83,7 @@ class Trainer {
   Schedule schedule_;
   Rng rng_;
   int64_t accumulation_steps_ = 1;
+  std::string initial_weights_;  // where they came from, where not from chance
 
   std::unique_ptr<ModelState> model_state_;
   std::unique_ptr<TokenizerState> tokenizer_state_;

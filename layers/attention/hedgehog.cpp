@@ -3,17 +3,25 @@
 //
 //   fq, fk = map(Wq_h rope(q) + b), map(Wk_h rope(k) + b)       kernels/ops/hedgehog_map.h
 //   o_t    = sum_{j<=t} <fq_t, fk_j> v_j / (sum_{j<=t} <fq_t, fk_j> + eps),   y = concat(o) Wo^T
+//
+// With transfer = true the layer is the softmax attention it is to become: that is its output, and the maps
+// learn the softmax's weights through an auxiliary loss (kernels/ops/attention_transfer.h).
 
+#include <cmath>
 #include <memory>
 #include <string>
 
+#include "autograd/loss_collector.h"
+#include "autograd/ops/attention_transfer.h"
 #include "autograd/ops/head_linear.h"
 #include "autograd/ops/hedgehog_map.h"
 #include "autograd/ops/linear_attention.h"
 #include "autograd/ops/reshape.h"
+#include "layers/attention/causal_attention.h"
 #include "layers/attention/linear_family.h"
 #include "layers/attention/projections.h"
 #include "layers/attention/recurrent_state.h"
+#include "layers/attention/softmax_cost.h"
 
 namespace headway {
 namespace {
@@ -23,6 +31,7 @@ struct HedgehogConfig : AttentionConfigOf<HedgehogConfig> {
   int64_t feature_dim = 0;
   bool map_bias = false;
   double normaliser_eps = 1e-12;
+  bool transfer = false;
 
   void describe_kind(FieldVisitor& v) override {
     v("feature_map", feature_map,
@@ -32,6 +41,8 @@ struct HedgehogConfig : AttentionConfigOf<HedgehogConfig> {
       {.min = 0, .max = 1024});
     v("map_bias", map_bias, "biases in the maps");
     v("normaliser_eps", normaliser_eps, "added to the sum of the weights", {.min = 0, .max = 1});
+    v("transfer", transfer,
+      "compute softmax attention and teach its weights to the maps (with train.only the maps learn alone)");
   }
   HedgehogFeatures features() const {
     return feature_map == "softmax"  ? HedgehogFeatures::softmax
@@ -86,8 +97,9 @@ class HedgehogLayer final : public AttentionLayer {
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
-    auto* const past = static_cast<RecurrentState*>(state);
     const QueryKeyValue heads = projections_.forward(ctx, x, positions);
+    if (config_.transfer) return teacher(ctx, heads, static_cast<KvCache*>(state));
+    auto* const past = static_cast<RecurrentState*>(state);
     const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, heads.key);
     HedgehogShifts shifts;
     if (config_.features() == HedgehogFeatures::exp)
@@ -105,8 +117,10 @@ class HedgehogLayer final : public AttentionLayer {
     return output_.forward(ctx, reshape(ctx, o, {o.size(0), o.size(1), width()}));
   }
 
-  std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
-    return std::make_unique<RecurrentState>();
+  std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
+                                             Device device) const override {
+    if (!config_.transfer) return std::make_unique<RecurrentState>();
+    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
@@ -114,6 +128,15 @@ class HedgehogLayer final : public AttentionLayer {
     const auto heads = static_cast<double>(config_.num_heads), Dh = static_cast<double>(config_.head_dim),
                Df = static_cast<double>(config_.map_rows());
     const double projections = 2 * rows * D * heads * Dh * 4, maps = 2 * 2 * rows * heads * Dh * Df;
+    if (config_.transfer) {
+      // The softmax layer; for the loss, scores and weights once more forward and twice backward.
+      Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
+      const double pairs = visible_pairs(tokens, 0) * static_cast<double>(batch) * heads;
+      cost.forward_flop += maps + pairs * 2 * (Dh + 2 * Df);
+      cost.backward_flop += 2 * maps + pairs * 2 * (Dh + 3 * 2 * Df);
+      cost.saved_bytes += rows * static_cast<double>(value_bytes) * heads * 8 * Df;
+      return cost;
+    }
     const Cost core = linear_core_cost(rows, heads, 2 * Df, Dh);
     // rotated (or projected) queries and keys, values, output; features; the denominator
     const double saved = D + heads * (4 * Dh + 4 * Df);
@@ -122,8 +145,11 @@ class HedgehogLayer final : public AttentionLayer {
             .saved_bytes = rows * (static_cast<double>(value_bytes) * saved + 4 * heads)};
   }
 
-  int64_t cache_bytes_per_token(int64_t) const override { return 0; }
+  int64_t cache_bytes_per_token(int64_t value_bytes) const override {
+    return config_.transfer ? 2 * config_.num_kv_heads * config_.head_dim * value_bytes : 0;
+  }
   int64_t state_bytes(int64_t value_bytes) const override {
+    if (config_.transfer) return 0;
     return linear_state_bytes(config_.num_heads, 2 * config_.map_rows(), config_.head_dim + 1, value_bytes);
   }
 
@@ -133,6 +159,23 @@ class HedgehogLayer final : public AttentionLayer {
     return config;
   }
   int64_t width() const { return config_.num_heads * config_.head_dim; }
+
+  Variable teacher(Context& ctx, const QueryKeyValue& heads, KvCache* cache) {
+    if (ctx.auxiliary && ctx.training) {
+      const Tensor &query = heads.query.value(), &key = heads.key.value();
+      const auto features = [&](const FeatureMap& map, const Tensor& x) {
+        return map.activate(ctx, map.project(ctx, Variable(x)), Tensor());
+      };
+      const double scale = 1 / std::sqrt(static_cast<double>(config_.head_dim));
+      ctx.auxiliary->add(
+          {.name = "transfer_divergence",
+           .loss = apply<AttentionTransfer>(ctx, {.scale = scale}, query, key, features(query_map_, query),
+                                            features(key_map_, key)),
+           .weight = 1 / static_cast<double>(shape_.num_layers)});
+    }
+    const Variable y = causal_attention(ctx, heads, 0, cache);
+    return output_.forward(ctx, merge_heads(ctx, y));
+  }
 
   HedgehogConfig config_;
   ModelShape shape_;

@@ -52,6 +52,9 @@ class HedgehogTest : public LayerTest {
 TEST_F(HedgehogTest, Gradients) {
   for (const Json& keys : settings)
     for (const int64_t length : {1, 2, 7}) {
+      // Has a kink wherever another channel becomes the largest: tests/autograd/hedgehog_ops_test.cpp keeps
+      // away.
+      if (keys.value("feature_map", "") == "expmax") continue;
       SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
       expect_gradients(*random_layer(keys), random({2, length, kDim}), 1e-7);
     }

@@ -115,7 +115,8 @@ class Case {
     const Tensor seed = Tensor::from<double>(std::array{1.0}, {1}, *stream);
     backward(ctx, std::span(&root, 1), std::span(&seed, 1), MicroStep::last);
     std::vector<std::vector<double>> all;
-    for (const Variable& leaf : leaves) all.push_back(leaf.grad().to_vector<double>(*stream));
+    for (const Variable& leaf : leaves)
+      all.push_back(leaf.grad() ? leaf.grad().to_vector<double>(*stream) : std::vector<double>());
     return all;
   }
 
@@ -138,6 +139,22 @@ TEST_P(ModelTest, GradientsAreCentralDifferences) {
   const GradCheck check = gradcheck(c.ctx, [&](Context& ctx) { return std::vector{c.loss(ctx)}; }, c.leaves,
                                     {.elements_per_leaf = 12});
   EXPECT_LE(check.error, 1e-8) << check.worst;
+}
+
+TEST_P(ModelTest, AParameterThatLearnsAloneHasTheGradientItAlwaysHas) {
+  Case whole(config());
+  const auto expected = whole.gradients(Recompute::off);
+  for (size_t i = 0; i < whole.paths.size(); ++i)
+    for (const Recompute mode : {Recompute::off, Recompute::blocks}) {
+      SCOPED_TRACE(whole.paths[i]);
+      Case alone(config());
+      alone.model->train_only({whole.paths[i]});
+      const auto gradients = alone.gradients(mode);
+      for (size_t j = 0; j < gradients.size(); ++j) {
+        const bool learns = whole.paths[j].find(whole.paths[i]) != std::string::npos;
+        EXPECT_EQ(gradients[j], learns ? expected[j] : std::vector<double>()) << whole.paths[j];
+      }
+    }
 }
 
 TEST_P(ModelTest, RecomputingBlocksChangesNoBitOfAnyGradient) {

@@ -18,6 +18,7 @@
 #include "trainers/checkpoint_folder.h"
 #include "trainers/export_weights.h"
 #include "trainers/inspect_checkpoint.h"
+#include "trainers/states.h"
 
 namespace headway {
 namespace {
@@ -199,6 +200,41 @@ TEST_F(CheckpointTest, Bf16ExportRoundsToNearestEvenAndIsWidenedOnLoading) {
     for (size_t j = 0; j < loaded.size(); ++j)
       ASSERT_EQ(loaded[j], static_cast<float>(bf16(expected[j]))) << other.model.entries[i].path << " " << j;
   }
+}
+
+/// A matrix and a vector.
+class TwoParameters : public Module {
+ public:
+  explicit TwoParameters(const std::string& vector_name, int64_t width = 3)
+      : matrix(add_parameter("old/weight", {2, width}, Init::ones(), true)),
+        vector(add_parameter(vector_name, {4}, Init::ones(), true)) {}
+  Parameter &matrix, &vector;
+};
+
+TEST_F(CheckpointTest, AModelOfAnotherKindTakesTheWeightsItShares) {
+  TwoParameters source("old/bias");
+  source.materialize(DType::f32, 1, *stream);
+  for (int i = 0; i < 6; ++i) source.matrix.value.data<float>()[i] = static_cast<float>(i) / 4;
+  ModelState state(source);
+  const NamedState named{"model", &state};
+  save_checkpoint(folder / "source.h5", std::span(&named, 1), RunInfo(), *stream);
+
+  TwoParameters model("new/bias");
+  model.materialize(DType::f32, 1, *stream);
+  Hdf5Reader reader(folder / "source.h5");
+  const MatchingWeights weights = load_matching_weights(reader, model, *stream);
+  EXPECT_EQ(weights.loaded, std::vector<std::string>{"model/old/weight"});
+  EXPECT_EQ(weights.missing, std::vector<std::string>{"model/new/bias"});
+  EXPECT_EQ(weights.unused, std::vector<std::string>{"model/old/bias"});
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(model.matrix.value.data<float>()[i], static_cast<float>(i) / 4);
+  EXPECT_EQ(model.vector.value.to_vector<float>(*stream), std::vector<float>(4, 1.0f));
+
+  TwoParameters wider("new/bias", 5);
+  wider.materialize(DType::f32, 1, *stream);
+  const std::string expected = (folder / "source.h5").string() + ": model/old/weight has the shape " +
+                               Shape({2, 3}).to_string() + ", and this model's " + Shape({2, 5}).to_string();
+  const auto load = [&] { load_matching_weights(reader, wider, *stream); };
+  EXPECT_EQ(message_of<CheckpointError>(load), expected);
 }
 
 TEST_F(CheckpointTest, RunsDoNotGoOnFromWeightsAlone) {
