@@ -4,6 +4,7 @@
 
 #include "layers/model.h"
 #include "tests/cuda/gpu_test.h"
+#include "tests/layers/json_fields.h"
 #include "trainers/optimizer.h"
 
 namespace headway::testing {
@@ -59,10 +60,8 @@ std::vector<double> losses(Device device, DType dtype, const ModelConfig& config
   return curve;
 }
 
-class GpuTraining : public GpuTest, public ::testing::WithParamInterface<bool> {};
-
-TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) {
-  const ModelConfig config = small_model(GetParam());
+/// Roundings grow as steps follow each other; how fast differs by model.
+void expect_steps_of_the_cpu(const ModelConfig& config, double bf16_limit) {
   const Device gpu{Device::Kind::cuda, 0};
   const auto cpu = losses(Device{}, DType::f32, config, Recompute::off);
   EXPECT_LT(cpu.back(), cpu.front() - 1);
@@ -70,20 +69,70 @@ TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) {
   const auto bf16 = losses(gpu, DType::bf16, config, Recompute::off);
   for (size_t i = 0; i < cpu.size(); ++i) {
     EXPECT_LE(std::abs(fp32[i] - cpu[i]), 1e-3) << "step " << i + 1;
-    EXPECT_LE(std::abs(bf16[i] - cpu[i]), 5e-2) << "step " << i + 1;
+    EXPECT_LE(std::abs(bf16[i] - cpu[i]), bf16_limit) << "step " << i + 1;
   }
 }
 
-TEST_P(GpuTraining, BitsRepeatAndRecomputingChangesNone) {
-  const ModelConfig config = small_model(GetParam());
+void expect_bits_that_repeat(const ModelConfig& config) {
   const Device gpu{Device::Kind::cuda, 0};
   const auto once = losses(gpu, DType::bf16, config, Recompute::off);
   EXPECT_EQ(once, losses(gpu, DType::bf16, config, Recompute::off));
   EXPECT_EQ(once, losses(gpu, DType::bf16, config, Recompute::blocks));
 }
 
+class GpuTraining : public GpuTest, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) { expect_steps_of_the_cpu(small_model(GetParam()), 5e-2); }
+
+TEST_P(GpuTraining, BitsRepeatAndRecomputingChangesNone) { expect_bits_that_repeat(small_model(GetParam())); }
+
 INSTANTIATE_TEST_SUITE_P(Models, GpuTraining, ::testing::Bool(),
                          [](const auto& test) { return test.param ? "Gpt2" : "Llama"; });
+
+/// A kind of attention with some of its keys.
+struct Kind {
+  const char* name;  // of the test
+  nlohmann::json keys;
+};
+std::ostream& operator<<(std::ostream& out, const Kind& kind) { return out << kind.keys; }
+
+ModelConfig model_of(const Kind& kind) {
+  ModelConfig config;
+  config.num_layers = 2;
+  config.model_dim = 128;
+  config.vocab_size = 64;
+  config.attention->num_heads = 2;
+  JsonFields fields(kind.keys);
+  config.attention.describe(fields);
+  fields.check_all_used();
+  config.resolve(kVocab, kTokens);
+  return config;
+}
+
+class GpuKindTraining : public GpuTest, public ::testing::WithParamInterface<Kind> {};
+
+TEST_P(GpuKindTraining, TwentyStepsAreThoseOfTheCpu) { expect_steps_of_the_cpu(model_of(GetParam()), 1e-1); }
+
+TEST_P(GpuKindTraining, BitsRepeatAndRecomputingChangesNone) {
+  expect_bits_that_repeat(model_of(GetParam()));
+}
+
+const Kind kKinds[] = {
+    {"Hedgehog", {{"kind", "hedgehog"}}},
+    {"HedgehogExp", {{"kind", "hedgehog"}, {"feature_map", "exp"}, {"map_bias", true}, {"feature_dim", 40}}},
+    {"Lightning", {{"kind", "lightning"}}},
+    {"LightningLrpe",
+     {{"kind", "lightning"},
+      {"lrpe", "all"},
+      {"gate", "sigmoid"},
+      {"out_norm", "rms"},
+      {"v_activation", "silu"}}},
+    {"Nalaformer", {{"kind", "nalaformer"}}},
+    {"NalaformerRope",
+     {{"kind", "nalaformer"}, {"rope", true}, {"lambda_learnable", true}, {"out_norm", "rms_head"}}},
+};
+INSTANTIATE_TEST_SUITE_P(Kinds, GpuKindTraining, ::testing::ValuesIn(kKinds),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace headway::testing
