@@ -7,15 +7,8 @@
 namespace headway {
 namespace {
 
-/// Rows [B*T,width] of one head of [B,T,H,width].
-Tensor head_rows(const Tensor& x, int64_t h) {
-  const int64_t H = x.size(2), width = x.size(3);
-  return x.reshape({-1, H * width}).slice(1, h * width, (h + 1) * width);
-}
-/// Matrix h of [H,out,in].
-Tensor matrix(const Tensor& weight, int64_t h) {
-  return weight.slice(0, h, h + 1).reshape({weight.size(1), weight.size(2)});
-}
+/// Rows [B*T,width] of every head of [B,T,H,width]: [H,B*T,width].
+Tensor by_head(const Tensor& x) { return x.reshape({-1, x.size(2), x.size(3)}).transpose(0, 1); }
 
 }  // namespace
 
@@ -25,12 +18,7 @@ Tensor HeadLinear::forward(Context& ctx, Saved* saved, const Config&, const Tens
       x.size(2) == weight.size(0) && x.size(3) == weight.size(2), ShapeError,
       "head_linear: rows " + x.shape().to_string() + " do not fit matrices " + weight.shape().to_string());
   const Tensor y = Tensor::empty(with_last(x.shape(), weight.size(1)), x.dtype(), ctx.device());
-  for (int64_t h = 0; h < x.size(2); ++h)
-    multiply({.a = head_rows(x, h),
-              .b = matrix(weight, h).transpose(0, 1),
-              .c = head_rows(y, h),
-              .bias = bias ? bias.slice(0, h, h + 1).reshape({-1}) : Tensor()},
-             ctx.stream);
+  multiply_batch({.a = by_head(x), .b = weight.transpose(1, 2), .c = by_head(y), .bias = bias}, ctx.stream);
   if (saved) *saved = {x, weight, bias.defined()};
   return y;
 }
@@ -41,18 +29,15 @@ Grads<3> HeadLinear::backward(Context& ctx, const Saved& saved, const Tensor& dy
   Grads<3> gradients;
   if (needs[0]) {
     gradients[0] = empty_like(saved.x);
-    for (int64_t h = 0; h < H; ++h)
-      multiply({.a = head_rows(dy, h), .b = matrix(saved.weight, h), .c = head_rows(gradients[0], h)},
-               ctx.stream);
+    multiply_batch({.a = by_head(dy), .b = saved.weight, .c = by_head(gradients[0])}, ctx.stream);
   }
   if (needs[1]) {
     gradients[1] = needs[1].tensor(saved.weight.shape(), dtype, ctx.device());
-    for (int64_t h = 0; h < H; ++h)
-      multiply({.a = head_rows(dy, h).transpose(0, 1),
-                .b = head_rows(saved.x, h),
-                .c = matrix(gradients[1], h),
-                .accumulate = needs[1].accumulates(dtype)},
-               ctx.stream);
+    multiply_batch({.a = by_head(dy).transpose(1, 2),
+                    .b = by_head(saved.x),
+                    .c = gradients[1],
+                    .accumulate = needs[1].accumulates(dtype)},
+                   ctx.stream);
   }
   if (saved.has_bias && needs[2]) {
     gradients[2] = needs[2].tensor({H, dy.size(3)}, dtype, ctx.device());

@@ -16,6 +16,33 @@ void launch_matmul(const Product& p, Stream& stream) {
          stream);
 }
 
+/// Of the first index.
+template <class T, int Rank>
+View<T, Rank - 1> first_of(const View<T, Rank>& x) {
+  View<T, Rank - 1> first;
+  first.data = x.data;
+  for (int i = 1; i < Rank; ++i) first.size[i - 1] = x.size[i], first.stride[i - 1] = x.stride[i];
+  return first;
+}
+
+template <class T, class C>
+void launch_batch(const Product& p, Stream& stream) {
+  const auto a = p.a.view<const T, 3>("a"), b = p.b.view<const T, 3>("b");
+  const auto c = p.c.view<C, 3>("c");
+  const auto bias = p.bias.optional_view<const Acc<T>, 2>("bias");
+  HEADWAY_CHECK(
+      a.size[0] == c.size[0] && b.size[0] == c.size[0] && (!bias || bias.size[0] == c.size[0]) && !p.scale,
+      ShapeError, "multiply_batch: operands are not of one batch, or have a scale");
+  launch(Matmul<T, C>{.a = first_of(a),
+                      .b = first_of(b),
+                      .c = first_of(c),
+                      .bias = first_of(bias),
+                      .scale = {},
+                      .accumulate = p.accumulate,
+                      .batch = {c.size[0], a.stride[0], b.stride[0], c.stride[0], bias.stride[0]}},
+         stream);
+}
+
 }  // namespace
 
 void multiply(const Product& p, Stream& stream) {
@@ -24,6 +51,15 @@ void multiply(const Product& p, Stream& stream) {
       launch_matmul<T, T>(p, stream);
     else
       launch_matmul<T, Acc<T>>(p, stream);
+  });
+}
+
+void multiply_batch(const Product& p, Stream& stream) {
+  dispatch<double, float, bf16>(p.a.dtype(), "multiply_batch", [&]<class T>() {
+    if (p.c.dtype() == p.a.dtype())
+      launch_batch<T, T>(p, stream);
+    else
+      launch_batch<T, Acc<T>>(p, stream);
   });
 }
 

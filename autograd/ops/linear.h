@@ -29,6 +29,8 @@ struct Product {
   bool accumulate = false;
 };
 void multiply(const Product&, Stream&);
+/// The same for every index of the first dimension of a, b and c [batch,.,.] and of bias [batch,.]; no scale.
+void multiply_batch(const Product&, Stream&);
 
 /// The tensor as a matrix of rows of its last dimension.
 inline Tensor rows_of(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }

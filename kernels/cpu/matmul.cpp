@@ -43,7 +43,7 @@ struct Operand {
 };
 
 template <class T>
-void matmul(const Matmul<T>& args, Stream&) {
+void matmul_one(const Matmul<T>& args) {
   const int64_t M = args.c.size[0], N = args.c.size[1], K = args.a.size[1];
   if (M == 0 || N == 0) return;
   if (args.bias) {
@@ -56,6 +56,18 @@ void matmul(const Matmul<T>& args, Stream&) {
   const T beta = args.accumulate || args.bias ? T(1) : T(0);
   gemm(a.transpose, b.transpose, m, n, k, alpha, args.a.data, a.leading, args.b.data, b.leading, beta,
        args.c.data, blas_size(std::max(args.c.stride[0], N)));
+}
+
+template <class T>
+void matmul(const Matmul<T>& args, Stream&) {
+  Matmul<T> one = args;
+  for (int64_t i = 0; i < args.batch.count; ++i) {
+    one.a.data = args.a.data + i * args.batch.a;
+    one.b.data = args.b.data + i * args.batch.b;
+    one.c.data = args.c.data + i * args.batch.c;
+    if (args.bias) one.bias.data = args.bias.data + i * args.batch.bias;
+    matmul_one(one);
+  }
 }
 
 // Blocks of rows first, then the sum of their sums: one order of additions for any number of threads.

@@ -50,7 +50,7 @@ uint32_t alignment_of(const void* pointer) {
 
 /// What an algorithm is chosen by.
 using Key = std::tuple<int, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, uint32_t,
-                       uint32_t, uint32_t, bool, bool>;
+                       uint32_t, uint32_t, bool, bool, int64_t, int64_t, int64_t, int64_t>;
 
 class Descriptor {
  public:
@@ -75,9 +75,13 @@ class Descriptor {
 
 class MatrixLayout {
  public:
-  MatrixLayout(cudaDataType_t type, const Layout& layout) {
+  /// step: elements from one matrix of a batch to the next
+  MatrixLayout(cudaDataType_t type, const Layout& layout, int64_t count, int64_t step) {
     check_cublas(cublasLtMatrixLayoutCreate(&layout_, type, static_cast<uint64_t>(layout.rows),
                                             static_cast<uint64_t>(layout.columns), layout.leading));
+    if (count == 1) return;
+    set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(count));
+    set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, step);
   }
   ~MatrixLayout() { cublasLtMatrixLayoutDestroy(layout_); }
   MatrixLayout(const MatrixLayout&) = delete;
@@ -85,6 +89,11 @@ class MatrixLayout {
   cublasLtMatrixLayout_t get() const { return layout_; }
 
  private:
+  template <class V>
+  void set(cublasLtMatrixLayoutAttribute_t attribute, V value) {
+    check_cublas(cublasLtMatrixLayoutSetAttribute(layout_, attribute, &value, sizeof(value)));
+  }
+
   cublasLtMatrixLayout_t layout_ = nullptr;
 };
 
@@ -112,7 +121,8 @@ Library& library_of(Stream& stream) {
 template <class T, class C>
 void matmul(const Matmul<T, C>& args, Stream& stream) {
   const int64_t M = args.c.size[0], N = args.c.size[1], K = args.a.size[1];
-  if (M == 0 || N == 0) return;
+  const MatmulBatch& batch = args.batch;
+  if (M == 0 || N == 0 || batch.count == 0) return;
   static std::mutex mutex;
   std::lock_guard lock(mutex);
   Library& library = library_of(stream);
@@ -122,19 +132,23 @@ void matmul(const Matmul<T, C>& args, Stream& stream) {
   Descriptor descriptor(CUBLAS_COMPUTE_32F, args.scale.data != nullptr);
   descriptor.set(CUBLASLT_MATMUL_DESC_TRANSA, b.op);
   descriptor.set(CUBLASLT_MATMUL_DESC_TRANSB, a.op);
-  const size_t bias_bytes = args.bias && !std::is_same_v<C, float> ? static_cast<size_t>(N) * sizeof(C) : 0;
+  const int64_t bias_size = N + (batch.count - 1) * batch.bias;
+  const size_t bias_bytes =
+      args.bias && !std::is_same_v<C, float> ? static_cast<size_t>(bias_size) * sizeof(C) : 0;
   const auto scratch = stream.scratch(kWorkspaceBytes + bias_bytes);
   if (args.bias) {
     const void* bias = args.bias.data;
     if constexpr (!std::is_same_v<C, float>) {  // the epilogue reads a bias of the result's type
       bf16* const rounded = reinterpret_cast<bf16*>(scratch.data() + kWorkspaceBytes);
-      cuda::round_to_bf16(args.bias.data, rounded, N, stream);
+      cuda::round_to_bf16(args.bias.data, rounded, bias_size, stream);
       bias = rounded;
     }
     descriptor.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     descriptor.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    if (batch.count > 1) descriptor.set(CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, batch.bias);
   }
-  const MatrixLayout b_layout(kDataType<T>, b), a_layout(kDataType<T>, a), c_layout(kDataType<C>, c);
+  const MatrixLayout b_layout(kDataType<T>, b, batch.count, batch.b),
+      a_layout(kDataType<T>, a, batch.count, batch.a), c_layout(kDataType<C>, c, batch.count, batch.c);
 
   const Key key{b.op,
                 a.op,
@@ -150,7 +164,11 @@ void matmul(const Matmul<T, C>& args, Stream& stream) {
                 alignment_of(args.b.data),
                 alignment_of(args.c.data),
                 static_cast<bool>(args.bias),
-                args.scale.data != nullptr};
+                args.scale.data != nullptr,
+                batch.count,
+                batch.a,
+                batch.b,
+                batch.c};
   auto found = library.algorithms.find(key);
   if (found == library.algorithms.end()) {
     cublasLtMatmulPreference_t preference = nullptr;

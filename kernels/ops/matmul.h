@@ -1,7 +1,8 @@
 // C = scale A B (+ C or + bias per column). A [M,K], B [K,N], C [M,N].
 //
 // A and B are views with unit stride along one of their dimensions, so a transposed operand is a transposed
-// view. Sums are kept in Acc<T>.
+// view. Sums are kept in Acc<T>. A batch is so many products of equal sizes, each a number of elements after
+// the one before it.
 #pragma once
 
 #include "core/dtype.h"
@@ -9,6 +10,11 @@
 #include "kernels/op.h"
 
 namespace headway {
+
+struct MatmulBatch {
+  int64_t count = 1;
+  int64_t a = 0, b = 0, c = 0, bias = 0;  // elements from one product's first to the next one's
+};
 
 template <class T, class C = T>
 struct Matmul {
@@ -19,6 +25,7 @@ struct Matmul {
   View<const Acc<T>, 1> bias;   // optional, [N]
   View<const Acc<T>, 1> scale;  // optional, [1], in the memory of the device
   bool accumulate = false;      // add to what c holds
+  MatmulBatch batch = {};       // the views are those of the first product
 
   void check() const {
     const auto size = [](const auto& view) {

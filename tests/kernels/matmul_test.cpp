@@ -82,6 +82,37 @@ TEST_F(MatmulTest, BiasIsAddedToEveryRow) {
   });
 }
 
+TEST_F(MatmulTest, BatchesOfInterleavedRows) {
+  // y[r,h,:] = W[h] x[r,h,:] + bias[h]: rows of all heads lie between each other.
+  const int64_t R = 6, H = 3, n = 4, k = 5;
+  const auto x = random(R * H * k), weight = random(H * n * k), bias = random(H * n);
+  const Tensor x_tensor = tensor(x, {R, H * k}), weight_tensor = tensor(weight, {H * n, k}),
+               bias_tensor = tensor(bias, {H * n});
+  const Output y({R, H * n});
+  launch(Matmul<float>{.a = x_tensor.slice(1, 0, k).view<const float, 2>("x"),
+                       .b = weight_tensor.slice(0, 0, n).transpose(0, 1).view<const float, 2>("weight"),
+                       .c = y.tensor().slice(1, 0, n).view<float, 2>("y"),
+                       .bias = bias_tensor.slice(0, 0, n).view<const float, 1>("bias"),
+                       .scale = {},
+                       .batch = {.count = H, .a = k, .b = n * k, .c = n, .bias = n}},
+         *stream);
+  expect_close(
+      {&y},
+      [&]<class S>(S) {
+        std::vector<S> c(static_cast<size_t>(R * H * n));
+        for (int64_t r = 0; r < R; ++r)
+          for (int64_t h = 0; h < H; ++h)
+            for (int64_t i = 0; i < n; ++i) {
+              S sum = S(bias[h * n + i]);
+              for (int64_t l = 0; l < k; ++l)
+                sum += S(weight[(h * n + i) * k + l]) * S(x[(r * H + h) * k + l]);
+              c[(r * H + h) * n + i] = sum;
+            }
+        return Values<S>{c};
+      },
+      kTerms);
+}
+
 TEST_F(MatmulTest, BiasTogetherWithAccumulationIsRefused) {
   const Tensor one = tensor(std::vector{1.0f}, {1, 1}), bias = tensor(std::vector{1.0f}, {1});
   EXPECT_THROW(launch(Matmul<float>{.a = one.view<const float, 2>("a"),
