@@ -43,9 +43,12 @@ Layout transposed(const View<T, 2>& view) {
   return {CUBLAS_OP_T, view.size[0], view.size[1], std::max({view.stride[1], view.size[0], int64_t{1}})};
 }
 
-uint32_t alignment_of(const void* pointer) {
-  const auto address = reinterpret_cast<uintptr_t>(pointer);
-  return address == 0 ? 256 : static_cast<uint32_t>(std::min<uintptr_t>(256, address & (~address + 1)));
+/// Bytes that the first element of every matrix of a batch is aligned to.
+template <class T>
+uint32_t alignment_of(const View<T, 2>& first, int64_t count, int64_t step) {
+  const size_t step_bytes = count > 1 ? static_cast<size_t>(step) * sizeof(T) : 0;
+  const size_t bits = reinterpret_cast<uintptr_t>(first.data) | step_bytes;
+  return bits == 0 ? 256 : static_cast<uint32_t>(std::min<size_t>(256, bits & (~bits + 1)));
 }
 
 /// What an algorithm is chosen by.
@@ -150,6 +153,9 @@ void matmul(const Matmul<T, C>& args, Stream& stream) {
   const MatrixLayout b_layout(kDataType<T>, b, batch.count, batch.b),
       a_layout(kDataType<T>, a, batch.count, batch.a), c_layout(kDataType<C>, c, batch.count, batch.c);
 
+  const uint32_t a_alignment = alignment_of(args.a, batch.count, batch.a),
+                 b_alignment = alignment_of(args.b, batch.count, batch.b),
+                 c_alignment = alignment_of(args.c, batch.count, batch.c);
   const Key key{b.op,
                 a.op,
                 M,
@@ -160,9 +166,9 @@ void matmul(const Matmul<T, C>& args, Stream& stream) {
                 c.leading,
                 kDataType<T>,
                 kDataType<C>,
-                alignment_of(args.a.data),
-                alignment_of(args.b.data),
-                alignment_of(args.c.data),
+                a_alignment,
+                b_alignment,
+                c_alignment,
                 static_cast<bool>(args.bias),
                 args.scale.data != nullptr,
                 batch.count,
@@ -177,10 +183,10 @@ void matmul(const Matmul<T, C>& args, Stream& stream) {
       check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(args.b.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(args.a.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(args.c.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(args.c.data));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c_alignment);
     cublasLtMatmulHeuristicResult_t result = {};
     int count = 0;
     const cublasStatus_t status =
