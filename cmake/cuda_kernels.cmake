@@ -3,6 +3,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/activation.cu
   kernels/cuda/adamw.cu
   kernels/cuda/add_blocks.cu
+  kernels/cuda/attention_transfer.cu
   kernels/cuda/causal_conv.cu
   kernels/cuda/column_sum.cu
   kernels/cuda/cross_entropy.cu

@@ -18,19 +18,14 @@
 // fp32, every sum in one order. Scratch: a state per chunk. After arXiv 2401.04658 and 2312.06635.
 #include "kernels/ops/linear_attention.h"
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/tile_product.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-constexpr int kChunk = 64;               // tokens
-constexpr int kTile = 64, kDepth = 16;   // of a product: rows and columns, and terms loaded at a time
-constexpr int kThreads = 256, kOwn = 4;  // a thread holds kOwn x kOwn of a tile
-constexpr int kPerRow = kTile / kOwn;    // threads along a row of a tile
-constexpr int kStride = kTile + 4;       // of a panel's rows: 16-byte aligned, few bank conflicts
-constexpr int kPanel = kDepth * kStride;
-static_assert(kPerRow * kPerRow == kThreads && kThreads * 4 == kDepth * kTile && kChunk == kTile);
+constexpr int kChunk = 64;  // tokens
+static_assert(kChunk == kTile);
 
 /// A tensor [B,T,H,width] in a product; `divided`: its rows by the denominators.
 template <class T>
@@ -112,88 +107,10 @@ struct ChunkDecay {
   __device__ float whole() const { return expf(log_sum[count - 1]); }
 };
 
-/// Rows of numbers in global memory, zero outside, times a factor per row.
-template <class T>
-struct Matrix {
-  const T* data;
-  int64_t stride, rows, width;
-  const float* factor;  // null: one
-  bool wide;
-
-  /// Of one row, four columns from one that is a multiple of four.
-  __device__ float4 four(int64_t row, int64_t column) const {
-    float x[4] = {};
-    if (row < rows && column < width) {
-      const T* const from = data + row * stride + column;
-      if (wide) {
-        const auto pack = *reinterpret_cast<const Pack<T, 4>*>(from);
-#pragma unroll
-        for (int v = 0; v < 4; ++v) x[v] = to_float(pack.values[v]);
-      } else {
-#pragma unroll
-        for (int v = 0; v < 4; ++v)
-          if (column + v < width) x[v] = to_float(from[v]);
-      }
-      const float scale = factor ? factor[row] : 1.0f;
-#pragma unroll
-      for (int v = 0; v < 4; ++v) x[v] *= scale;
-    }
-    return make_float4(x[0], x[1], x[2], x[3]);
-  }
-};
-
 /// The chunk's rows of an operand.
 template <class T>
 __device__ Matrix<T> rows_of(const Operand<T>& x, const Sizes& s, const Place& p, const float* factor) {
   return {x.data + p.row(s, 0) * x.width, s.H * x.width, p.count, x.width, factor, x.wide};
-}
-
-/// panel[k][m] = x(m_first + m, k_first + k)
-template <class T>
-__device__ void load_rows(float* panel, const Matrix<T>& x, int64_t m_first, int64_t k_first) {
-  const int m = threadIdx.x / (kDepth / 4), k = threadIdx.x % (kDepth / 4) * 4;
-  const float4 values = x.four(m_first + m, k_first + k);
-  panel[k * kStride + m] = values.x;
-  panel[(k + 1) * kStride + m] = values.y;
-  panel[(k + 2) * kStride + m] = values.z;
-  panel[(k + 3) * kStride + m] = values.w;
-}
-/// panel[k][m] = x(k_first + k, m_first + m)
-template <class T>
-__device__ void load_columns(float* panel, const Matrix<T>& x, int64_t m_first, int64_t k_first) {
-  const int k = threadIdx.x / (kTile / 4), m = threadIdx.x % (kTile / 4) * 4;
-  *reinterpret_cast<float4*>(panel + k * kStride + m) = x.four(k_first + k, m_first + m);
-}
-
-using Tile = float[kOwn][kOwn];
-__device__ inline int own_row() { return static_cast<int>(threadIdx.x) / kPerRow * kOwn; }
-__device__ inline int own_column() { return static_cast<int>(threadIdx.x) % kPerRow * kOwn; }
-
-/// sums[r][c] += sum over k of left[k][own row r] right[k][own column c]
-__device__ inline void add_panel(Tile& sums, const float* left, const float* right) {
-  left += own_row();
-  right += own_column();
-#pragma unroll
-  for (int k = 0; k < kDepth; ++k) {
-    const float4 a = *reinterpret_cast<const float4*>(left + k * kStride);
-    const float4 b = *reinterpret_cast<const float4*>(right + k * kStride);
-    const float rows[kOwn] = {a.x, a.y, a.z, a.w}, columns[kOwn] = {b.x, b.y, b.z, b.w};
-#pragma unroll
-    for (int r = 0; r < kOwn; ++r)
-#pragma unroll
-      for (int c = 0; c < kOwn; ++c) sums[r][c] += rows[r] * columns[c];
-  }
-}
-
-/// sums += the product of two panels at a time; load(k) fills them from term k on.
-template <class Load>
-__device__ void add_product(Tile& sums, int64_t depth, const float* left, const float* right, Load load) {
-  for (int64_t k = 0; k < depth; k += kDepth) {
-    __syncthreads();
-    load(k);
-    __syncthreads();
-    add_panel(sums, left, right);
-  }
 }
 
 // --- 1. What each chunk adds to the state
@@ -216,7 +133,7 @@ struct StateArgs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) state_kernel(StateArgs<T> a) {
+__global__ void __launch_bounds__(kTileThreads) state_kernel(StateArgs<T> a) {
   alignas(16) __shared__ float left[kPanel], right[kPanel];
   __shared__ ChunkDecay decay;
   __shared__ float weight[kChunk], inverse[kChunk];
@@ -344,7 +261,7 @@ __device__ void load_pairs(float* pairs, float* left, float* right, const ChunkD
 }
 
 template <class T, bool Transposed>
-__global__ void __launch_bounds__(kThreads) rows_kernel(RowsArgs<T> a) {
+__global__ void __launch_bounds__(kTileThreads) rows_kernel(RowsArgs<T> a) {
   alignas(16) __shared__ float left[kPanel], right[kPanel], pairs[kChunk * kStride];
   __shared__ ChunkDecay decay;
   __shared__ float scale[kChunk], inverse[kChunk], extra[kChunk], norm_dot[kChunk], factor[kChunk];
@@ -368,7 +285,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(RowsArgs<T> a) {
     load_pairs(pairs, left, right, decay, false, matrix(a.norm_q), matrix(a.norm_k), extra);
     const float* const Z = a.norm_states + p.state(s) * s.F;
     const int lane = threadIdx.x % kWarp;
-    for (int t = threadIdx.x / kWarp; t < p.count; t += kThreads / kWarp) {
+    for (int t = threadIdx.x / kWarp; t < p.count; t += kTileThreads / kWarp) {
       const T* const q = a.norm_q.data + p.row(s, t) * s.F;
       float sum = 0;
       for (int64_t f = lane; f < s.F; f += kWarp) sum += to_float(q[f]) * Z[f];
@@ -483,12 +400,12 @@ void launch_states(const StateArgs<T>& args, const float* before, float* after, 
   const Sizes& s = args.sizes;
   const int64_t tiles = ((s.F + kTile - 1) / kTile) * ((s.V + kTile - 1) / kTile);
   if (const unsigned grid = grid_of(s, tiles, name)) {
-    state_kernel<T><<<grid, kThreads, 0, stream.native()>>>(args);
+    state_kernel<T><<<grid, kTileThreads, 0, stream.native()>>>(args);
     check_launch(name);
   }
   const int64_t elements = s.B * s.H * s.F * (s.V + (args.norms ? 1 : 0));
   if (elements == 0) return;
-  prefix_kernel<<<blocks_for(elements, kThreads), kThreads, 0, stream.native()>>>(
+  prefix_kernel<<<blocks_for(elements, kTileThreads), kTileThreads, 0, stream.native()>>>(
       PrefixArgs{s, args.reversed, args.whole, args.states, args.norms, before, after});
   check_launch(name);
 }
@@ -497,7 +414,7 @@ template <bool Transposed, class T>
 void launch_rows(const RowsArgs<T>& args, const char* name, Stream& stream) {
   const unsigned grid = grid_of(args.sizes, (args.summed.width + kTile - 1) / kTile, name);
   if (grid == 0) return;
-  rows_kernel<T, Transposed><<<grid, kThreads, 0, stream.native()>>>(args);
+  rows_kernel<T, Transposed><<<grid, kTileThreads, 0, stream.native()>>>(args);
   check_launch(name);
 }
 
@@ -548,7 +465,7 @@ void linear_attention_backward(const LinearAttentionBackward<T>& args, Stream& s
                    norm_k = apart ? operand(in.norm_k) : k;
   const int64_t rows = sizes.B * sizes.T * sizes.H;
   if (in.normalise && rows > 0) {
-    denominator_gradient_kernel<<<blocks_for(rows * kWarp, kThreads), kThreads, 0, stream.native()>>>(
+    denominator_gradient_kernel<<<blocks_for(rows * kWarp, kTileThreads), kTileThreads, 0, stream.native()>>>(
         args.dout.data, args.o.data, denominator, rows, sizes.V, scratch.dd);
     check_launch(args.name);
   }

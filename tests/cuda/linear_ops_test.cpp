@@ -5,6 +5,7 @@
 
 #include "autograd/apply.h"
 #include "autograd/ops/activation.h"
+#include "autograd/ops/attention_transfer.h"
 #include "autograd/ops/causal_conv.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/gated_norm.h"
@@ -300,6 +301,22 @@ TEST_F(GpuLinearOps, HeadLinear) {
     check(inputs, [](Context& c, const Inputs& x) { return apply<HeadLinear>(c, {}, x[0], x[1], x[2]); });
     check({inputs[0], inputs[1]},
           [](Context& c, const Inputs& x) { return apply<HeadLinear>(c, {}, x[0], x[1], Variable()); });
+  }
+}
+
+TEST_F(GpuLinearOps, AttentionTransfer) {
+  for (const auto& [B, T, H, Dh, F] :
+       {std::array<int64_t, 5>{1, 1, 1, 2, 2}, {2, 17, 2, 5, 6}, {1, 64, 2, 64, 128}, {2, 150, 3, 20, 72}}) {
+    SCOPED_TRACE("T " + std::to_string(T));
+    const Shape rows{B, T, H, Dh}, features{B, T, H, F};
+    std::vector<Input> inputs{values(rows), values(rows), positive(values(features)),
+                              positive(values(features))};
+    // Gradients go with the inverse of the features: of a size that the limits see.
+    for (const size_t i : {2, 3})
+      for (double& x : inputs[i].values) x *= 0x1p-10;
+    check(inputs, [](Context& c, const Inputs& x) {
+      return apply<AttentionTransfer>(c, {.scale = 0.3}, x[0].value(), x[1].value(), x[2], x[3]);
+    });
   }
 }
 
