@@ -1,6 +1,7 @@
 # The CUDA backend's kernels. `cuda_attention_units` holds the units written for the softmax variants.
 add_library(headway_kernels_cuda OBJECT
   kernels/cuda/activation.cu
+  kernels/cuda/argmax.cu
   kernels/cuda/adamw.cu
   kernels/cuda/add_blocks.cu
   kernels/cuda/attention_transfer.cu

@@ -1,11 +1,14 @@
 #include "layers/model.h"
 
+#include <algorithm>
+
 #include "autograd/apply.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/recompute.h"
+#include "kernels/ops/argmax.h"
 
 namespace headway {
 namespace {
@@ -63,6 +66,27 @@ Variable Model::loss(Context& ctx, const Tensor& tokens, const Tensor& targets, 
                      Recompute recompute_mode) {
   const Variable x = hidden(ctx, tokens, recompute_mode);
   return apply<LinearCrossEntropy>(ctx, {.loss_scale = loss_scale}, x, head().variable(), targets);
+}
+
+Tensor Model::predictions(Context& ctx, const Tensor& tokens) {
+  constexpr size_t kBlockBytes = size_t{64} << 20;
+  const Tensor x = hidden(ctx, tokens, Recompute::off).value();
+  const Tensor& weight = head().compute;
+  const DType dtype = accumulator_of(weight.dtype());
+  const int64_t N = tokens.numel(), V = weight.size(0),
+                block = std::max<int64_t>(1, static_cast<int64_t>(kBlockBytes / size_of(dtype)) / V);
+  const Tensor rows = x.reshape({N, x.size(2)}), result = Tensor::empty({N}, DType::i32, ctx.device());
+  for (int64_t begin = 0; begin < N; begin += block) {
+    const int64_t end = std::min(N, begin + block);
+    const Tensor logits = Tensor::empty({end - begin, V}, dtype, ctx.device());
+    multiply({.a = rows.slice(0, begin, end), .b = weight.transpose(0, 1), .c = logits}, ctx.stream);
+    dispatch<double, float>(dtype, "predictions", [&]<class T>() {
+      launch(ArgmaxRows<T>{.x = logits.view<const T, 2>("logits"),
+                           .column = result.slice(0, begin, end).view<int32_t, 1>("predictions")},
+             ctx.stream);
+    });
+  }
+  return result.reshape(tokens.shape());
 }
 
 DecodeState Model::make_state(int64_t batch, int64_t capacity, Device device) const {

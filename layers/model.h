@@ -31,6 +31,10 @@ class Model : public Module {
   /// [1]. tokens and targets [B,T] i32. The gradient of the logits is never held whole.
   Variable loss(Context&, const Tensor& tokens, const Tensor& targets, double loss_scale, Recompute);
 
+  /// tokens [B,T] i32 -> [B,T] i32, the likeliest token after each (of equal ones the first; -1 for NaN). The
+  /// logits are never held whole.
+  Tensor predictions(Context&, const Tensor& tokens);
+
   DecodeState make_state(int64_t batch, int64_t capacity, Device) const;
   /// tokens [B,T] i32 that follow those in the state -> logits [B,V] fp32 after the last one.
   Tensor next_logits(Context&, const Tensor& tokens, DecodeState&);

@@ -10,7 +10,9 @@ namespace headway {
 struct Evaluation {
   double loss = 0;           // nats per token
   double bits_per_byte = 0;  // 0 where the bytes are not known
-  int64_t num_tokens = 0;
+  double accuracy = 0;       // share of questions answered right; 0 where there are only texts
+  double exact_match = 0;    // share of examples whose every answer is right
+  int64_t num_tokens = 0;    // that were asked
 };
 
 struct EvaluationConfig {
@@ -19,8 +21,8 @@ struct EvaluationConfig {
   int64_t seq_len = 1;
 };
 
-/// Mean over the first windows of the validation split, which do not depend on the number of ranks.
+/// Mean over the first examples of the validation split, which do not depend on the number of ranks.
 /// Collective. DataError where the split holds no token to predict.
-Evaluation evaluate(Model&, const TokenCorpus&, const EvaluationConfig&, Communicator&, Stream&);
+Evaluation evaluate(Model&, const ExampleSource&, const EvaluationConfig&, Communicator&, Stream&);
 
 }  // namespace headway

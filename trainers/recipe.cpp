@@ -10,6 +10,7 @@
 #include "layers/attention/attention_layer.h"
 #include "trainers/config/field_reader.h"
 #include "trainers/config/field_writer.h"
+#include "trainers/data/tasks/task.h"
 
 namespace headway {
 namespace {
@@ -74,6 +75,28 @@ void RunRecipe::describe(FieldVisitor& v) {
   v("force_new", force_new, "start over in a folder that holds a run, deleting that run");
 }
 
+void TaskRecipe::describe(FieldVisitor& v) {
+  FieldRule kinds{.choices = {"none"}};
+  std::string help = "a synthetic task instead of text";
+  for (const Task* task : all_tasks()) {
+    kinds.choices.push_back(task->name);
+    help += fmt::format("; {}: {}", task->name, task->summary);
+  }
+  v("kind", kind, help, kinds);
+  v("items", items, "pairs, tokens, digits or facts of the task", {.min = 1, .max = 1e6});
+  v("vocab_size", vocab_size, "of the task's symbols", {.min = 8, .max = 1e6});
+  v("gap_power", gap_power, "mqar: keys return after g slots with probability ~ (1 + g)^(gap_power - 1)",
+    {.min = -10, .max = 10});
+  v("random_filler", random_filler, "mqar: tokens between the questions are random, not 0");
+  v("examples", examples, "training examples, made when they are read", {.min = 1, .max = 16e6});
+  v("val_examples", val_examples, "validation examples", {.min = 1, .max = 16e6});
+}
+
+std::unique_ptr<Tokenizer> DataRecipe::make_tokenizer() const {
+  return is_task() ? make_symbol_tokenizer(static_cast<int32_t>(task.vocab_size))
+                   : Tokenizer::create(tokenizer);
+}
+
 void DataRecipe::describe(FieldVisitor& v) {
   v("text", text, "files to train on, as paths with *, ? and ** (any depth)");
   v("tokens", tokens, "token shards to train on instead, as made by `headway tokenize`");
@@ -82,6 +105,7 @@ void DataRecipe::describe(FieldVisitor& v) {
   v("max_bytes", max_bytes, "read at most this much text; 0 = all",
     {.min = 0, .max = kMany, .is_count = true});
   v("seq_len", seq_len, "tokens of a training sequence", {.min = 1, .max = 1e7, .is_count = true});
+  v.table("task", task, "questions about symbols, with val/accuracy as the measure");
 }
 
 void OptimRecipe::describe(FieldVisitor& v) {
@@ -193,7 +217,12 @@ void Recipe::check() const {
                   fmt::format("optim.betas = [{}]: expected two numbers", fmt::join(optim.betas, ", ")));
     HEADWAY_CHECK(data.text.empty() || data.tokens.empty(), ConfigError,
                   "data.tokens and data.text are both set: expected one of them");
-    HEADWAY_CHECK(!data.text.empty() || !data.tokens.empty(), ConfigError,
+    HEADWAY_CHECK(
+        !data.is_task() || (data.text.empty() && data.tokens.empty()), ConfigError,
+        fmt::format("data.task.kind = \"{}\" and data.text or data.tokens are both set: expected one "
+                    "of them",
+                    data.task.kind));
+    HEADWAY_CHECK(data.is_task() || !data.text.empty() || !data.tokens.empty(), ConfigError,
                   "data.text is empty: expected the files to train on, or token shards in data.tokens");
     HEADWAY_CHECK(
         train.max_steps == 0 || train.max_tokens == 0, ConfigError,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/fields.h"
+#include "core/text/tokenizer.h"
 #include "layers/model_config.h"
 
 namespace headway {
@@ -21,6 +22,17 @@ struct RunRecipe {
   void describe(FieldVisitor&);
 };
 
+struct TaskRecipe {
+  std::string kind = "none";
+  int64_t items = 8;
+  int64_t vocab_size = 8192;
+  double gap_power = 0.01;
+  bool random_filler = true;
+  int64_t examples = 100'000;
+  int64_t val_examples = 1000;
+  void describe(FieldVisitor&);
+};
+
 struct DataRecipe {
   std::vector<std::string> text;
   std::vector<std::string> tokens;
@@ -28,7 +40,11 @@ struct DataRecipe {
   double val_fraction = 0.05;
   int64_t max_bytes = 0;
   int64_t seq_len = 256;
+  TaskRecipe task;
   void describe(FieldVisitor&);
+  bool is_task() const { return task.kind != "none"; }
+  /// Of the text, or of the task's symbols.
+  std::unique_ptr<Tokenizer> make_tokenizer() const;
 };
 
 struct OptimRecipe {

@@ -52,17 +52,12 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   HEADWAY_CHECK(recipe_.train.dtype == "fp32" || stream.device().kind == Device::Kind::cuda, ConfigError,
                 "train.dtype = \"bf16\" needs a GPU: use fp32 on the CPU");
   agree(comm_, stream_, [&] {
-    tokenizer_ = Tokenizer::create(recipe_.data.tokenizer);
+    tokenizer_ = recipe_.data.make_tokenizer();
     recipe_.resolve(tokenizer_->vocab_size());
-    corpus_ = TokenCorpus::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
-    const int64_t samples = num_training_samples(*corpus_, recipe_.data.seq_len);
-    HEADWAY_CHECK(
-        samples > 0, DataError,
-        fmt::format("the training data has {} tokens: fewer than one sequence of data.seq_len + 1 = {}",
-                    corpus_->num_tokens(Split::train), recipe_.data.seq_len + 1));
-    order_.emplace(static_cast<uint64_t>(recipe_.run.seed), samples);
+    examples_ = ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
+    order_.emplace(static_cast<uint64_t>(recipe_.run.seed), examples_->num_examples(Split::train));
   });
-  require_same_data(corpus_->fingerprint(), comm_, stream_);
+  require_same_data(examples_->fingerprint(), comm_, stream_);
 
   const DType dtype = recipe_.train.dtype == "bf16" ? DType::bf16 : DType::f32;
   agree(comm_, stream_, [&] {
@@ -92,7 +87,7 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
                .decay_fraction = recipe_.schedule.decay_fraction};
   model_state_ = std::make_unique<ModelState>(*model_);
   tokenizer_state_ = std::make_unique<TokenizerState>(*tokenizer_);
-  data_state_.fingerprint = corpus_->fingerprint();
+  data_state_.fingerprint = examples_->fingerprint();
   data_state_.seed = recipe_.run.seed;
   data_state_.seq_len = recipe_.data.seq_len;
 
@@ -185,7 +180,7 @@ void Trainer::announce() {
                   recipe_.model.attention.summary(recipe_.model.num_layers)));
   say(fmt::format("device {}, {} rank{}, {}", backend(stream_.device()).description(), comm_.size(),
                   comm_.size() == 1 ? "" : "s", recipe_.train.dtype));
-  say(fmt::format("data {}", corpus_->description()));
+  say(fmt::format("data {}", examples_->description()));
   if (!initial_weights_.empty()) say(initial_weights_);
   say(fmt::format("batch {} tokens = {} ranks x {} sequences x {} tokens x {} accumulated",
                   recipe_.train.batch_tokens, comm_.size(), recipe_.train.micro_batch, recipe_.data.seq_len,
@@ -248,7 +243,7 @@ Trainer::StepResult Trainer::train_step(bool logs, MetricSink* metrics) {
   int64_t num_targets = 0;
   agree(comm_, stream_, [&] {
     for (int64_t i = 0; i < accumulation_steps_; ++i) {
-      batches.push_back(training_batch(*corpus_, *order_, first + i * recipe_.train.micro_batch,
+      batches.push_back(training_batch(*examples_, *order_, first + i * recipe_.train.micro_batch,
                                        recipe_.train.micro_batch, recipe_.data.seq_len, stream_));
       num_targets += batches.back().num_targets;
       sample_ids.insert(sample_ids.end(), batches.back().sample_ids.begin(), batches.back().sample_ids.end());
@@ -415,8 +410,8 @@ void Trainer::log(const StepResult& result, MetricRow& row, double step_seconds)
 }
 
 void Trainer::evaluate_and_log() {
-  if (num_validation_windows(*corpus_, recipe_.data.seq_len) == 0) return;
-  const Evaluation evaluation = evaluate(*model_, *corpus_,
+  if (examples_->num_examples(Split::validation) == 0) return;
+  const Evaluation evaluation = evaluate(*model_, *examples_,
                                          {.batches = recipe_.eval.batches,
                                           .micro_batch = recipe_.train.micro_batch,
                                           .seq_len = recipe_.data.seq_len},
@@ -428,12 +423,17 @@ void Trainer::evaluate_and_log() {
   row.add("val/loss", evaluation.loss);
   row.add("val/ppl", std::exp(evaluation.loss));
   if (evaluation.bits_per_byte > 0) row.add("val/bpb", evaluation.bits_per_byte);
+  if (examples_->asks_questions()) {
+    row.add("val/accuracy", evaluation.accuracy);
+    row.add("val/exact_match", evaluation.exact_match);
+  }
   metrics_->write(row);
   metrics_->write_csv();
   say(fmt::format(
-      "step {}/{} | val loss {:.4f} | ppl {:.3f}{} | {} tokens", run_state_.step, last_step(),
+      "step {}/{} | val loss {:.4f} | ppl {:.3f}{}{} | {} tokens", run_state_.step, last_step(),
       evaluation.loss, std::exp(evaluation.loss),
       evaluation.bits_per_byte > 0 ? fmt::format(" | {:.3f} bits per byte", evaluation.bits_per_byte) : "",
+      examples_->asks_questions() ? fmt::format(" | accuracy {:.4f}", evaluation.accuracy) : "",
       format_count(static_cast<double>(evaluation.num_tokens))));
 }
 
@@ -455,7 +455,7 @@ void Trainer::save() {
 }
 
 void Trainer::write_sample() {
-  if (!is_main() || recipe_.generate.tokens == 0) return;
+  if (!is_main() || recipe_.generate.tokens == 0 || examples_->asks_questions()) return;
   const std::string text = generate(*model_, *tokenizer_, recipe_.generate,
                                     static_cast<uint64_t>(recipe_.run.seed), stream_, nullptr);
   folder_->write_text(fmt::format("samples/step-{:08}.txt", run_state_.step), recipe_.generate.prompt + text);

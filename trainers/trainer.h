@@ -74,7 +74,7 @@ class Trainer {
   Communicator& comm_;
   Stream& stream_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<TokenCorpus> corpus_;
+  std::unique_ptr<ExampleSource> examples_;
   std::optional<SampleOrder> order_;
   std::unique_ptr<Model> model_;
   std::vector<Parameter*> parameters_;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
 #include "core/error.h"
 
 namespace headway {
@@ -10,6 +12,12 @@ std::unique_ptr<Tokenizer> Tokenizer::create(const std::string& name) { return r
 
 std::unique_ptr<Tokenizer> Tokenizer::restore(const std::string& name, const std::string&) {
   if (name == "bytes") return make_byte_tokenizer();
+  if (name.starts_with(kSymbolTokenizer)) {
+    const std::string size = name.substr(kSymbolTokenizer.size());
+    int32_t vocab_size = 0;
+    std::from_chars(size.data(), size.data() + size.size(), vocab_size);
+    if (vocab_size > 0) return make_symbol_tokenizer(vocab_size);
+  }
   throw ConfigError(fmt::format("data.tokenizer = \"{}\" is unknown: expected bytes", name));
 }
 

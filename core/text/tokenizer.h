@@ -21,7 +21,7 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
   /// Written between documents.
   virtual int32_t end_of_text() const = 0;
-  /// What data.tokenizer says: "bytes".
+  /// "bytes", as data.tokenizer says, or "symbols:8192".
   virtual std::string name() const = 0;
   /// What a checkpoint must keep to build it again; empty where the name says all.
   virtual const std::string& definition() const = 0;
@@ -31,6 +31,12 @@ class Tokenizer {
   /// From a checkpoint's name and definition.
   static std::unique_ptr<Tokenizer> restore(const std::string& name, const std::string& definition);
 };
+
+/// What names of tokenizers of tasks begin with; the size of the vocabulary follows.
+inline constexpr std::string_view kSymbolTokenizer = "symbols:";
+/// Tokens without a meaning, written as numbers with spaces between; no end of text (-1). DataError for text
+/// that is no such list.
+std::unique_ptr<Tokenizer> make_symbol_tokenizer(int32_t vocab_size);
 
 /// One token per byte, 0..255, and 256 for end of text.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();

@@ -31,16 +31,16 @@ void add_options(CLI::App& verb, Action& action) {
       constexpr double kTimeout = 600;
       return run_on_ranks(options->device, kTimeout, [&](Communicator& comm, Stream& stream) {
         LoadedModel loaded;
-        std::unique_ptr<TokenCorpus> corpus;
+        std::unique_ptr<ExampleSource> examples;
         agree(comm, stream, [&] {
           std::vector<std::string> overrides{"eval.batches=0"};
           overrides.insert(overrides.end(), options->overrides.values.begin(),
                            options->overrides.values.end());
           loaded = load_model(options->checkpoint, overrides, stream);
-          corpus = TokenCorpus::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
-                                     loaded.recipe.model.vocab_size);
+          examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
+                                         loaded.recipe.model.vocab_size);
         });
-        const Evaluation result = evaluate(*loaded.model, *corpus,
+        const Evaluation result = evaluate(*loaded.model, *examples,
                                            {.batches = loaded.recipe.eval.batches,
                                             .micro_batch = loaded.recipe.train.micro_batch,
                                             .seq_len = loaded.recipe.data.seq_len},
@@ -49,6 +49,8 @@ void add_options(CLI::App& verb, Action& action) {
           fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source,
                      loaded.step, result.loss, std::exp(result.loss));
           if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);
+          if (examples->asks_questions())
+            fmt::print(", val/accuracy {:.6f}, val/exact_match {:.6f}", result.accuracy, result.exact_match);
           fmt::print(", over {} tokens\n", result.num_tokens);
         }
         return ExitCode::ok;

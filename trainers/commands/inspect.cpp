@@ -16,7 +16,7 @@ ExitCode inspect(const std::string& file, const std::vector<std::string>& overri
   namespace fs = std::filesystem;
   if (fs::path(file).extension() == ".toml") {
     Recipe recipe = load_recipe(file, overrides);
-    recipe.resolve(Tokenizer::create(recipe.data.tokenizer)->vocab_size());
+    recipe.resolve(recipe.data.make_tokenizer()->vocab_size());
     fmt::print("{}", recipe.to_toml());
     return ExitCode::ok;
   }

@@ -37,7 +37,7 @@ void add_options(CLI::App& verb, Action& action) {
   verb.callback([options, &action] {
     action = [options] {
       Recipe recipe = load_recipe(options->recipe, options->overrides.values);
-      const auto tokenizer = Tokenizer::create(recipe.data.tokenizer);
+      const auto tokenizer = recipe.data.make_tokenizer();
       recipe.resolve(tokenizer->vocab_size());
       const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer), options->ranks);
       fmt::print("{}", to_text(plan, recipe, options->ranks));

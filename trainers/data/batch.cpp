@@ -5,57 +5,38 @@
 namespace headway {
 namespace {
 
-/// Rows of seq_len + 1 tokens, -1 where there is none, as inputs and targets.
-Batch split_rows(const std::vector<int32_t>& rows, int64_t count, int64_t seq_len, Stream& stream) {
-  std::vector<int32_t> tokens, targets;
-  Batch batch;
-  for (int64_t i = 0; i < count; ++i) {
-    const auto row = rows.begin() + i * (seq_len + 1);
-    std::transform(row, row + seq_len, std::back_inserter(tokens),
-                   [](int32_t id) { return std::max(id, 0); });
-    targets.insert(targets.end(), row + 1, row + seq_len + 1);
+Batch batch_of(const ExampleSource& source, Split split, std::vector<int64_t> ids, int64_t seq_len,
+               Stream& stream) {
+  const auto count = static_cast<int64_t>(ids.size());
+  const auto row = static_cast<size_t>(seq_len);
+  std::vector<int32_t> tokens(ids.size() * row), targets(ids.size() * row, -1);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= source.num_examples(split)) continue;
+    source.read(split, ids[i], std::span(tokens).subspan(i * row, row),
+                std::span(targets).subspan(i * row, row));
   }
+  Batch batch;
   batch.num_targets = std::count_if(targets.begin(), targets.end(), [](int32_t id) { return id >= 0; });
   batch.tokens = Tensor::from<int32_t>(tokens, {count, seq_len}, stream);
   batch.targets = Tensor::from<int32_t>(targets, {count, seq_len}, stream);
+  batch.sample_ids = std::move(ids);
   return batch;
 }
 
 }  // namespace
 
-int64_t num_training_samples(const TokenCorpus& corpus, int64_t seq_len) {
-  return std::max<int64_t>(0, (corpus.num_tokens(Split::train) - 1) / seq_len);
-}
-
-int64_t num_validation_windows(const TokenCorpus& corpus, int64_t seq_len) {
-  return std::max<int64_t>(0, (corpus.num_tokens(Split::validation) - 1 + seq_len - 1) / seq_len);
-}
-
-Batch training_batch(const TokenCorpus& corpus, const SampleOrder& order, int64_t first, int64_t count,
+Batch training_batch(const ExampleSource& source, const SampleOrder& order, int64_t first, int64_t count,
                      int64_t seq_len, Stream& stream) {
-  std::vector<int32_t> rows(static_cast<size_t>(count * (seq_len + 1)));
   std::vector<int64_t> ids;
-  for (int64_t i = 0; i < count; ++i) {
-    ids.push_back(order.sample(first + i));
-    corpus.read(
-        Split::train, ids.back() * seq_len,
-        std::span(rows).subspan(static_cast<size_t>(i * (seq_len + 1)), static_cast<size_t>(seq_len + 1)));
-  }
-  Batch batch = split_rows(rows, count, seq_len, stream);
-  batch.sample_ids = std::move(ids);
-  return batch;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(order.sample(first + i));
+  return batch_of(source, Split::train, std::move(ids), seq_len, stream);
 }
 
-Batch validation_batch(const TokenCorpus& corpus, int64_t first, int64_t count, int64_t seq_len,
+Batch validation_batch(const ExampleSource& source, int64_t first, int64_t count, int64_t seq_len,
                        Stream& stream) {
-  std::vector<int32_t> rows(static_cast<size_t>(count * (seq_len + 1)), -1);
-  const int64_t end = corpus.num_tokens(Split::validation);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t offset = std::min(end, (first + i) * seq_len), length = std::min(seq_len + 1, end - offset);
-    corpus.read(Split::validation, offset,
-                std::span(rows).subspan(static_cast<size_t>(i * (seq_len + 1)), static_cast<size_t>(length)));
-  }
-  return split_rows(rows, count, seq_len, stream);
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(first + i);
+  return batch_of(source, Split::validation, std::move(ids), seq_len, stream);
 }
 
 }  // namespace headway

@@ -1,4 +1,4 @@
-// The tokens a run reads, in two splits.
+// A text as tokens, in two splits.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +6,9 @@
 #include <span>
 #include <string>
 
-#include "core/text/tokenizer.h"
-#include "trainers/recipe.h"
+#include "trainers/data/example_source.h"
 
 namespace headway {
-
-enum class Split : uint8_t { train, validation };
 
 class TokenCorpus {
  public:
