@@ -77,10 +77,10 @@ class Tasks(Runs):
         self.assertIn("both set", self.train("a", "data.text=[x]", status=2).stdout)
         self.assertIn("data.task.kind = mqra: expected one of", self.train("a", "data.task.kind=mqra", status=2).stdout)
         self.train("a", "train.stop_step=1")
-        done = self.headway("generate", "runs/a", "generate.prompt=hello")
+        done = self.headway("generate", "runs/a", "--prompt", "hello")
         self.assertEqual(done.returncode, 3, done.stdout)
         self.assertIn('"hello" is no token of a task: expected 0 to 127', done.stdout)
-        done = self.headway("generate", "runs/a", "generate.prompt=1 40 2 41 1", "generate.tokens=3")
+        done = self.headway("generate", "runs/a", "--prompt", "1 40 2 41 1", "--tokens", "3")
         self.assertRegex(done.stdout, r"( \d+){3}")
 
 
