@@ -154,4 +154,17 @@ void Tensor::copy_to_host(void* to, Stream& stream) const {
   stream.synchronize();
 }
 
+std::vector<double> to_doubles(const Tensor& tensor, Stream& stream) {
+  std::vector<double> values;
+  dispatch<double, float, bf16>(tensor.dtype(), "to_doubles", [&]<class T>() {
+    for (const T value : tensor.to_vector<T>(stream)) {
+      if constexpr (std::is_same_v<T, bf16>)
+        values.push_back(static_cast<double>(static_cast<float>(value)));
+      else
+        values.push_back(static_cast<double>(value));
+    }
+  });
+  return values;
+}
+
 }  // namespace headway

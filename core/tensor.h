@@ -105,4 +105,7 @@ class Tensor {
   DType dtype_ = DType::f32;
 };
 
+/// All elements of a tensor of floating-point numbers; waits for the stream.
+std::vector<double> to_doubles(const Tensor&, Stream&);
+
 }  // namespace headway

@@ -1,6 +1,8 @@
 #include "layers/block.h"
 
+#include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "autograd/apply.h"
 #include "autograd/ops/elementwise.h"
@@ -14,10 +16,23 @@ double output_init_std(const ModelConfig& config) {
   return config.init_std / std::sqrt(2.0 * static_cast<double>(config.num_layers));
 }
 
+/// Puts the layer before the names of its figures.
+class LayerMetrics final : public MetricSink {
+ public:
+  LayerMetrics(MetricSink& inner, int64_t layer_index)
+      : inner_(inner), prefix_("attention/" + std::to_string(layer_index) + "/") {}
+  void add(std::string_view name, double value) override { inner_.add(prefix_ + std::string(name), value); }
+
+ private:
+  MetricSink& inner_;
+  std::string prefix_;
+};
+
 }  // namespace
 
 Block::Block(const ModelConfig& config, int64_t layer_index)
-    : dropout_(config.dropout),
+    : layer_index_(layer_index),
+      dropout_(config.dropout),
       attention_norm_(NormLayer::parse_kind(config.norm), config.model_dim, config.norm_eps, config.bias),
       attention_(
           find_attention(config.attention.of_layer(layer_index).kind)
@@ -35,6 +50,18 @@ Block::Block(const ModelConfig& config, int64_t layer_index)
 }
 
 Variable Block::forward(Context& ctx, const Variable& x, const Positions& positions, AttentionState* state) {
+  if (!ctx.metrics) return run(ctx, x, positions, state);
+  LayerMetrics metrics(*ctx.metrics, layer_index_);
+  Context inner = ctx;
+  inner.metrics = &metrics;
+  const Variable y = run(inner, x, positions, state);
+  double largest = 0;
+  for (const double value : to_doubles(y.value(), ctx.stream)) largest = std::max(largest, std::abs(value));
+  metrics.add("max_activation", largest);
+  return y;
+}
+
+Variable Block::run(Context& ctx, const Variable& x, const Positions& positions, AttentionState* state) {
   const auto residual = [&](const Variable& stream, const Variable& update) {
     return apply<Add>(ctx, {}, stream, dropout(ctx, update, dropout_));
   };

@@ -18,6 +18,9 @@ class Block : public Module {
   AttentionLayer& attention() { return *attention_; }
 
  private:
+  Variable run(Context&, const Variable& x, const Positions&, AttentionState* state);
+
+  int64_t layer_index_;
   double dropout_;
   NormLayer attention_norm_;
   std::unique_ptr<AttentionLayer> attention_;

@@ -3,12 +3,12 @@
 #include <algorithm>
 
 #include "autograd/apply.h"
+#include "autograd/ops/argmax.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/recompute.h"
-#include "kernels/ops/argmax.h"
 
 namespace headway {
 namespace {
@@ -80,11 +80,7 @@ Tensor Model::predictions(Context& ctx, const Tensor& tokens) {
     const int64_t end = std::min(N, begin + block);
     const Tensor logits = Tensor::empty({end - begin, V}, dtype, ctx.device());
     multiply({.a = rows.slice(0, begin, end), .b = weight.transpose(0, 1), .c = logits}, ctx.stream);
-    dispatch<double, float>(dtype, "predictions", [&]<class T>() {
-      launch(ArgmaxRows<T>{.x = logits.view<const T, 2>("logits"),
-                           .column = result.slice(0, begin, end).view<int32_t, 1>("predictions")},
-             ctx.stream);
-    });
+    result.slice(0, begin, end).copy_from(argmax_rows(ctx, logits), ctx.stream);
   }
   return result.reshape(tokens.shape());
 }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "autograd/apply.h"
+#include "autograd/ops/sink_share.h"
 #include "kernels/attention/softmax.h"
 
 namespace headway {
@@ -53,6 +54,8 @@ struct SoftmaxAttention {
       args.log_sum_exp = log_sum_exp.view<Acc<T>, 3>("log_sum_exp");
       args.y = y.optional_view<T, 4>("y");
       launch(args, ctx.stream);
+      if (ctx.metrics)
+        report_sink_share<V>(ctx, config.params, args.scale, q, k, log_sum_exp, key_bias, key_end);
     });
     if (saved) *saved = inputs;
     return o;

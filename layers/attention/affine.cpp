@@ -17,6 +17,7 @@
 #include "kernels/attention/variants/row_scaled.h"
 #include "layers/attention/attention_gate.h"
 #include "layers/attention/causal_attention.h"
+#include "layers/attention/health.h"
 #include "layers/attention/softmax_cost.h"
 
 namespace headway {
@@ -85,6 +86,7 @@ class AffineLayer final : public AttentionLayer {
         apply<AffineScale>(ctx, {.scale = scale_config(query_offset), .has_bias = config_.affine_beta}, z,
                            mean_, counts ? alpha_sums_ : Tensor());
     if (counts) num_alphas_ += z.size(0) * z.size(1);
+    if (ctx.metrics) report_range(ctx, "alpha", to_doubles(row_scale.value(), ctx.stream));
 
     const SoftmaxInputs inputs{
         .q = heads.query, .k = heads.key, .v = heads.value, .row_scale = row_scale, .row_bias = row_bias};

@@ -1,9 +1,12 @@
 #include "layers/attention/attention_gate.h"
 
+#include <algorithm>
+
 #include "autograd/apply.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/reshape.h"
 #include "core/error.h"
+#include "layers/attention/health.h"
 
 namespace headway {
 namespace {
@@ -82,6 +85,7 @@ Variable AttentionGate::scores(Context& ctx, const Variable& x) const {
 }
 
 Variable AttentionGate::apply_to(Context& ctx, const Variable& target, const Variable& scores) const {
+  if (ctx.metrics) report(ctx, scores);
   const bool adds = keys_.gate_combine == "add";
   if (keys_.gate_heads == "shared_mean_post") {
     const Variable gate = apply<HeadMean>(ctx, {}, apply<Activate>(ctx, {.activation = activation_}, scores));
@@ -89,6 +93,14 @@ Variable AttentionGate::apply_to(Context& ctx, const Variable& target, const Var
   }
   const Variable own = keys_.gate_heads == "shared_mean_pre" ? apply<HeadMean>(ctx, {}, scores) : scores;
   return apply<Gate>(ctx, {.activation = activation_, .adds = adds}, target, own);
+}
+
+void AttentionGate::report(Context& ctx, const Variable& scores) const {
+  std::vector<double> gates = to_doubles(scores.value(), ctx.stream);
+  for (double& gate : gates) gate = activate(activation_, gate);
+  report_range(ctx, "gate", gates);
+  const auto closed = std::ranges::count_if(gates, [](double gate) { return gate < 0.1; });
+  ctx.metrics->add("gate_below_tenth", static_cast<double>(closed) / static_cast<double>(gates.size()));
 }
 
 double AttentionGate::forward_flop_per_token() const {

@@ -45,6 +45,8 @@ class AttentionGate : public Module {
   int64_t num_scores() const { return num_heads_ * width_; }
 
  private:
+  void report(Context&, const Variable& scores) const;
+
   GateKeys keys_;
   GateActivation activation_;
   int64_t num_heads_, width_;  // of the scores

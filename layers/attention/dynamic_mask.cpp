@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "kernels/attention/variants/key_masked.h"
 #include "layers/attention/causal_attention.h"
+#include "layers/attention/health.h"
 #include "layers/attention/softmax_cost.h"
 
 namespace headway {
@@ -84,6 +85,7 @@ class DynamicMaskLayer final : public AttentionLayer {
     const int64_t query_offset = append_to_cache(ctx, heads, past ? &past->cache : nullptr);
     const auto [key_bias, key_end] = apply<DynamicMask>(
         ctx, {.top_w = config_.top_w, .exponential = config_.bias_mode == "exp"}, u, rate_.variable());
+    if (ctx.metrics) report_kept_keys(ctx, key_end.value());
     const Variable y = softmax_attention<attention::KeyMasked>(ctx,
                                                                {.q = heads.query,
                                                                 .k = heads.key,

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "kernels/attention/variants/row_scaled.h"
 #include "layers/attention/causal_attention.h"
+#include "layers/attention/health.h"
 #include "layers/attention/softmax_cost.h"
 
 namespace headway {
@@ -71,6 +72,7 @@ class MohLayer final : public AttentionLayer {
     const int64_t query_offset = append_to_cache(ctx, heads, static_cast<KvCache*>(state));
     const auto [gates, balance_loss] =
         apply<MohGates>(ctx, {.routing = routing_, .num_heads = config_.num_heads}, router_.forward(ctx, x));
+    if (ctx.metrics) report_head_load(ctx, gates.value(), config_.shared_heads);
     if (ctx.auxiliary && ctx.training)
       ctx.auxiliary->add({.name = "balance_loss",
                           .loss = balance_loss,

@@ -1,0 +1,117 @@
+// The figures that layers report about themselves.
+#include "layers/attention/health.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "layers/model.h"
+#include "tests/layers/layer_test.h"
+
+namespace headway::testing {
+namespace {
+
+class Collected final : public MetricSink {
+ public:
+  void add(std::string_view name, double value) override { values[std::string(name)] = value; }
+  std::map<std::string, double> values;
+};
+
+class HealthTest : public LayerTest {
+ protected:
+  static constexpr int64_t kDim = 12, kLength = 9;
+
+  std::map<std::string, double> report(AttentionLayer& layer, const Tensor& x) {
+    Collected collected;
+    ctx.metrics = &collected;
+    run(layer, x);
+    ctx.metrics = nullptr;
+    return collected.values;
+  }
+};
+
+TEST_F(HealthTest, EqualWeightsHaveTheUniformSinkShare) {
+  auto layer = make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}});
+  set(*layer, "query/weight", std::vector<double>(kDim * kDim, 0));
+  const auto values = report(*layer, random({2, kLength, kDim}));
+  double uniform = 0;
+  for (int64_t i = 1; i < kLength; ++i) uniform += 1.0 / static_cast<double>((i + 1) * (kLength - 1));
+  EXPECT_NEAR(values.at("sink_share"), uniform, 1e-14);
+  EXPECT_NEAR(values.at("sink_share_uniform"), uniform, 1e-14);
+}
+
+// Two tokens: row 1 gives the first key 1 / (1 + exp(S_11 - S_10)), and a sink logit takes its part.
+TEST_F(HealthTest, TheSinkShareIsTheFirstKeysWeight) {
+  for (const bool sink : {false, true}) {
+    auto layer =
+        make("softmax", 2,
+             {{"num_heads", 1}, {"num_kv_heads", 1}, {"head_dim", 2}, {"rope", false}, {"sink", sink}});
+    for (const char* path : {"query/weight", "key/weight"}) set(*layer, path, {1, 0, 0, 1});
+    if (sink) set(*layer, "sink", {0.3});
+    const Tensor x = Tensor::from<double>(std::array{1.0, 2.0, 0.5, -1.0}, {1, 2, 2}, *stream);
+    const double s10 = (0.5 - 2) / std::sqrt(2.0), s11 = 1.25 / std::sqrt(2.0);
+    const double expected = std::exp(s10) / (std::exp(s10) + std::exp(s11) + (sink ? std::exp(0.3) : 0));
+    EXPECT_NEAR(report(*layer, x).at("sink_share"), expected, 1e-14);
+  }
+}
+
+TEST_F(HealthTest, AWindowHidesTheFirstKey) {
+  auto layer = make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}, {"window", 1}});
+  EXPECT_EQ(report(*layer, random({1, kLength, kDim})).at("sink_share"), 0);
+}
+
+TEST_F(HealthTest, AnUntrainedGateIsHalfOpen) {
+  auto layer = make("gated", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}});
+  set(*layer, "gate/weight", std::vector<double>(kDim * kDim, 0));
+  const auto values = report(*layer, random({1, kLength, kDim}));
+  for (const char* name : {"gate_min", "gate_mean", "gate_max"}) EXPECT_EQ(values.at(name), 0.5) << name;
+  EXPECT_EQ(values.at("gate_below_tenth"), 0);
+}
+
+TEST_F(HealthTest, EveryTokenUsesTopKRoutedHeads) {
+  auto layer =
+      make("moh", kDim,
+           {{"num_heads", 6}, {"num_kv_heads", 6}, {"head_dim", 2}, {"shared_heads", 2}, {"top_k", 2}});
+  const auto values = report(*layer, random({2, kLength, kDim}));
+  EXPECT_LE(values.at("load_min"), 0.5);  // 2 of 4 heads
+  EXPECT_GE(values.at("load_max"), 0.5);
+  EXPECT_TRUE(values.at("load_entropy") > 0.5 && values.at("load_entropy") <= 1 + 1e-12);
+}
+
+// Untrained, it is a window of top_w keys: all are kept, the last ones not to the end of their time.
+TEST_F(HealthTest, AnUntrainedDynamicMaskKeepsEveryKeyForItsWindow) {
+  auto layer =
+      make("dynamic_mask", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}, {"top_w", 4}});
+  const auto values = report(*layer, random({1, kLength, kDim}));
+  EXPECT_EQ(values.at("kept_share"), 1);
+  EXPECT_NEAR(values.at("kept_age"), (6 * 4 + 3 + 2 + 1) / 9.0, 1e-14);
+}
+
+TEST_F(HealthTest, AffineReportsTheRangeOfAlpha) {
+  auto layer = make("affine", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}});
+  const auto values = report(*layer, random({1, kLength, kDim}));
+  EXPECT_LE(values.at("alpha_min"), values.at("alpha_mean"));
+  EXPECT_LE(values.at("alpha_mean"), values.at("alpha_max"));
+}
+
+TEST_F(HealthTest, AModelNamesTheLayerAndReportsOncePerStep) {
+  ModelConfig config;
+  config.num_layers = 2;
+  config.model_dim = 12;
+  config.attention->num_heads = 2;
+  config.resolve(11, kLength);
+  Model model(config);
+  model.materialize(DType::f32, 1, *stream);
+  const Tensor tokens = Tensor::from<int32_t>(std::vector<int32_t>(kLength, 3), {1, kLength}, *stream);
+  for (const Recompute mode : {Recompute::off, Recompute::blocks}) {
+    Collected collected;
+    Context c{.stream = *stream, .rng = rng, .training = true, .recording = true, .metrics = &collected};
+    backward(c, model.loss(c, tokens, tokens, 1, mode), MicroStep::last);
+    EXPECT_EQ(collected.values.size(), 2u * 3);
+    for (const char* name : {"sink_share", "sink_share_uniform", "max_activation"})
+      EXPECT_GT(collected.values.at(std::string("attention/1/") + name), 0) << name;
+  }
+}
+
+}  // namespace
+}  // namespace headway::testing
