@@ -1,25 +1,30 @@
 # The CUDA backend's kernels. `cuda_attention_units` holds the units written for the softmax variants.
 add_library(headway_kernels_cuda OBJECT
   kernels/cuda/activation.cu
-  kernels/cuda/argmax.cu
   kernels/cuda/adamw.cu
   kernels/cuda/add_blocks.cu
+  kernels/cuda/affine_scale.cu
+  kernels/cuda/argmax.cu
   kernels/cuda/attention_transfer.cu
   kernels/cuda/causal_conv.cu
   kernels/cuda/column_sum.cu
   kernels/cuda/cross_entropy.cu
+  kernels/cuda/dynamic_mask.cu
   kernels/cuda/elementwise.cu
   kernels/cuda/embedding.cu
+  kernels/cuda/gate.cu
   kernels/cuda/gated_norm.cu
   kernels/cuda/hedgehog_map.cu
   kernels/cuda/linear_attention.cu
   kernels/cuda/lrpe.cu
   kernels/cuda/matmul.cpp
   kernels/cuda/merge_attention.cu
+  kernels/cuda/moh_gates.cu
   kernels/cuda/norm.cu
   kernels/cuda/norm_aware_map.cu
   kernels/cuda/rope.cu
   kernels/cuda/round.cu
+  kernels/cuda/token_shift.cu
   ${cuda_attention_units}
 )
 target_link_libraries(headway_kernels_cuda PUBLIC headway_core PRIVATE CUDA::cudart_static CUDA::cublasLt)

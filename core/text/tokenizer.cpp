@@ -15,8 +15,8 @@ std::unique_ptr<Tokenizer> Tokenizer::restore(const std::string& name, const std
   if (name.starts_with(kSymbolTokenizer)) {
     const std::string size = name.substr(kSymbolTokenizer.size());
     int32_t vocab_size = 0;
-    std::from_chars(size.data(), size.data() + size.size(), vocab_size);
-    if (vocab_size > 0) return make_symbol_tokenizer(vocab_size);
+    const auto [end, error] = std::from_chars(size.data(), size.data() + size.size(), vocab_size);
+    if (end == size.data() + size.size() && vocab_size > 0) return make_symbol_tokenizer(vocab_size);
   }
   throw ConfigError(fmt::format("data.tokenizer = \"{}\" is unknown: expected bytes", name));
 }

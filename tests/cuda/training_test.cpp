@@ -118,6 +118,11 @@ TEST_P(GpuKindTraining, BitsRepeatAndRecomputingChangesNone) {
 }
 
 const Kind kKinds[] = {
+    {"Affine", {{"kind", "affine"}}},
+    {"AffineGated", {{"kind", "affine"}, {"affine_beta", false}, {"gate_position", "g1"}}},
+    {"DynamicMask", {{"kind", "dynamic_mask"}, {"top_w", 12}}},
+    {"Gated", {{"kind", "gated"}}},
+    {"GatedHeadwise", {{"kind", "gated"}, {"gate_granularity", "headwise"}, {"gate_act", "silu"}}},
     {"Hedgehog", {{"kind", "hedgehog"}}},
     {"HedgehogExp", {{"kind", "hedgehog"}, {"feature_map", "exp"}, {"map_bias", true}, {"feature_dim", 40}}},
     {"Lightning", {{"kind", "lightning"}}},
@@ -127,6 +132,7 @@ const Kind kKinds[] = {
       {"gate", "sigmoid"},
       {"out_norm", "rms"},
       {"v_activation", "silu"}}},
+    {"Moh", {{"kind", "moh"}, {"shared_heads", 1}, {"top_k", 2}}},
     {"Nalaformer", {{"kind", "nalaformer"}}},
     {"NalaformerRope",
      {{"kind", "nalaformer"}, {"rope", true}, {"lambda_learnable", true}, {"out_norm", "rms_head"}}},

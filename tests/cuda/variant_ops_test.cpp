@@ -1,0 +1,171 @@
+// The operations of the softmax family's variants on the GPU against the CPU.
+#include "autograd/apply.h"
+#include "autograd/ops/affine_scale.h"
+#include "autograd/ops/argmax.h"
+#include "autograd/ops/dynamic_mask.h"
+#include "autograd/ops/gate.h"
+#include "autograd/ops/moh_gates.h"
+#include "autograd/ops/softmax_attention.h"
+#include "autograd/ops/token_shift.h"
+#include "kernels/attention/variants/key_masked.h"
+#include "kernels/attention/variants/row_affine.h"
+#include "kernels/attention/variants/row_scaled.h"
+#include "kernels/ops/dynamic_mask.h"
+#include "tests/cuda/gpu_test.h"
+
+namespace headway::testing {
+namespace {
+
+using Inputs = std::vector<Variable>;
+using GpuVariantOps = GpuTest;
+
+TEST_F(GpuVariantOps, Gates) {
+  for (const GateActivation activation :
+       {GateActivation::identity, GateActivation::sigmoid, GateActivation::ns_sigmoid, GateActivation::silu})
+    for (const bool adds : {false, true})
+      for (const Shape& scores :
+           {Shape{37, 3, 40}, {37, 3, 1}, {37, 1, 40}, {1, 3, 40}, {1, 3, 1}, {37, 1, 1}}) {
+        SCOPED_TRACE(scores.to_string() + (adds ? " adds" : " multiplies"));
+        check({values({37, 3, 40}), values(scores)}, [&](Context& c, const Inputs& x) {
+          return apply<Gate>(c, {.activation = activation, .adds = adds}, x[0], x[1]);
+        });
+      }
+}
+
+TEST_F(GpuVariantOps, ActivationsAndMeansOfHeads) {
+  check({values({1003})}, [](Context& c, const Inputs& x) {
+    return apply<Activate>(c, {.activation = GateActivation::silu}, x[0]);
+  });
+  for (const Shape& shape : {Shape{2, 5, 3, 7}, {1, 1, 1, 1}, {2, 100, 6, 64}})
+    check({values(shape)}, [](Context& c, const Inputs& x) { return apply<HeadMean>(c, {}, x[0]); });
+}
+
+TEST_F(GpuVariantOps, AffineScales) {
+  for (const AffineActivation activation : {AffineActivation::lin_clip, AffineActivation::sigmoid})
+    for (const AffineCount count : {AffineCount::fixed, AffineCount::visible, AffineCount::all_keys})
+      for (const Shape& shape : {Shape{1, 1, 1}, {2, 70, 3}}) {
+        const AffineScaleConfig config{
+            .activation = activation, .count = count, .fixed_count = 5, .window = 9, .query_offset = 3};
+        const std::vector<Input> inputs{values(shape, 3), vector({shape[2]})};
+        for (const size_t output : {0u, 1u})
+          check(inputs, [&](Context& c, const Inputs& x) {
+            return apply<AffineScale>(c, {.scale = config, .has_bias = true}, x[0], x[1].value(),
+                                      Tensor())[output];
+          });
+      }
+}
+
+TEST_F(GpuVariantOps, GatesOfHeadsAndTheirBalanceLoss) {
+  for (const bool renormalises : {false, true})
+    for (const int64_t shared : {0, 2})
+      for (const int64_t tokens : {1, 77}) {
+        const MohConfig routing{.shared_heads = shared, .top_k = 3, .renormalises = renormalises};
+        const std::vector<Input> logits{values({2, tokens, routing.num_logits(8)})};
+        for (const size_t output : {0u, 1u})
+          check(logits, [&](Context& c, const Inputs& x) {
+            return apply<MohGates>(c, {.routing = routing, .num_heads = 8}, x[0])[output];
+          });
+      }
+}
+
+TEST_F(GpuVariantOps, BiasesOfDynamicMasks) {
+  for (const bool exponential : {false, true})
+    for (const Shape& shape : {Shape{1, 1, 1}, {2, 300, 3}})
+      check({values(shape), vector({shape[2]})}, [&](Context& c, const Inputs& x) {
+        return apply<DynamicMask>(c, {.top_w = 4, .exponential = exponential}, x[0], x[1])[0];
+      });
+}
+
+// Scores of bf16 numbers tie often: the newer key wins on both.
+TEST_F(GpuVariantOps, DynamicMasksKeepTheSameKeysAsTheCpu) {
+  const auto host = cpu_backend().make_stream();
+  const Device gpu{Device::Kind::cuda, 0};
+  const auto stream = backend(gpu).make_stream();
+  Rng rng(1);
+  for (const int64_t length : {1, 5, 256, 700})
+    for (const int64_t top_w : {1, 7, 300})
+      for (const float rate : {0.0f, 1.0f}) {
+        std::vector<float> scores;
+        for (const float x : random_values<float>(2 * length * 2, seed_, 0))
+          scores.push_back(std::round(4 * x) / 4);
+        const auto ends = [&](Stream& on) {
+          Context c{.stream = on, .rng = rng};
+          return apply<DynamicMask>(c, {.top_w = top_w, .exponential = true},
+                                    Variable(Tensor::from<float>(scores, {2, length, 2}, on)),
+                                    Variable(Tensor::from<float>(std::vector<float>(2, rate), {2}, on)))[1]
+              .value()
+              .to_vector<int32_t>(on);
+        };
+        EXPECT_EQ(ends(*stream), ends(*host)) << length << " keys, top_w " << top_w << ", rate " << rate;
+      }
+}
+
+TEST_F(GpuVariantOps, TokenShift) {
+  for (const int64_t first : {0, 5, 12})
+    for (const int64_t tokens : {1, 33}) {
+      check({values({2, tokens, 12})}, [&](Context& c, const Inputs& x) {
+        return apply<headway::TokenShift>(c, {.first_shifted = first}, x[0], Tensor());
+      });
+      check({values({2, tokens, 12}), values({2, 1, 12})}, [&](Context& c, const Inputs& x) {
+        return apply<headway::TokenShift>(c, {.first_shifted = first}, x[0], x[1].value());
+      });
+    }
+}
+
+TEST_F(GpuVariantOps, ArgmaxIsThatOfTheCpu) {
+  const Device gpu{Device::Kind::cuda, 0};
+  const auto host = cpu_backend().make_stream();
+  const auto stream = backend(gpu).make_stream();
+  Rng rng(1);
+  std::vector<float> x;
+  for (const float value : random_values<float>(70 * 333, seed_, 0)) x.push_back(std::round(3 * value));
+  x[5 * 333 + 8] = std::nanf("");
+  const auto columns = [&](Stream& on) {
+    Context c{.stream = on, .rng = rng};
+    return argmax_rows(c, Tensor::from<float>(x, {70, 333}, on)).to_vector<int32_t>(on);
+  };
+  EXPECT_EQ(columns(*stream), columns(*host));
+}
+
+struct Dims {
+  int64_t B, T, H, K, Dh;
+};
+constexpr Dims kDims[] = {{1, 1, 1, 1, 16}, {2, 17, 2, 1, 32}, {1, 100, 4, 2, 64}, {2, 129, 2, 2, 128}};
+
+TEST_F(GpuVariantOps, AttentionWithScaledRows) {
+  for (const Dims& d : kDims)
+    for (const int window : {0, 20}) {
+      SCOPED_TRACE(d.T);
+      const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
+      const std::vector<Input> inputs{values({d.B, d.T, d.H, d.Dh}, size),
+                                      values({d.B, d.T, d.K, d.Dh}, size), values({d.B, d.T, d.K, d.Dh}),
+                                      vector({d.B, d.H, d.T}, 1), vector({d.B, d.H, d.T})};
+      check({inputs.begin(), inputs.begin() + 4}, [&](Context& c, const Inputs& x) {
+        return softmax_attention<attention::RowScaled>(
+            c, {.q = x[0], .k = x[1], .v = x[2], .row_scale = x[3]}, {.params = {.window = window}});
+      });
+      check(inputs, [&](Context& c, const Inputs& x) {
+        return softmax_attention<attention::RowAffine>(
+            c, {.q = x[0], .k = x[1], .v = x[2], .row_scale = x[3], .row_bias = x[4]},
+            {.params = {.window = window}});
+      });
+    }
+}
+
+TEST_F(GpuVariantOps, AttentionToChosenKeys) {
+  for (const Dims& d : kDims) {
+    SCOPED_TRACE(d.T);
+    const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
+    Input ends = ids({d.B, d.K, d.T}, 2 * d.T);
+    for (size_t i = 0; i < ends.values.size(); i += 3) ends.values[i] = static_cast<double>(kNeverDropped);
+    check({values({d.B, d.T, d.H, d.Dh}, size), values({d.B, d.T, d.K, d.Dh}, size),
+           values({d.B, d.T, d.K, d.Dh}), vector({d.B, d.K, d.T}), ends},
+          [&](Context& c, const Inputs& x) {
+            return softmax_attention<attention::KeyMasked>(
+                c, {.q = x[0], .k = x[1], .v = x[2], .key_bias = x[3], .key_end = x[4].value()}, {});
+          });
+  }
+}
+
+}  // namespace
+}  // namespace headway::testing
