@@ -85,7 +85,7 @@ class GpuLinearAttention : public GpuTest {
     };
     check_dtype(DType::f32, 2e-5, inputs, two_segments);
     // The normaliser's gradient comes from the rounded output, and values less output cancel most of it.
-    check_dtype(DType::bf16, mode.normalise ? 2e-2 : 6e-3, inputs, two_segments);
+    check_dtype(DType::bf16, mode.normalise ? 4e-2 : 6e-3, inputs, two_segments);
   }
   void check_sizes(const Mode& mode) {
     for (const Dims& d : kDims) check_mode(d, mode);

@@ -132,7 +132,7 @@ const Kind kKinds[] = {
       {"gate", "sigmoid"},
       {"out_norm", "rms"},
       {"v_activation", "silu"}}},
-    {"Moh", {{"kind", "moh"}, {"shared_heads", 1}, {"top_k", 2}}},
+    {"Moh", {{"kind", "moh"}, {"num_heads", 4}, {"shared_heads", 1}, {"top_k", 2}}},
     {"Nalaformer", {{"kind", "nalaformer"}}},
     {"NalaformerRope",
      {{"kind", "nalaformer"}, {"rope", true}, {"lambda_learnable", true}, {"out_norm", "rms_head"}}},
