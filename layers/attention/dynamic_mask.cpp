@@ -7,8 +7,12 @@
 // "prefix" is the causal choice: the best among the keys so far, ties to the newer one. So an untrained layer
 // (A = 0) is a sliding window of top_w keys, and a key once dropped never returns.
 
-#include "autograd/ops/dynamic_mask.h"
+#include <algorithm>
+#include <vector>
+
 #include "autograd/apply.h"
+#include "autograd/ops/dynamic_mask.h"
+#include "autograd/ops/embedding.h"
 #include "autograd/ops/softmax_attention.h"
 #include "core/error.h"
 #include "kernels/attention/variants/key_masked.h"
@@ -38,24 +42,44 @@ struct DynamicMaskConfig : AttentionConfigOf<DynamicMaskConfig> {
   }
 };
 
-/// Keys and values, and the score of each key before its activation.
+/// The kept keys of each head in the order of their tokens, with their values and scores before the
+/// activation. A key once dropped never returns, so later tokens see no others.
 struct DynamicMaskState final : AttentionState {
-  DynamicMaskState(int64_t batch, int64_t capacity, int64_t num_kv_heads, int64_t head_dim, DType dtype,
-                   Device device)
-      : cache(batch, capacity, num_kv_heads, head_dim, dtype, device),
-        scores(Tensor::empty({batch, capacity, num_kv_heads}, dtype, device)) {}
-
-  /// u [B,T,K] of new tokens -> of all, [B,length + T,K].
-  Tensor append_scores(const Tensor& u, Stream& stream) {
-    const int64_t begin = cache.length(), end = begin + u.size(1);
-    for (int64_t b = 0; b < u.size(0); ++b)
-      scores.slice(0, b, b + 1).slice(1, begin, end).copy_from(u.slice(0, b, b + 1), stream);
-    return scores.slice(1, 0, end);
-  }
-
-  KvCache cache;
-  Tensor scores;  // [B,capacity,K]
+  Tensor keys, values;  // [B,n,K,Dh], n <= top_w; undefined before the first token
+  Tensor scores;        // [B,n,K]
 };
+
+/// [B,n,...] and [B,T,...] -> [B,n + T,...]; the first may be undefined.
+Tensor joined(const Tensor& past, const Tensor& fresh, Stream& stream) {
+  if (!past) return fresh;
+  const int64_t n = past.size(1), total = n + fresh.size(1);
+  Shape shape = fresh.shape();
+  shape[1] = total;
+  Tensor all = Tensor::empty(shape, fresh.dtype(), fresh.device());
+  for (int64_t b = 0; b < fresh.size(0); ++b) {
+    const Tensor row = all.slice(0, b, b + 1);
+    row.slice(1, 0, n).copy_from(past.slice(0, b, b + 1), stream);
+    row.slice(1, n, total).copy_from(fresh.slice(0, b, b + 1), stream);
+  }
+  return all;
+}
+
+/// Of the keys that the last of `length` tokens keeps: rows of [B length K,Dh], in the order of tokens.
+/// key_end [B,K,length] -> [B,n,K] i32.
+Tensor kept_rows(const Tensor& key_end, int64_t top_w, Stream& stream) {
+  const int64_t B = key_end.size(0), K = key_end.size(1), length = key_end.size(2);
+  const int64_t n = std::min(top_w, length);
+  const std::vector<int32_t> ends = key_end.to_vector<int32_t>(stream);
+  std::vector<int32_t> rows(static_cast<size_t>(B * n * K));
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t k = 0; k < K; ++k) {
+      int64_t slot = 0;
+      for (int64_t j = 0; j < length; ++j)
+        if (ends[(b * K + k) * length + j] >= length)
+          rows[(b * n + slot++) * K + k] = static_cast<int32_t>((b * length + j) * K + k);
+    }
+  return Tensor::from<int32_t>(rows, {B, n, K}, stream);
+}
 
 class DynamicMaskLayer final : public AttentionLayer {
  public:
@@ -81,11 +105,17 @@ class DynamicMaskLayer final : public AttentionLayer {
     auto* const past = static_cast<DynamicMaskState*>(state);
     QueryKeyValue heads = projections_.forward(ctx, x, positions);
     Variable u = score_.forward(ctx, merge_heads(ctx, heads.value));
-    if (past) u = Variable(past->append_scores(u.value(), ctx.stream));
-    const int64_t query_offset = append_to_cache(ctx, heads, past ? &past->cache : nullptr);
+    int64_t query_offset = 0;
+    if (past) {
+      query_offset = past->keys ? past->keys.size(1) : 0;
+      heads.key = Variable(joined(past->keys, heads.key.value(), ctx.stream));
+      heads.value = Variable(joined(past->values, heads.value.value(), ctx.stream));
+      u = Variable(joined(past->scores, u.value(), ctx.stream));
+    }
     const auto [key_bias, key_end] = apply<DynamicMask>(
         ctx, {.top_w = config_.top_w, .exponential = config_.bias_mode == "exp"}, u, rate_.variable());
     if (ctx.metrics) report_kept_keys(ctx, key_end.value());
+    if (past) keep(ctx, *past, heads, u, key_end.value());
     const Variable y = softmax_attention<attention::KeyMasked>(ctx,
                                                                {.q = heads.query,
                                                                 .k = heads.key,
@@ -96,10 +126,8 @@ class DynamicMaskLayer final : public AttentionLayer {
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 
-  std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
-                                             Device device) const override {
-    return std::make_unique<DynamicMaskState>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype,
-                                              device);
+  std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
+    return std::make_unique<DynamicMaskState>();
   }
 
   /// Of the kept pairs: as many as a window of top_w keys has.
@@ -115,11 +143,26 @@ class DynamicMaskLayer final : public AttentionLayer {
     return cost;
   }
 
-  int64_t cache_bytes_per_token(int64_t value_bytes) const override {
-    return (2 * config_.num_kv_heads * config_.head_dim + config_.num_kv_heads) * value_bytes;
+  /// The memory of kept keys does not grow with the tokens.
+  int64_t cache_bytes_per_token(int64_t) const override { return 0; }
+  int64_t state_bytes(int64_t value_bytes) const override {
+    return config_.top_w * config_.num_kv_heads * (2 * config_.head_dim + 1) * value_bytes;
   }
 
  private:
+  void keep(Context& ctx, DynamicMaskState& past, const QueryKeyValue& heads, const Variable& u,
+            const Tensor& key_end) const {
+    const Tensor& key = heads.key.value();
+    const int64_t B = key.size(0), K = key.size(2), Dh = key.size(3), rows = B * key.size(1) * K;
+    const Tensor kept = kept_rows(key_end, config_.top_w, ctx.stream);
+    const auto gather = [&](const Tensor& all, int64_t width) {
+      return apply<Embedding>(ctx, {}, Variable(kept), Variable(all.reshape({rows, width}))).value();
+    };
+    past.keys = gather(key, Dh);
+    past.values = gather(heads.value.value(), Dh);
+    past.scores = gather(u.value(), 1).reshape({B, kept.size(1), K});
+  }
+
   DynamicMaskConfig config_;
   ModelShape shape_;
   Projections projections_;

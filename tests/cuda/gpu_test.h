@@ -12,6 +12,7 @@
 #include "autograd/engine.h"
 #include "core/backend.h"
 #include "core/context.h"
+#include "tests/support/from_doubles.h"
 #include "tests/support/seed.h"
 
 namespace headway::testing {
@@ -106,34 +107,10 @@ class GpuTest : public ::testing::Test {
   }
 
   static Tensor tensor(const Input& input, DType dtype, Stream& stream) {
-    const auto as = [&]<class T>() {
-      std::vector<T> values;
-      for (const double x : input.values) {
-        if constexpr (std::is_same_v<T, bf16>)
-          values.push_back(bf16(static_cast<float>(x)));
-        else
-          values.push_back(static_cast<T>(x));
-      }
-      return Tensor::from<T>(values, input.shape, stream);
-    };
-    if (input.kind == Input::Kind::ids) return as.template operator()<int32_t>();
-    const DType own = input.kind == Input::Kind::vector ? accumulator_of(dtype) : dtype;
-    return own == DType::f64   ? as.template operator()<double>()
-           : own == DType::f32 ? as.template operator()<float>()
-                               : as.template operator()<bf16>();
-  }
-
-  static std::vector<double> numbers(const Tensor& tensor, Stream& stream) {
-    std::vector<double> values;
-    dispatch<double, float, bf16>(tensor.dtype(), "numbers", [&]<class T>() {
-      for (const T x : tensor.to_vector<T>(stream)) {
-        if constexpr (std::is_same_v<T, bf16>)
-          values.push_back(static_cast<double>(static_cast<float>(x)));
-        else
-          values.push_back(static_cast<double>(x));
-      }
-    });
-    return values;
+    const DType dtype_of_kind = input.kind == Input::Kind::vector ? accumulator_of(dtype) : dtype;
+    if (input.kind != Input::Kind::ids) return from_doubles(input.values, input.shape, dtype_of_kind, stream);
+    return Tensor::from<int32_t>(std::vector<int32_t>(input.values.begin(), input.values.end()), input.shape,
+                                 stream);
   }
 
   /// The output, then the gradients of the inputs, empty where the function does not use one.
@@ -152,11 +129,11 @@ class GpuTest : public ::testing::Test {
     Input dy{.values = {}, .shape = y.shape(), .kind = Input::Kind::value};
     for (const float x : random_values<float>(y.shape().numel(), seed_, 999, 1.0))
       dy.values.push_back(static_cast<double>(static_cast<float>(bf16(x))));
-    std::vector<std::vector<double>> results{numbers(y.value(), *stream)};
+    std::vector<std::vector<double>> results{to_doubles(y.value(), *stream)};
     const Tensor seed = tensor(dy, y.value().dtype(), *stream);
     backward(ctx, std::span(&y, 1), std::span(&seed, 1), MicroStep::last);
     for (const Variable& variable : variables)
-      results.push_back(variable.requires_grad() && variable.grad() ? numbers(variable.grad(), *stream)
+      results.push_back(variable.requires_grad() && variable.grad() ? to_doubles(variable.grad(), *stream)
                                                                     : std::vector<double>());
     return results;
   }

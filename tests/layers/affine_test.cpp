@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <array>
 
 #include "core/comm/local.h"
 #include "core/io/memory_archive.h"
@@ -16,17 +15,6 @@ class AffineTest : public LayerTest {
   static constexpr int64_t kDim = 12, kHeads = 4;
   const Json base{{"num_heads", kHeads}, {"num_kv_heads", 2}, {"head_dim", 4}};
 
-  static Json with(Json keys, const Json& more) {
-    keys.update(more);
-    return keys;
-  }
-  const std::vector<Json> settings{
-      base,
-      with(base, {{"affine_act", "sigmoid"}, {"affine_n_mode", "visible"}, {"window", 3}}),
-      with(base, {{"affine_beta", false}, {"affine_bias", true}, {"window", 4}}),
-      with(base, {{"affine_n_fixed", 9}, {"gate_position", "g1"}, {"qk_norm", true}}),
-      with(base, {{"gate_position", "g1"}, {"gate_granularity", "headwise"}, {"affine_act", "sigmoid"}}),
-  };
   void set_mean(AttentionLayer& layer, std::vector<double> mean) {
     MemoryArchive archive(*stream);
     const auto size = static_cast<int64_t>(mean.size());
@@ -40,29 +28,7 @@ class AffineTest : public LayerTest {
     archive.tensor("running_mean", mean, *stream);
     return mean.to_vector<double>(*stream);
   }
-  std::unique_ptr<AttentionLayer> layer_with_mean(const Json& keys) {
-    auto layer = make("affine", kDim, keys);
-    set_mean(*layer, {0.2, 0.4, 0.6, 0.8});
-    return layer;
-  }
 };
-
-TEST_F(AffineTest, Gradients) {
-  for (const Json& keys : settings)
-    for (const int64_t length : {1, 6}) {
-      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
-      expect_gradients(*layer_with_mean(keys), random({2, length, kDim}), 1e-8);
-    }
-}
-
-TEST_F(AffineTest, IsCausalAndDecodesAsInOnePass) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    const auto layer = layer_with_mean(keys);
-    expect_causal(*layer, kDim, 7);
-    expect_decoding_equals_one_pass(*layer, kDim);
-  }
-}
 
 // Where alpha = mu the shift vanishes, and the layer is softmax attention times mu.
 TEST_F(AffineTest, AlphaOfItsMeanScalesSoftmaxAttention) {

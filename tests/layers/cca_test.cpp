@@ -1,5 +1,4 @@
-// Compressed convolutional attention: golden cases, the limits in which it is another layer, decoding,
-// counts.
+// Compressed convolutional attention: the limits in which it is another layer, counts.
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -14,48 +13,7 @@ class CcaTest : public LayerTest {
  protected:
   static constexpr int64_t kDim = 12;
   const Json grouped{{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 6}};
-
-  static Json with(Json keys, const Json& more) {
-    keys.update(more);
-    return keys;
-  }
-  const std::vector<Json> settings{
-      grouped,
-      with(grouped, {{"temperature", "linear"}, {"rope_fraction", 1.0 / 3}, {"conv_widths", {3, 2}}}),
-      with(grouped, {{"num_kv_heads", 1}, {"conv_widths", {2, 3}}, {"rope", false}}),
-      with(grouped, {{"num_kv_heads", 4}, {"qk_mean", false}, {"value_shift", false}, {"window", 4}}),
-      with(grouped, {{"conv_widths", {1, 1}}}),
-  };
-  std::unique_ptr<AttentionLayer> random_layer(const Json& keys) {
-    auto layer = make("cca", kDim, keys);
-    set_random(*layer, "temperature", 0.3, keys.value("temperature", "exp") == "linear" ? 1 : 0);
-    return layer;
-  }
 };
-
-TEST_F(CcaTest, Gradients) {
-  for (const Json& keys : settings)
-    for (const int64_t length : {1, 2, 7}) {
-      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
-      const auto layer = random_layer(keys);
-      // Gradients of some 1e-2 beside outputs of order one keep ten digits of a difference quotient.
-      expect_gradients(*layer, random({2, length, kDim}), 1e-8);
-    }
-}
-
-TEST_F(CcaTest, IsCausal) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    expect_causal(*random_layer(keys), kDim, 9);
-  }
-}
-
-TEST_F(CcaTest, DecodingEqualsOnePass) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    expect_decoding_equals_one_pass(*random_layer(keys), kDim);
-  }
-}
 
 // Convolutions that pass through, no means, no shift: queries and keys are normalised, as QK-norm does.
 TEST_F(CcaTest, WithoutItsConvolutionsItIsSoftmaxAttentionWithQkNorm) {

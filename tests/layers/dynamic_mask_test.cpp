@@ -18,40 +18,7 @@ class DynamicMaskTest : public LayerTest {
  protected:
   static constexpr int64_t kDim = 12;
   const Json base{{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 4}, {"top_w", 3}};
-
-  static Json with(Json keys, const Json& more) {
-    keys.update(more);
-    return keys;
-  }
-  const std::vector<Json> settings{base, with(base, {{"bias_mode", "linear"}, {"score_bias", true}}),
-                                   with(base, {{"top_w", 1}, {"qk_norm", false}}),
-                                   with(base, {{"top_w", 50}})};
-  std::unique_ptr<AttentionLayer> random_layer(const Json& keys) {
-    auto layer = make("dynamic_mask", kDim, keys);
-    set_random(*layer, "A", 0.5);
-    return layer;
-  }
 };
-
-// With every key kept: a difference quotient may not cross a choice. Golden cases have gradients beside
-// choices.
-TEST_F(DynamicMaskTest, Gradients) {
-  for (const Json& keys : settings)
-    for (const int64_t length : {1, 7}) {
-      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
-      expect_gradients(*random_layer(with(keys, {{"top_w", 50}})), random({2, length, kDim}), 1e-7);
-    }
-}
-
-TEST_F(DynamicMaskTest, IsCausalAndDecodesAsInOnePass) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    const auto layer = random_layer(keys);
-    // A token that keeps one other key alone does not depend on itself.
-    if (keys["top_w"] != 1) expect_causal(*layer, kDim, 9);
-    expect_decoding_equals_one_pass(*layer, kDim);
-  }
-}
 
 // The ends of all keys say the same as sorting every prefix.
 TEST_F(DynamicMaskTest, EndsAreThoseOfSortingEveryPrefix) {

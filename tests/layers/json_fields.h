@@ -11,6 +11,12 @@
 
 namespace headway::testing {
 
+/// The keys with changes.
+inline nlohmann::json with(nlohmann::json keys, const nlohmann::json& changes) {
+  keys.update(changes);
+  return keys;
+}
+
 class JsonFields final : public FieldVisitor {
  public:
   explicit JsonFields(nlohmann::json object) : scopes_{std::move(object)} {}

@@ -69,6 +69,13 @@ class LayerTest : public ::testing::Test {
     for (double& value : values) value += center;
     set(layer, path, values);
   }
+  /// Adds normal numbers to every parameter.
+  void perturb(AttentionLayer& layer, double scale = 0.3) {
+    layer.visit("", [&](const std::string&, Parameter& p) {
+      const auto noise = random_values<double>(p.value.numel(), seed, next_++, scale);
+      for (size_t i = 0; i < noise.size(); ++i) p.value.data<double>()[i] += noise[i];
+    });
+  }
   static int64_t num_parameters(AttentionLayer& layer) {
     int64_t total = 0;
     layer.visit("", [&](const std::string&, Parameter& p) { total += p.shape.numel(); });

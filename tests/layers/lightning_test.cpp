@@ -16,17 +16,6 @@ class LightningTest : public LayerTest {
  protected:
   static constexpr int64_t kDim = 12;
   const Json plain{{"num_heads", 3}, {"num_kv_heads", 3}, {"head_dim", 4}};
-
-  static Json with(Json keys, const Json& more) {
-    keys.update(more);
-    return keys;
-  }
-  const std::vector<Json> settings{
-      plain,
-      with(plain, {{"decay", "alibi_flat"}, {"gate", "sigmoid"}, {"out_norm", "rms"}}),
-      with(plain, {{"decay", "linear"}, {"lrpe", "all"}, {"gate", "none"}, {"v_activation", "silu"}}),
-      with(plain, {{"qk_activation", "none"}, {"lrpe", "first_layer"}, {"norm_eps", 1e-3}}),
-  };
   /// From what is left of a state of ones after a token of zeros.
   double slope_of(const Json& keys, int64_t head, int64_t num_layers, int64_t layer_index) {
     const int64_t H = keys.at("num_heads");
@@ -48,29 +37,6 @@ class LightningTest : public LayerTest {
     return -std::log(state.matrix.value().data<double>()[head]);
   }
 };
-
-TEST_F(LightningTest, Gradients) {
-  for (const Json& keys : settings)
-    for (const int64_t length : {1, 2, 7}) {
-      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
-      // The norm divides by what may be small, so higher derivatives are large.
-      expect_gradients(*make("lightning", kDim, keys), random({2, length, kDim}), 1e-7);
-    }
-}
-
-TEST_F(LightningTest, IsCausal) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    expect_causal(*make("lightning", kDim, keys), kDim, 9);
-  }
-}
-
-TEST_F(LightningTest, DecodingEqualsOnePass) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    expect_decoding_equals_one_pass(*make("lightning", kDim, keys), kDim);
-  }
-}
 
 TEST_F(LightningTest, SlopesOfThePublishedCode) {
   const auto keys = [](int64_t H, const char* decay) {

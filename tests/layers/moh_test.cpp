@@ -1,8 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <functional>
-#include <limits>
 
 #include "autograd/apply.h"
 #include "autograd/ops/moh_gates.h"
@@ -19,40 +16,6 @@ class MohTest : public LayerTest {
   static constexpr int64_t kDim = 12;
   const Json base{{"num_heads", 6}, {"num_kv_heads", 2}, {"head_dim", 4}};
 
-  static Json with(Json keys, const Json& more) {
-    keys.update(more);
-    return keys;
-  }
-  const std::vector<Json> settings{
-      base,
-      with(base, {{"shared_heads", 0}, {"top_k", 3}, {"window", 3}}),
-      with(base, {{"shared_heads", 1}, {"top_k", 1}, {"gate_mode", "paper"}, {"qk_norm", true}}),
-      with(base, {{"shared_heads", 0}, {"top_k", 2}, {"gate_mode", "paper"}}),
-  };
-  /// Random x whose choice of heads survives the steps of a difference quotient: the best routed logit that
-  /// is not chosen stays 0.02 below the worst one that is.
-  Tensor decided_input(AttentionLayer& layer, const Shape& shape, int64_t shared_heads, int64_t top_k) {
-    const Tensor& router = parameter(layer, "router/weight").value;
-    const int64_t routed = 6 - shared_heads;
-    while (true) {
-      const Tensor x = random(shape);
-      double margin = std::numeric_limits<double>::infinity();
-      for (int64_t n = 0; n < shape[0] * shape[1]; ++n) {
-        std::vector<double> logits;
-        for (int64_t e = shared_heads; e < shared_heads + routed; ++e) {
-          double logit = 0;
-          for (int64_t d = 0; d < kDim; ++d)
-            logit += x.data<double>()[n * kDim + d] * router.data<double>()[e * kDim + d];
-          logits.push_back(logit);
-        }
-        std::ranges::sort(logits, std::greater<>());
-        if (top_k < routed)
-          margin =
-              std::min(margin, logits[static_cast<size_t>(top_k - 1)] - logits[static_cast<size_t>(top_k)]);
-      }
-      if (margin >= 0.02) return x;
-    }
-  }
   /// Gates [H] of one token.
   std::vector<double> gates(const MohConfig& routing, int64_t num_heads, const std::vector<double>& logits) {
     const auto n = static_cast<int64_t>(logits.size());
@@ -61,17 +24,6 @@ class MohTest : public LayerTest {
         *stream);
   }
 };
-
-TEST_F(MohTest, Gradients) {
-  for (const Json& keys : settings)
-    for (const int64_t length : {1, 6}) {
-      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
-      const auto layer = make("moh", kDim, keys);
-      const Tensor x =
-          decided_input(*layer, {2, length, kDim}, keys.value("shared_heads", 2), keys.value("top_k", 2));
-      expect_gradients(*layer, x, 1e-8);
-    }
-}
 
 // The shares f are constants, so the loss is differentiated as a function of the probabilities alone.
 TEST_F(MohTest, BalanceLossHasTheGradientOfItsProbabilities) {
@@ -93,15 +45,6 @@ TEST_F(MohTest, BalanceLossHasTheGradientOfItsProbabilities) {
     };
     // A step that crosses no choice leaves the shares as they are.
     EXPECT_LE(std::abs((loss_at(kStep) - loss_at(-kStep)) / (2 * kStep) - gradient[i]), 1e-9) << i;
-  }
-}
-
-TEST_F(MohTest, IsCausalAndDecodesAsInOnePass) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    const auto layer = make("moh", kDim, keys);
-    expect_causal(*layer, kDim, 7);
-    expect_decoding_equals_one_pass(*layer, kDim);
   }
 }
 

@@ -15,19 +15,6 @@ class NalaformerTest : public LayerTest {
  protected:
   static constexpr int64_t kDim = 12;
   const Json plain{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
-
-  static Json with(Json keys, const Json& more) {
-    keys.update(more);
-    return keys;
-  }
-  const std::vector<Json> settings{
-      plain,
-      with(plain, {{"feature_map", "relu_split"}, {"short_conv", 0}, {"lambda_learnable", true}}),
-      with(plain, {{"rope", true}, {"phase", "direction"}, {"q_rescale", true}, {"out_norm", "rms_head"}}),
-      with(plain, {{"lambda_learnable", true}, {"qnorm_scale", 0.4}, {"key_norm", "unit"}, {"gate", "none"}}),
-      with(plain, {{"phase", "tanh_raw"}, {"short_conv", 1}, {"tau", 0.7}, {"rope", true}}),
-      with(plain, {{"phase", "none"}, {"normaliser", "none"}, {"rope", true}, {"lambda", 2.5}}),
-  };
   /// A layer that ends with the attention itself: no gate, no norm to speak of, no output projection.
   std::unique_ptr<AttentionLayer> bare(const Json& more) {
     Json keys = with(plain, {{"short_conv", 0}, {"gate", "none"}, {"out_norm", "rms_head"}, {"norm_eps", 0}});
@@ -38,59 +25,6 @@ class NalaformerTest : public LayerTest {
     return layer;
   }
 };
-
-// Numbers that do not change from run to run: an entry that happens to lie near zero has no difference
-// quotient to speak of.
-TEST_F(NalaformerTest, Gradients) {
-  seed = 1;
-  for (const Json& keys : settings)
-    for (const int64_t length : {1, 2, 7}) {
-      SCOPED_TRACE(keys.dump() + " tokens " + std::to_string(length));
-      const auto layer = make("nalaformer", kDim, keys);
-      // Powers near 3 of entries near zero have large higher derivatives beside small values.
-      expect_gradients(*layer, random({2, length, kDim}), 1e-6);
-    }
-}
-
-TEST_F(NalaformerTest, IsCausal) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    expect_causal(*make("nalaformer", kDim, keys), kDim, 9);
-  }
-}
-
-TEST_F(NalaformerTest, DecodingEqualsOnePass) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    expect_decoding_equals_one_pass(*make("nalaformer", kDim, keys), kDim);
-  }
-}
-
-// Two segments with a state between them give the gradients of one pass.
-TEST_F(NalaformerTest, GradientsPassThroughTheState) {
-  for (const Json& keys : settings) {
-    SCOPED_TRACE(keys.dump());
-    const auto layer = make("nalaformer", kDim, keys);
-    const int64_t T = 8, cut = 2;
-    const Tensor x = random({1, T, kDim}), dy = random({1, T, kDim});
-    const auto part = [](const Tensor& tensor, int64_t begin, int64_t end) {
-      return tensor.slice(1, begin, end);
-    };
-    ctx.recording = true;
-    const Variable whole = Variable::leaf(x);
-    const Variable y = run(*layer, whole);
-    backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
-    const Variable first = Variable::leaf(part(x, 0, cut)), second = Variable::leaf(part(x, cut, T));
-    const auto state = layer->make_state(1, T, DType::f64, Device{});
-    const std::vector<Variable> roots{run(*layer, first, state.get(), 0),
-                                      run(*layer, second, state.get(), cut)};
-    const std::vector<Tensor> seeds{part(dy, 0, cut), part(dy, cut, T)};
-    backward(ctx, roots, seeds, MicroStep::last);
-    ctx.recording = false;
-    expect_near(first.grad(), part(whole.grad(), 0, cut), 1e-10);
-    expect_near(second.grad(), part(whole.grad(), cut, T), 1e-10);
-  }
-}
 
 // Normalised weights: scaling every key cancels, and so does the norm of a query once its power is frozen.
 TEST_F(NalaformerTest, ScalesCancelWhereTheyShould) {
