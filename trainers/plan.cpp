@@ -105,10 +105,11 @@ std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
                format_count(static_cast<double>(plan.num_parameters - plan.num_embedding_parameters)));
   text += "Work per token (a multiply-add counts two; norms and activations are left out)\n";
   text += line("forward", giga(plan.forward_flop_per_token),
-               "2 x weights of all products + 4 x heads x head_dim x visible keys, per token");
-  text += line("backward", giga(plan.backward_flop_per_token),
-               recipe.train.recompute ? "twice that, 2.5 times for attention, and the blocks' forward again"
-                                      : "twice that, 2.5 times for attention");
+               "2 x weights of all products, and the cores of the attention layers");
+  text +=
+      line("backward", giga(plan.backward_flop_per_token),
+           recipe.train.recompute ? "twice that for products, and the blocks' forward again"
+                                  : "twice that for products; cores of attention have ratios of their own");
   text += fmt::format("Memory of a rank at train.micro_batch = {} x data.seq_len = {}, {}\n",
                       recipe.train.micro_batch, recipe.data.seq_len, recipe.train.dtype);
   text += line("weights", mib(plan.weights));

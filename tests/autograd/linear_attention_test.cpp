@@ -235,7 +235,7 @@ TEST_F(LinearAttentionTest, DecayAndEpsMayBeGivenPerToken) {
   }
 }
 
-// Without decay and states at the ends, scaling every query against every key changes nothing.
+// Scaling every query against every key changes nothing where no state enters or leaves.
 TEST_F(LinearAttentionTest, GradientsOfQueriesAndKeysBalance) {
   const LinearInputs in = inputs({.B = 2, .T = 130, .H = 2, .F = 6, .V = 5, .decay = true});
   ctx.recording = true;

@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-
 #include "core/comm/local.h"
 #include "core/io/memory_archive.h"
 #include "tests/layers/layer_test.h"

@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-
 #include "autograd/apply.h"
 #include "autograd/ops/moh_gates.h"
 #include "core/error.h"
