@@ -7,6 +7,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/argmax.cu
   kernels/cuda/attention_transfer.cu
   kernels/cuda/causal_conv.cu
+  kernels/cuda/cca_prologue.cu
   kernels/cuda/column_sum.cu
   kernels/cuda/cross_entropy.cu
   kernels/cuda/dynamic_mask.cu

@@ -120,6 +120,7 @@ TEST_P(GpuKindTraining, BitsRepeatAndRecomputingChangesNone) {
 const Kind kKinds[] = {
     {"Affine", {{"kind", "affine"}}},
     {"AffineGated", {{"kind", "affine"}, {"affine_beta", false}, {"gate_position", "g1"}}},
+    {"Cca", {{"kind", "cca"}, {"num_kv_heads", 1}}},
     {"DynamicMask", {{"kind", "dynamic_mask"}, {"top_w", 12}}},
     {"Gated", {{"kind", "gated"}}},
     {"GatedHeadwise", {{"kind", "gated"}, {"gate_granularity", "headwise"}, {"gate_act", "silu"}}},

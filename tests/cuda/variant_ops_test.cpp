@@ -3,6 +3,7 @@
 #include "autograd/ops/activation.h"
 #include "autograd/ops/affine_scale.h"
 #include "autograd/ops/argmax.h"
+#include "autograd/ops/cca_prologue.h"
 #include "autograd/ops/dynamic_mask.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/gate.h"
@@ -68,6 +69,41 @@ TEST_F(GpuVariantOps, GatesOfHeadsAndTheirBalanceLoss) {
             return apply<MohGates>(c, {.routing = routing, .num_heads = 8}, x[0])[output];
           });
       }
+}
+
+TEST_F(GpuVariantOps, ConvolutionsMeansAndNormsOfCca) {
+  struct Case {
+    int64_t B, T, H, K, Dh, K0, K1;
+    bool history, qk_mean;
+  };
+  for (const Case& c : {Case{2, 70, 4, 2, 64, 2, 2, false, true},
+                        {1, 1, 2, 2, 8, 2, 2, false, true},
+                        {3, 5, 2, 1, 40, 3, 2, true, true},
+                        {2, 300, 6, 2, 16, 2, 3, true, false},
+                        {2, 9, 1, 1, 128, 1, 1, false, true}}) {
+    SCOPED_TRACE("T " + std::to_string(c.T) + " Dh " + std::to_string(c.Dh));
+    const int64_t channels = (c.H + c.K) * c.Dh, past = c.K0 + c.K1 - 2;
+    const auto temperature = c.qk_mean ? CcaTemperature::exponential : CcaTemperature::linear;
+    const double scale = 1 / std::sqrt(static_cast<double>(c.Dh * c.K1));
+    std::vector<Input> inputs{values({c.B, c.T, c.H, c.Dh}),
+                              values({c.B, c.T, c.K, c.Dh}),
+                              values({channels, c.K0}),
+                              vector({channels}),
+                              values({c.H + c.K, c.Dh, c.Dh, c.K1}, scale),
+                              vector({channels}),
+                              vector({c.K}, 1)};
+    if (c.history) {
+      inputs.push_back(values({c.B, past, c.H, c.Dh}));
+      inputs.push_back(values({c.B, past, c.K, c.Dh}));
+    }
+    for (const size_t output : {0u, 1u})
+      check(inputs, [&](Context& ctx, const Inputs& x) {
+        const Tensor none;
+        return apply<CcaPrologue>(ctx, {.temperature = temperature, .qk_mean = c.qk_mean}, x[0], x[1], x[2],
+                                  x[3], x[4], x[5], x[6], c.history ? x[7].value() : none,
+                                  c.history ? x[8].value() : none)[output];
+      });
+  }
 }
 
 TEST_F(GpuVariantOps, BiasesOfDynamicMasks) {

@@ -14,8 +14,9 @@ struct KindCase {
   nlohmann::json base;                   // keys of every setting
   std::vector<nlohmann::json> settings;  // what each changes
   double gradient_limit = 1e-8;          // larger where higher derivatives are
-  bool chooses = false;                  // a rounding error may change what a token sees
-  bool recurrent = false;                // gradients pass through the state between segments
+  /// Whether a rounding error may change a choice (of keys, of heads, of a largest channel).
+  bool (*chooses)(const nlohmann::json& keys) = [](const nlohmann::json&) { return false; };
+  bool recurrent = false;  // gradients pass through the state between segments
 };
 
 inline std::ostream& operator<<(std::ostream& out, const KindCase& row) { return out << row.kind; }
@@ -48,7 +49,7 @@ inline const std::vector<KindCase>& all_kind_cases() {
                     {{"top_w", 2}, {"qk_norm", false}},
                     {{"top_w", 50}}},
        .gradient_limit = 1e-7,
-       .chooses = true},
+       .chooses = [](const Json&) { return true; }},
       {.kind = "gated",
        .base = grouped,
        .settings = {Json::object(),
@@ -73,6 +74,7 @@ inline const std::vector<KindCase>& all_kind_cases() {
                     {{"feature_map", "joint"}, {"feature_dim", 9}, {"map_bias", true}},
                     {{"normaliser_eps", 0.1}, {"rope_fraction", 2.0 / 3}}},
        .gradient_limit = 1e-7,
+       .chooses = [](const Json& keys) { return keys.value("feature_map", "") == "expmax"; },
        .recurrent = true},
       {.kind = "lightning",
        .base = {{"num_heads", 3}, {"num_kv_heads", 3}, {"head_dim", 4}},
@@ -88,7 +90,7 @@ inline const std::vector<KindCase>& all_kind_cases() {
                     {{"shared_heads", 0}, {"top_k", 3}, {"window", 3}},
                     {{"shared_heads", 1}, {"top_k", 1}, {"gate_mode", "paper"}, {"qk_norm", true}},
                     {{"shared_heads", 0}, {"top_k", 2}, {"gate_mode", "paper"}}},
-       .chooses = true},
+       .chooses = [](const Json&) { return true; }},
       {.kind = "nalaformer",
        .base = two_heads,
        .settings =
