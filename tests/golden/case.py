@@ -44,8 +44,12 @@ def dot(a, b):
     return math.fsum(x * y for x, y in zip(a, b))
 
 
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
 def silu(x):
-    return x / (1 + math.exp(-x))
+    return x * sigmoid(x)
 
 
 class Case:
@@ -55,6 +59,7 @@ class Case:
             self.config = json.loads(file.attrs["config"])
             self.layer_index = int(file.attrs["layer_index"])
             self.num_layers = int(file.attrs["num_layers"])
+            self.training = bool(file.attrs["training"])
             self.position_offset = int(file.attrs.get("position_offset", 0))
             self.tensors = {}
             file.visititems(lambda name, item: self.tensors.update({name: item[()].tolist()})
@@ -74,17 +79,28 @@ def flat(values):
 def largest_difference(actual, expected):
     actual, expected = flat(actual), flat(expected)
     assert len(actual) == len(expected), (len(actual), len(expected))
-    return max(abs(a - e) for a, e in zip(actual, expected)) / max(abs(e) for e in expected)
+    differences = [abs(a - e) for a, e in zip(actual, expected)]
+    if any(map(math.isnan, differences)):  # max() would pass over them
+        return math.nan
+    return max(differences) / max(abs(e) for e in expected)
 
 
-def main(layer):
-    """layer(case, sequence number) gives {"y": ..., "state": ...} of one sequence."""
+def main(layer, shared=lambda case: {}):
+    """layer(case, b) gives {"y": ..., "state": ...} of sequence b, shared(case) what all sequences share.
+
+    Together they must give every output of the case, and no other."""
     failed = not sys.argv[1:]
     for path in sys.argv[1:]:
         case = Case(path)
         sequences = [layer(case, b) for b in range(len(case.input("x")))]
-        for name in sequences[0]:
-            error = largest_difference([s[name] for s in sequences], case.tensors["output/" + name])
+        actual = {name: [s[name] for s in sequences] for name in sequences[0]} | shared(case)
+        expected = {key.removeprefix("output/"): value for key, value in case.tensors.items()
+                    if key.startswith("output/")}
+        if actual.keys() != expected.keys():
+            print(f"{case.name}: gives {sorted(actual)}, expected {sorted(expected)} FAILED")
+            failed = True
+        for name in sorted(actual.keys() & expected.keys()):
+            error = largest_difference(actual[name], expected[name])
             good = error <= LIMIT
             print(f"{case.name} {name}: {error:.1e}{'' if good else ' FAILED'}")
             failed = failed or not good

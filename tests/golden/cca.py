@@ -1,7 +1,8 @@
 """Compressed convolutional attention, from arXiv 2510.04476: one token, head and channel at a time."""
 import math
 
-from case import dot, heads_of, main, rotate, rows_times
+from case import dot, heads_of, main, rows_times
+from softmax_family import attention, merged, turned, visible
 
 
 def norm_scaled(row, eps, scale):
@@ -38,11 +39,9 @@ def layer(case, b):
             for g in range(K):
                 mixed[H + g] = [a + sum(mean_q[g * G + n][d] for n in range(G)) / G
                                 for d, a in enumerate(mixed[H + g])]
-        place = (lambda row: rotate(row, t, c.get("rope_theta", 10000.0), c.get("rope_fraction", 1.0))) \
-            if c["rope"] else (lambda row: row)
-        queries.append([place(norm_scaled(mixed[h], c["norm_eps"], math.sqrt(Dh))) for h in range(H)])
+        queries.append([norm_scaled(mixed[h], c["norm_eps"], math.sqrt(Dh)) for h in range(H)])
         betas = [math.exp(z) if c["temperature"] == "exp" else z for z in case.param("temperature")]
-        keys.append([place(norm_scaled(mixed[H + g], c["norm_eps"], betas[g] * math.sqrt(Dh))) for g in range(K)])
+        keys.append([norm_scaled(mixed[H + g], c["norm_eps"], betas[g] * math.sqrt(Dh)) for g in range(K)])
 
     projected = rows_times(x, case.param("value.weight"))
     half = K * Dh // 2
@@ -52,16 +51,8 @@ def layer(case, b):
         row = projected[t][:half] + before[half:] if c["value_shift"] else projected[t]
         values.append(heads_of(row, K))
 
-    merged = []
-    for t in range(T):
-        begin = max(0, t - c["window"] + 1) if c["window"] else 0
-        row = []
-        for h in range(H):
-            weights = [math.exp(dot(queries[t][h], keys[j][h // G]) / math.sqrt(Dh)) for j in range(begin, t + 1)]
-            row += [dot(weights, [values[j][h // G][d] for j in range(begin, t + 1)]) / math.fsum(weights)
-                    for d in range(Dh)]
-        merged.append(row)
-    return {"y": rows_times(merged, case.param("output.weight"))}
+    heads = attention(turned(case, queries), turned(case, keys), values, lambda t, g: visible(case, t))
+    return {"y": merged(case, heads)}
 
 
 if __name__ == "__main__":

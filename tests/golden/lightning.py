@@ -1,7 +1,7 @@
 """Lightning attention, from arXiv 2405.17381 and the slopes of the authors' code: a sum over all earlier tokens."""
 import math
 
-from case import dot, heads_of, main, rows_times, silu
+from case import dot, heads_of, main, rows_times, sigmoid, silu
 
 
 def alibi(H):
@@ -60,7 +60,7 @@ def layer(case, b):
     gain = case.param("norm.weight") if c["out_norm"] == "rms" else [1.0] * (H * Dh)
     gates = rows_times(x, case.param("gate.weight")) if c["gate"] != "none" else [[1.0] * (H * Dh)] * T
     if c["gate"] == "sigmoid":
-        gates = [[1 / (1 + math.exp(-u)) for u in row] for row in gates]
+        gates = [[sigmoid(u) for u in row] for row in gates]
     gated = []
     for row, gate in zip(outputs, gates):
         size = math.sqrt(dot(row, row) / len(row) + c["norm_eps"])
