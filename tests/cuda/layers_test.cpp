@@ -95,8 +95,8 @@ class GpuLayers : public GpuTest, public ::testing::WithParamInterface<KindCase>
 
 TEST_P(GpuLayers, InFp32) { check(DType::f32, 1e-4); }
 
-// A layer rounds some ten times between x and y.
-TEST_P(GpuLayers, InBf16) { check(DType::bf16, 5e-2); }
+// A layer rounds some ten times between x and y, and powers of numbers near zero magnify that.
+TEST_P(GpuLayers, InBf16) { check(DType::bf16, 1e-1); }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, GpuLayers, ::testing::ValuesIn(all_kind_cases()),
                          [](const auto& test) { return test.param.kind; });

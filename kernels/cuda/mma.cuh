@@ -1,0 +1,96 @@
+// Tensor cores by warp: products of 16x8x16 in bf16 with sums in fp32, and tiles of bf16 rows in shared
+// memory for them. PTX ISA 8: mma.m16n8k16, ldmatrix, cp.async.
+//
+// Of a 16x8 sum, lane l holds in c[0], c[1] row l/4 and in c[2], c[3] row l/4 + 8, columns 2 (l%4) and the
+// next. Two neighbouring sums, rounded, are a 16x16 left operand.
+#pragma once
+
+#include "kernels/cuda/launch.cuh"
+
+namespace headway::cuda {
+
+__device__ inline unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+/// Four 8x8 matrices; the address of lane l is that of row l%8 of matrix l/8.
+__device__ inline void load_matrices(unsigned (&to)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address));
+}
+__device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address));
+}
+
+/// c += a b
+__device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline unsigned round_pair(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+/// 16 bytes from global memory, or zeros.
+__device__ inline void copy_async(unsigned to, const void* from, bool exists) {
+  const int bytes = exists ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
+/// Until no more than N of the committed groups are under way.
+template <int N>
+__device__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/// Rows of D bf16 in shared memory. The 16-byte pieces of a row change places with its number, so that eight
+/// rows of a matrix lie in different banks.
+template <int D>
+struct RowTile {
+  static_assert(D % 64 == 0);
+  unsigned address;
+
+  static constexpr int bytes(int rows) { return rows * D * 2; }
+
+  __device__ unsigned at(int row, int piece) const {
+    return address + static_cast<unsigned>(row * D * 2 + ((piece ^ (row & 7)) << 4));
+  }
+  /// [kRows,D] = from[b, first.., h], zeros behind the last row and channel.
+  template <int kRows, int kThreads>
+  __device__ void load(const View<const bf16, 4>& from, int b, int first, int h) const {
+    constexpr int kPieces = D / 8;
+    const bf16* const base = from.data + b * from.stride[0] + h * from.stride[2];
+#pragma unroll
+    for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
+      const int row = i / kPieces, piece = i % kPieces;
+      const bool exists = first + row < from.size[1] && piece * 8 < from.size[3];
+      copy_async(at(row, piece), exists ? base + (first + row) * from.stride[1] + piece * 8 : base, exists);
+    }
+  }
+  /// Left operand: rows first.. of 16, channels 16 step.. of 16.
+  __device__ void left(unsigned (&to)[4], int first, int step) const {
+    const int lane = threadIdx.x % kWarp, i = lane / 8;
+    load_matrices(to, at(first + (i & 1) * 8 + lane % 8, step * 2 + (i >> 1)));
+  }
+  /// Right operands of two sums, whose columns are the rows first.. of 16, and whose depth are the channels
+  /// 16 step.. of 16: {0, 1} and {2, 3}.
+  __device__ void rows_right(unsigned (&to)[4], int first, int step) const {
+    const int lane = threadIdx.x % kWarp, i = lane / 8;
+    load_matrices(to, at(first + (i >> 1) * 8 + lane % 8, step * 2 + (i & 1)));
+  }
+  /// The same with channels 16 pair.. of 16 as columns and the rows first.. of 16 as depth.
+  __device__ void channels_right(unsigned (&to)[4], int first, int pair) const {
+    const int lane = threadIdx.x % kWarp, i = lane / 8;
+    load_matrices_transposed(to, at(first + (i & 1) * 8 + lane % 8, pair * 2 + (i >> 1)));
+  }
+};
+
+}  // namespace headway::cuda
