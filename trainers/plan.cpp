@@ -77,7 +77,8 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   const double ends = rows * value * 2 * D;  // inputs of the last norm and of the head
   plan.activations = ends + (recipe.train.recompute ? L * rows * value * D + per_block : L * per_block);
   const double kept_logits = rows * V * value;
-  const auto block_limit = static_cast<double>(LinearCrossEntropy::Config{}.block_bytes);
+  const auto block_limit =
+      static_cast<double>(LinearCrossEntropy::default_block_bytes(Device::parse(recipe.run.device).kind));
   plan.logits = std::min(kept_logits, std::max(block_limit, V * value));
   // Backward of a feed-forward layer holds three of its inner tensors beside two of the residual stream.
   plan.workspace = rows * value * (3 * F + 2 * D) + attention_workspace;

@@ -11,7 +11,9 @@ namespace {
 
 int64_t rows_per_block(const LinearCrossEntropy::Config& config, const Tensor& x, const Tensor& weight) {
   const size_t row_bytes = static_cast<size_t>(weight.size(0)) * size_of(x.dtype());
-  return std::max<int64_t>(1, static_cast<int64_t>(config.block_bytes / row_bytes));
+  const size_t bytes =
+      config.block_bytes > 0 ? config.block_bytes : LinearCrossEntropy::default_block_bytes(x.device().kind);
+  return std::max<int64_t>(1, static_cast<int64_t>(bytes / row_bytes));
 }
 
 /// Logits of the rows, their losses, and their gradients in their place.

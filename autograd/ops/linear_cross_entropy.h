@@ -12,8 +12,8 @@ namespace headway {
 struct LinearCrossEntropy {
   static constexpr const char* name = "linear_cross_entropy";
   struct Config {
-    double loss_scale = 1;                  // 1 / tokens of the whole batch
-    size_t block_bytes = size_t{64} << 20;  // logits held at a time
+    double loss_scale = 1;   // 1 / tokens of the whole batch
+    size_t block_bytes = 0;  // logits held at a time; 0: default_block_bytes of the device
   };
   struct Saved {
     Tensor x, weight, targets;
@@ -21,6 +21,11 @@ struct LinearCrossEntropy {
     Config config;
     auto tensors() const { return std::tie(x, weight, targets, dlogits); }
   };
+  /// A GPU's memory has room for the logits of a micro-batch, and making them once saves a third of the
+  /// head's work.
+  static constexpr size_t default_block_bytes(Device::Kind kind) {
+    return kind == Device::Kind::cuda ? size_t{8} << 30 : size_t{64} << 20;
+  }
   /// x [..., D], weight [V,D], targets [...] i32 (-1: not counted) -> [1], fp32 (fp64 for fp64 x).
   static Tensor forward(Context&, Saved*, const Config&, const Tensor& x, const Tensor& weight,
                         const Tensor& targets);

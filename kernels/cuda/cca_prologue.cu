@@ -312,22 +312,25 @@ void cca_prologue_backward(const CcaPrologueBackward<T>& args, Stream& stream) {
   const auto du1_at = [du1, s] __device__(int64_t r, int64_t c) {
     return du1[(c / s.Dh * s.rows + r) * s.Dh + c % s.Dh];
   };
-  const auto conv_a_term = [in, s, du1_at] __device__(int64_t r, int64_t n) {
+  const auto conv_a_term = [in, s, du1_at] __device__(int64_t r, int64_t n, float(&term)[1]) {
     const int64_t c = n / s.taps_a, j = n % s.taps_a, P = s.halo + s.length;
-    return du1_at(r, c) * projected(in, s, r / P, r % P - s.halo - (s.taps_a - 1) + j, c / s.Dh, c % s.Dh);
+    term[0] = du1_at(r, c) * projected(in, s, r / P, r % P - s.halo - (s.taps_a - 1) + j, c / s.Dh, c % s.Dh);
   };
-  const auto du2_at = [rows, s] __device__(int64_t r, int64_t c) {
-    return to_float(rows[(c / s.Dh * s.shifted + r) * s.Dh + c % s.Dh]);
+  const auto conv_a_bias_term = [du1_at] __device__(int64_t r, int64_t c, float(&term)[1]) {
+    term[0] = du1_at(r, c);
   };
-  const auto temperature_term = [dtemperature, s] __device__(int64_t n, int64_t g) {
-    return dtemperature[n * s.K + g];
+  const auto conv_b_bias_term = [rows, s] __device__(int64_t r, int64_t c, float(&term)[1]) {
+    term[0] = to_float(rows[(c / s.Dh * s.shifted + r) * s.Dh + c % s.Dh]);
+  };
+  const auto temperature_term = [dtemperature, s] __device__(int64_t n, int64_t g, float(&term)[1]) {
+    term[0] = dtemperature[n * s.K + g];
   };
   sum_rows(args.name, s.rows, s.channels() * s.taps_a, conv_a_term, args.dconv_a.data, args.accumulate_conv_a,
            stream);
-  sum_rows(args.name, s.rows, s.channels(), du1_at, args.dconv_a_bias.data, args.accumulate_conv_a_bias,
-           stream);
-  sum_rows(args.name, s.rows, s.channels(), du2_at, args.dconv_b_bias.data, args.accumulate_conv_b_bias,
-           stream);
+  sum_rows(args.name, s.rows, s.channels(), conv_a_bias_term, args.dconv_a_bias.data,
+           args.accumulate_conv_a_bias, stream);
+  sum_rows(args.name, s.rows, s.channels(), conv_b_bias_term, args.dconv_b_bias.data,
+           args.accumulate_conv_b_bias, stream);
   sum_rows(args.name, tokens, s.K, temperature_term, args.dtemperature.data, args.accumulate_temperature,
            stream);
 }

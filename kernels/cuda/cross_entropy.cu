@@ -1,5 +1,5 @@
 // A block per row of logits: one pass for the maximum and the sum of exponentials (rescaled as the maximum
-// grows), and one more where the gradient is wanted.
+// grows), and one more where the gradient is wanted, over a copy of the row in shared memory where it fits.
 #include "kernels/ops/cross_entropy.h"
 
 #include <cmath>
@@ -23,15 +23,18 @@ __device__ MaxSum joined(MaxSum a, MaxSum b) {
   return {max, a.sum * to_a + b.sum * to_b};
 }
 
-template <class T, int V>
+template <class T, int V, bool kKeepsRow>
 __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy<T> a) {
+  extern __shared__ uint4 memory[];
   __shared__ MaxSum of_warp[kThreads / kWarp];
   const int64_t row = blockIdx.x, columns = a.logits.size[1];
   T* const logits = a.logits.data + row * columns;
+  T* const kept = kKeepsRow ? reinterpret_cast<T*>(memory) : logits;
   const int target = a.targets.data[row];
   MaxSum part{-INFINITY, 0};
   for (int64_t i = threadIdx.x * V; i < columns; i += kThreads * V) {
     const auto pack = *reinterpret_cast<const Pack<T, V>*>(logits + i);
+    if constexpr (kKeepsRow) *reinterpret_cast<Pack<T, V>*>(kept + i) = pack;  // read by this thread alone
     float largest = to_float(pack.values[0]);
 #pragma unroll
     for (int v = 1; v < V; ++v) largest = fmaxf(largest, to_float(pack.values[v]));
@@ -56,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy<T>
   __syncthreads();  // the target's logit has been read
   const float scale = target < 0 ? 0.0f : static_cast<float>(a.scale), factor = scale / part.sum;
   for (int64_t i = threadIdx.x * V; i < columns; i += kThreads * V) {
-    auto pack = *reinterpret_cast<const Pack<T, V>*>(logits + i);
+    auto pack = *reinterpret_cast<const Pack<T, V>*>(kept + i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const float p = factor * __expf(to_float(pack.values[v]) - part.max);
@@ -70,11 +73,19 @@ template <class T>
 void cross_entropy(const CrossEntropy<T>& args, Stream& stream) {
   if (args.logits.size[0] == 0) return;
   constexpr int V = 16 / sizeof(T);
+  constexpr size_t kLargestRow = 112 << 10;  // two blocks fit a multiprocessor
   const auto blocks = static_cast<unsigned>(args.logits.size[0]);
-  if (args.logits.size[1] % V == 0 && is_aligned(args.logits.data, 16))
-    cross_entropy_kernel<T, V><<<blocks, kThreads, 0, stream.native()>>>(args);
-  else
-    cross_entropy_kernel<T, 1><<<blocks, kThreads, 0, stream.native()>>>(args);
+  const size_t row_bytes = static_cast<size_t>(args.logits.size[1]) * sizeof(T);
+  const bool wide = args.logits.size[1] % V == 0 && is_aligned(args.logits.data, 16);
+  const bool keeps = wide && args.write_gradient && row_bytes <= kLargestRow;
+  const auto kernel = keeps  ? cross_entropy_kernel<T, V, true>
+                      : wide ? cross_entropy_kernel<T, V, false>
+                             : cross_entropy_kernel<T, 1, false>;
+  if (keeps)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(kLargestRow)),
+               args.name);
+  kernel<<<blocks, kThreads, keeps ? row_bytes : 0, stream.native()>>>(args);
   check_launch(args.name);
 }
 

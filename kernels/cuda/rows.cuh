@@ -13,9 +13,13 @@ __device__ void for_columns(int64_t D, int lane, F f) {
 
 template <class T, int V>
 __device__ void load(const T* from, float (&to)[V]) {
-  const auto pack = *reinterpret_cast<const Pack<T, V>*>(from);
+  constexpr int kPack = V * sizeof(T) <= 16 ? V : static_cast<int>(16 / sizeof(T));
 #pragma unroll
-  for (int v = 0; v < V; ++v) to[v] = to_float(pack.values[v]);
+  for (int p = 0; p < V; p += kPack) {
+    const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(from + p);
+#pragma unroll
+    for (int v = 0; v < kPack; ++v) to[p + v] = to_float(pack.values[v]);
+  }
 }
 
 template <class T, int V>
