@@ -48,6 +48,7 @@ void add_to_pending(Tensor& pending, const Tensor& gradient, Stream& stream) {
     pending = gradient;
     return;
   }
+  if (pending.storage() == gradient.storage() && pending.raw() == gradient.raw()) return;  // added in place
   // An operation may hand the same memory to several inputs (a residual sum does), so only memory nobody
   // else refers to is added to in place.
   if (pending.storage().use_count() > 1) pending = pending.clone(stream);
@@ -78,8 +79,10 @@ std::vector<std::shared_ptr<Node>> reachable_nodes(std::span<const Variable> roo
 }
 
 bool has_earlier_edge_to(const std::vector<Edge>& edges, size_t index) {
+  const Edge& edge = edges[index];
   for (size_t i = 0; i < index; ++i)
-    if (edges[i].leaf == edges[index].leaf) return true;
+    if (edges[i].leaf == edge.leaf && edges[i].node == edge.node && edges[i].output == edge.output)
+      return true;
   return false;
 }
 
@@ -89,8 +92,7 @@ void run_node(Context& ctx, Node& node) {
   if (reached) {
     std::vector<GradTarget> targets;
     for (size_t i = 0; i < node.inputs.size(); ++i) {
-      const bool direct = node.inputs[i].leaf && !has_earlier_edge_to(node.inputs, i);
-      targets.emplace_back(node.inputs[i], direct);
+      targets.emplace_back(node.inputs[i], !has_earlier_edge_to(node.inputs, i));
     }
     std::vector<Tensor> dinputs(node.inputs.size());
     node.backward(ctx, node.pending, targets, dinputs);
@@ -108,7 +110,16 @@ void run_node(Context& ctx, Node& node) {
 Node::Node(const char* name_in, int num_outputs)
     : name(name_in), order(next_order.fetch_add(1)), pending(static_cast<size_t>(num_outputs)) {}
 
+GradTarget::GradTarget(const Edge& edge, bool direct)
+    : wanted_(static_cast<bool>(edge)), leaf_(direct ? edge.leaf.get() : nullptr) {
+  if (!direct || edge.leaf || !edge.node) return;
+  const Tensor& sum = edge.node->pending[static_cast<size_t>(edge.output)];
+  // A residual sum hands the same memory to both its inputs: only memory nobody else refers to is written to.
+  if (sum && sum.storage().use_count() == 1) sum_ = &sum;
+}
+
 Tensor GradTarget::tensor(const Shape& shape, DType dtype, Device device) const {
+  if (adds_to_sum(dtype)) return sum_->reshape(shape);
   if (!writes_leaf(dtype)) return Tensor::empty(shape, dtype, device);
   if (!leaf_->grad) leaf_->grad = Tensor::empty(shape, dtype, device);
   return leaf_->grad.reshape(shape);

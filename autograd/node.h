@@ -16,23 +16,24 @@ namespace headway {
 class GradTarget {
  public:
   GradTarget() = default;
-  /// direct: the operation may write into the leaf's own buffer.
-  GradTarget(const Edge& edge, bool direct)
-      : wanted_(static_cast<bool>(edge)), leaf_(direct ? edge.leaf.get() : nullptr) {}
+  /// direct: the operation may write into the memory where the gradient collects.
+  GradTarget(const Edge& edge, bool direct);
 
   /// Whether a gradient is wanted at all.
   explicit operator bool() const { return wanted_; }
-  /// Memory to write the gradient to: the parameter's own buffer where the dtype fits, else new memory.
-  /// The operation returns this tensor from its backward.
+  /// Memory to write the gradient to: the parameter's own buffer or the sum so far of a value with several
+  /// uses, where the dtype fits, else new memory. The operation returns this tensor from its backward.
   Tensor tensor(const Shape&, DType, Device) const;
   /// Whether the gradient must be added to what tensor() holds, instead of overwriting it.
-  bool accumulates(DType dtype) const { return writes_leaf(dtype) && leaf_->written; }
+  bool accumulates(DType dtype) const { return (writes_leaf(dtype) && leaf_->written) || adds_to_sum(dtype); }
 
  private:
   bool writes_leaf(DType dtype) const { return leaf_ && leaf_->dtype == dtype; }
+  bool adds_to_sum(DType dtype) const { return sum_ && sum_->dtype() == dtype; }
 
   bool wanted_ = false;
   GradBuffer* leaf_ = nullptr;
+  const Tensor* sum_ = nullptr;  // of the uses whose gradients came before
 };
 
 template <size_t N>

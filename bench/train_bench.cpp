@@ -3,7 +3,7 @@
 // in the same run.
 //
 //   OMP_NUM_THREADS=2 build/train_bench bench/gpt2_124m_cpu.toml [section.key=value...]
-//   build/train_bench bench/gpt2_124m_gpu.toml
+//   build/train_bench recipes/gpt2_124m.toml train.micro_batch=64 train.batch_tokens=65536
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>

@@ -17,26 +17,27 @@ AdamW::AdamW(Module& model, const AdamWConfig& config, Stream& stream) : config_
 
 void AdamW::step(int64_t step, double learning_rate, double grad_scale, Stream& stream) {
   const auto t = static_cast<double>(step);
-  for (const Slot& slot : slots_) {
-    dispatch<double, float>(slot.parameter->value.dtype(), slot.path.c_str(), [&]<class T>() {
-      launch(AdamWUpdate<T>{.p = flat<T>(slot.parameter->value, "p"),
-                            .m = flat<T>(slot.m, "m"),
-                            .v = flat<T>(slot.v, "v"),
-                            .grad = flat<const T>(slot.parameter->gradient->grad, "grad"),
-                            .rounded = slot.parameter->is_rounded()
-                                           ? flat<bf16>(slot.parameter->compute, "compute")
-                                           : View<bf16, 1>(),
-                            .grad_scale = grad_scale,
-                            .lr = learning_rate,
-                            .beta1 = config_.beta1,
-                            .beta2 = config_.beta2,
-                            .eps = config_.eps,
-                            .decay = slot.parameter->decay ? config_.weight_decay : 0,
-                            .correction1 = 1 - std::pow(config_.beta1, t),
-                            .correction2 = 1 - std::pow(config_.beta2, t)},
-             stream);
-    });
-  }
+  if (slots_.empty()) return;
+  dispatch<double, float>(slots_.front().parameter->value.dtype(), "adamw", [&]<class T>() {
+    std::vector<AdamWParameter<T>> parameters;
+    for (const auto& [path, parameter, m, v] : slots_)
+      parameters.push_back(
+          {.p = flat<T>(parameter->value, "p"),
+           .m = flat<T>(m, "m"),
+           .v = flat<T>(v, "v"),
+           .grad = flat<const T>(parameter->gradient->grad, "grad"),
+           .rounded = parameter->is_rounded() ? flat<bf16>(parameter->compute, "compute") : View<bf16, 1>(),
+           .decay = parameter->decay ? config_.weight_decay : 0});
+    launch(AdamWUpdate<T>{.parameters = parameters,
+                          .grad_scale = grad_scale,
+                          .lr = learning_rate,
+                          .beta1 = config_.beta1,
+                          .beta2 = config_.beta2,
+                          .eps = config_.eps,
+                          .correction1 = 1 - std::pow(config_.beta1, t),
+                          .correction2 = 1 - std::pow(config_.beta2, t)},
+           stream);
+  });
 }
 
 void AdamW::save(ArchiveWriter& archive, std::string_view prefix) const {

@@ -86,9 +86,13 @@ Grads<3> Linear::backward(Context& ctx, const Saved& saved, const Tensor& dy, co
   const DType grad_dtype = accumulator_of(dy.dtype());
   Grads<3> gradients;
   if (needs[0]) {
-    gradients[0] = Tensor::empty(saved.x.shape(), saved.x.dtype(), ctx.device());
-    if (saved.weight.size(1) < saved.x.size(-1)) gradients[0].fill_zero(ctx.stream);
-    multiply({.a = rows, .b = saved.weight, .c = rows_of(gradients[0]).slice(1, 0, saved.weight.size(1))},
+    gradients[0] = needs[0].tensor(saved.x.shape(), saved.x.dtype(), ctx.device());
+    const bool accumulate = needs[0].accumulates(saved.x.dtype());
+    if (!accumulate && saved.weight.size(1) < saved.x.size(-1)) gradients[0].fill_zero(ctx.stream);
+    multiply({.a = rows,
+              .b = saved.weight,
+              .c = rows_of(gradients[0]).slice(1, 0, saved.weight.size(1)),
+              .accumulate = accumulate},
              ctx.stream);
   }
   if (needs[1]) {

@@ -30,7 +30,7 @@ Grads<3> Norm::backward(Context& ctx, const Saved& saved, const Tensor& dy, cons
   const Tensor x = rows_of(saved.x);
   const DType dtype = accumulator_of(dy.dtype());
   Grads<3> gradients;
-  gradients[0] = Tensor::empty(saved.x.shape(), dy.dtype(), ctx.device());
+  gradients[0] = needs[0].tensor(saved.x.shape(), dy.dtype(), ctx.device());
   gradients[1] = needs[1].tensor(saved.weight.shape(), dtype, ctx.device());
   if (saved.has_bias) gradients[2] = needs[2].tensor(saved.weight.shape(), dtype, ctx.device());
   dispatch<double, float, bf16>(dy.dtype(), name, [&]<class T>() {
@@ -43,6 +43,7 @@ Grads<3> Norm::backward(Context& ctx, const Saved& saved, const Tensor& dy, cons
                            .dx = rows_of(gradients[0]).view<T, 2>("dx"),
                            .dweight = gradients[1].view<Acc<T>, 1>("dweight"),
                            .dbias = gradients[2].optional_view<Acc<T>, 1>("dbias"),
+                           .accumulate_x = needs[0].accumulates(dy.dtype()),
                            .accumulate_weight = needs[1].accumulates(dtype),
                            .accumulate_bias = needs[2].accumulates(dtype)},
            ctx.stream);

@@ -2,8 +2,8 @@
 """Tokens per second of training steps in PyTorch on one GPU, to set beside train_bench.
 
 torch.compile, the best scaled_dot_product_attention backend (cuDNN first), bf16 autocast over fp32 weights, fused AdamW
-with decay on matrices only, gradients clipped to 1. gpt2: learned positions, LayerNorm, GELU (tanh), biases, tied head,
-T = 1024. llama: 24 layers of width 1024, RMSNorm, RoPE, SwiGLU, untied head, T = 2048.
+with decay on matrices only, gradients clipped to 1, tied head. gpt2: learned positions, LayerNorm, GELU (tanh), biases,
+T = 1024. llama: 24 layers of width 1024, RMSNorm, RoPE, SwiGLU, T = 2048.
 """
 import argparse
 import statistics
@@ -80,8 +80,8 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(name, width, heads, hidden) for _ in range(layers))
         self.norm = nn.LayerNorm(width) if name == "gpt2" else nn.RMSNorm(width)
         self.head = nn.Linear(width, vocab, bias=False)
+        self.head.weight = self.embedding.weight
         if name == "gpt2":
-            self.head.weight = self.embedding.weight
             self.positions, self.rope = nn.Embedding(tokens, width), None
         else:
             half = width // heads // 2

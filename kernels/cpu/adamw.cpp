@@ -10,13 +10,13 @@ namespace headway {
 namespace {
 
 template <class T>
-void adamw_update(const AdamWUpdate<T>& args, Stream&) {
-  const int64_t n = args.p.size[0];
-  T *p = args.p.data, *m = args.m.data, *v = args.v.data;
-  const T* grad = args.grad.data;
+void update(const AdamWUpdate<T>& args, const AdamWParameter<T>& parameter) {
+  const int64_t n = parameter.p.size[0];
+  T *p = parameter.p.data, *m = parameter.m.data, *v = parameter.v.data;
+  const T* grad = parameter.grad.data;
   const auto scale = static_cast<T>(args.grad_scale), lr = static_cast<T>(args.lr),
              eps = static_cast<T>(args.eps);
-  const auto keep = static_cast<T>(1 - args.lr * args.decay);
+  const auto keep = static_cast<T>(1 - args.lr * parameter.decay);
   const auto mix1 = static_cast<T>(1 - args.beta1), mix2 = static_cast<T>(1 - args.beta2);
   const auto inverse1 = static_cast<T>(1 / args.correction1), inverse2 = static_cast<T>(1 / args.correction2);
 #pragma omp parallel for simd if (n >= kSmallestParallel)
@@ -26,7 +26,13 @@ void adamw_update(const AdamWUpdate<T>& args, Stream&) {
     v[i] += mix2 * (g * g - v[i]);
     p[i] = keep * p[i] - lr * (m[i] * inverse1) / (std::sqrt(v[i] * inverse2) + eps);
   }
-  for (int64_t i = 0; args.rounded && i < n; ++i) args.rounded.data[i] = bf16(static_cast<float>(p[i]));
+  for (int64_t i = 0; parameter.rounded && i < n; ++i)
+    parameter.rounded.data[i] = bf16(static_cast<float>(p[i]));
+}
+
+template <class T>
+void adamw_update(const AdamWUpdate<T>& args, Stream&) {
+  for (const AdamWParameter<T>& parameter : args.parameters) update(args, parameter);
 }
 
 template <class T>

@@ -69,7 +69,8 @@ void backward_row(const NormBackward<T>& args, int64_t n, T* dweight, T* dbias) 
 #pragma omp simd
   for (int64_t d = 0; d < D; ++d) {
     const T xhat = (x[d] - mean) * inverse;
-    dx[d] = inverse * (dy[d] * weight[d] - mean_g - xhat * mean_product);
+    const T before = args.accumulate_x ? dx[d] : T(0);
+    dx[d] = before + inverse * (dy[d] * weight[d] - mean_g - xhat * mean_product);
   }
 }
 

@@ -1,42 +1,107 @@
 #include "kernels/ops/adamw.h"
 
-#include "kernels/cuda/map.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-struct Update {
-  float grad_scale, lr, beta1, beta2, eps, decay, inverse_correction1, inverse_correction2;
+constexpr int kUpdateThreads = 256, kPack = 4, kPacksPerThread = 8;
+constexpr int64_t kChunk = kUpdateThreads * kPack * kPacksPerThread;  // elements of a block
+constexpr int kMostParameters = 48;                                   // arguments of a kernel end at 4 KB
 
-  __device__ void operator()(int64_t, float grad, float& p, float& m, float& v) const {
+struct ParameterMemory {
+  float *p, *m, *v;
+  const float* grad;
+  bf16* rounded;
+  int64_t count;
+  float decay;
+  unsigned first_block;
+  bool is_aligned;  // to packs
+};
+
+/// One launch for many parameters: a block finds its own by the number of its first block.
+struct Update {
+  float grad_scale, lr, beta1, beta2, eps, inverse_correction1, inverse_correction2;
+  int num_parameters;
+  ParameterMemory parameters[kMostParameters];
+
+  __device__ void apply(float grad, float& p, float& m, float& v, float decay) const {
     const float g = grad * grad_scale;
     m += (1 - beta1) * (g - m);
     v += (1 - beta2) * (g * g - v);
     p -= lr * (m * inverse_correction1 / (sqrtf(v * inverse_correction2) + eps) + decay * p);
   }
-  __device__ void operator()(int64_t i, float grad, float& p, float& m, float& v, float& rounded) const {
-    (*this)(i, grad, p, m, v);
-    rounded = p;
-  }
 };
+static_assert(sizeof(Update) <= 4096);
+
+/// V elements from i of a parameter.
+template <int V>
+__device__ void update_at(const Update& update, const ParameterMemory& memory, int64_t i) {
+  float grad[V], p[V], m[V], v[V];
+  load(memory.grad + i, grad);
+  load(memory.p + i, p);
+  load(memory.m + i, m);
+  load(memory.v + i, v);
+#pragma unroll
+  for (int e = 0; e < V; ++e) update.apply(grad[e], p[e], m[e], v[e], memory.decay);
+  store(memory.p + i, p);
+  store(memory.m + i, m);
+  store(memory.v + i, v);
+  if (memory.rounded) store(memory.rounded + i, p);
+}
+
+__global__ void __launch_bounds__(kUpdateThreads) adamw_kernel(const __grid_constant__ Update update) {
+  int index = update.num_parameters - 1;
+  while (update.parameters[index].first_block > blockIdx.x) --index;
+  const ParameterMemory& memory = update.parameters[index];
+  const int64_t first = (blockIdx.x - memory.first_block) * kChunk;
+#pragma unroll 2
+  for (int k = 0; k < kPacksPerThread; ++k) {
+    const int64_t i = first + (k * kUpdateThreads + threadIdx.x) * kPack;
+    if (memory.is_aligned && i + kPack <= memory.count)
+      update_at<kPack>(update, memory, i);
+    else
+      for (int64_t j = i; j < min(i + kPack, memory.count); ++j) update_at<1>(update, memory, j);
+  }
+}
 
 void adamw(const AdamWUpdate<float>& args, Stream& stream) {
-  const Update update{static_cast<float>(args.grad_scale),
-                      static_cast<float>(args.lr),
-                      static_cast<float>(args.beta1),
-                      static_cast<float>(args.beta2),
-                      static_cast<float>(args.eps),
-                      static_cast<float>(args.decay),
-                      static_cast<float>(1 / args.correction1),
-                      static_cast<float>(1 / args.correction2)};
-  const int64_t n = args.p.size[0];
-  if (args.rounded)
-    map(n, stream, args.name, update, in(args.grad.data), in_out(args.p.data), in_out(args.m.data),
-        in_out(args.v.data), out(args.rounded.data));
-  else
-    map(n, stream, args.name, update, in(args.grad.data), in_out(args.p.data), in_out(args.m.data),
-        in_out(args.v.data));
+  Update update{.grad_scale = static_cast<float>(args.grad_scale),
+                .lr = static_cast<float>(args.lr),
+                .beta1 = static_cast<float>(args.beta1),
+                .beta2 = static_cast<float>(args.beta2),
+                .eps = static_cast<float>(args.eps),
+                .inverse_correction1 = static_cast<float>(1 / args.correction1),
+                .inverse_correction2 = static_cast<float>(1 / args.correction2),
+                .num_parameters = 0,
+                .parameters = {}};
+  unsigned blocks = 0;
+  const auto launch_update = [&] {
+    if (blocks > 0) adamw_kernel<<<blocks, kUpdateThreads, 0, stream.native()>>>(update);
+    check_launch(args.name);
+    update.num_parameters = 0;
+    blocks = 0;
+  };
+  for (const AdamWParameter<float>& parameter : args.parameters) {
+    const auto is_packed = [](const void* data) { return is_aligned(data, kPack * sizeof(float)); };
+    if (parameter.p.size[0] == 0) continue;
+    update.parameters[update.num_parameters++] = {
+        .p = parameter.p.data,
+        .m = parameter.m.data,
+        .v = parameter.v.data,
+        .grad = parameter.grad.data,
+        .rounded = parameter.rounded.data,
+        .count = parameter.p.size[0],
+        .decay = static_cast<float>(parameter.decay),
+        .first_block = blocks,
+        .is_aligned = is_packed(parameter.p.data) && is_packed(parameter.m.data) &&
+                      is_packed(parameter.v.data) && is_packed(parameter.grad.data) &&
+                      is_packed(parameter.rounded.data)};
+    blocks += blocks_for(parameter.p.size[0], kChunk);
+    if (update.num_parameters == kMostParameters) launch_update();
+  }
+  launch_update();
 }
 
 constexpr int kThreads = 512;

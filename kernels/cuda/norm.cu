@@ -96,6 +96,11 @@ __global__ void __launch_bounds__(kWarps* kWarp)
         const float xhat = (xs[v] - mean) * inverse, g = dys[v] * a.weight.data[d + v];
         xs[v] = inverse * (g - mean_g - xhat * mean_gx);
       }
+      if (a.accumulate_x) {
+        load(dx + d, dys);
+#pragma unroll
+        for (int v = 0; v < V; ++v) xs[v] += dys[v];
+      }
       store(dx + d, xs);
     });
   }
@@ -196,10 +201,13 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     });
     const float mean_gx = warp_sum(sum_gx) / static_cast<float>(D);
     const float mean_g = layer ? warp_sum(sum_g) / static_cast<float>(D) : 0.0f;
+    Row before;
+    if (a.accumulate_x) before.read(a.dx.data + row * D, D);
     Row::each(D, [&](int c, int64_t) {
 #pragma unroll
       for (int v = 0; v < V; ++v)
-        x.values[c][v] = inverse * (dy.values[c][v] - mean_g - x.values[c][v] * mean_gx);
+        x.values[c][v] =
+            before.values[c][v] + inverse * (dy.values[c][v] - mean_g - x.values[c][v] * mean_gx);
     });
     x.write(a.dx.data + row * D, D);
   }

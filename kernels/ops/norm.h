@@ -6,6 +6,7 @@
 // With xhat the normalised row and g = dy * weight:
 //   rms:    dx = inv (g - xhat mean(g xhat))
 //   layer:  dx = inv (g - mean(g) - xhat mean(g xhat))
+//   (dx is added to what is there where accumulate_x is set)
 //   dweight (+)= sum over rows of dy * xhat,   dbias (+)= sum over rows of dy
 #pragma once
 
@@ -51,6 +52,7 @@ struct NormBackward {
   View<T, 2> dx;            // [N,D]
   View<Acc<T>, 1> dweight;  // [D]
   View<Acc<T>, 1> dbias;    // [D], optional
+  bool accumulate_x = false;
   bool accumulate_weight = false;
   bool accumulate_bias = false;
 

@@ -1,11 +1,15 @@
 // The same training on the CPU and on the GPU.
 #include <array>
 #include <cmath>
+#include <optional>
 
+#include "core/comm/local.h"
+#include "core/io/memory_archive.h"
 #include "layers/model.h"
 #include "tests/cuda/gpu_test.h"
 #include "tests/layers/json_fields.h"
 #include "trainers/optimizer.h"
+#include "trainers/states.h"
 
 namespace headway::testing {
 namespace {
@@ -33,40 +37,62 @@ ModelConfig small_model(bool gpt2) {
   return config;
 }
 
-/// The losses of 20 steps on tokens that follow a rule.
-std::vector<double> losses(Device device, DType dtype, const ModelConfig& config, Recompute recompute) {
-  const auto stream = backend(device).make_stream();
-  Model model(config);
-  model.materialize(dtype, 1, *stream);
-  AdamW optimizer(model, {}, *stream);
-  std::vector<double> curve;
-  for (int64_t step = 1; step <= 20; ++step) {
-    std::vector<int32_t> inputs, targets;
-    for (int64_t i = 0; i < kBatch * kTokens; ++i) {
-      const int64_t token = (step * 7 + i * i) % kVocab;
-      inputs.push_back(static_cast<int32_t>(token));
-      targets.push_back(static_cast<int32_t>((3 * token + 1) % kVocab));
-    }
-    for (const auto& buffer : model.gradient_buffers()) buffer->written = false;
-    Rng rng(1);
-    Context ctx{.stream = *stream, .rng = rng, .training = true, .recording = true};
-    const Variable loss = model.loss(ctx, Tensor::from<int32_t>(inputs, {kBatch, kTokens}, *stream),
-                                     Tensor::from<int32_t>(targets, {kBatch, kTokens}, *stream),
-                                     1.0 / (kBatch * kTokens), recompute);
-    backward(ctx, loss, MicroStep::last);
-    optimizer.step(step, 3e-3, 1, *stream);
-    curve.push_back(static_cast<double>(loss.value().to_vector<float>(*stream)[0]));
+/// Training on tokens that follow a rule.
+class Training {
+ public:
+  Training(Device device, DType dtype, const ModelConfig& config, uint64_t seed = 1)
+      : stream_(backend(device).make_stream()), model_(config) {
+    model_.materialize(dtype, seed, *stream_);
+    optimizer_.emplace(model_, AdamWConfig{}, *stream_);
   }
-  return curve;
-}
+
+  /// The losses of steps first..last, counted from 1.
+  std::vector<double> run(int64_t first, int64_t last, Recompute recompute = Recompute::off) {
+    std::vector<double> curve;
+    for (int64_t step = first; step <= last; ++step) {
+      std::vector<int32_t> inputs, targets;
+      for (int64_t i = 0; i < kBatch * kTokens; ++i) {
+        const int64_t token = (step * 7 + i * i) % kVocab;
+        inputs.push_back(static_cast<int32_t>(token));
+        targets.push_back(static_cast<int32_t>((3 * token + 1) % kVocab));
+      }
+      for (const auto& buffer : model_.gradient_buffers()) buffer->written = false;
+      Rng rng(1);
+      Context ctx{.stream = *stream_, .rng = rng, .training = true, .recording = true};
+      const Variable loss = model_.loss(ctx, Tensor::from<int32_t>(inputs, {kBatch, kTokens}, *stream_),
+                                        Tensor::from<int32_t>(targets, {kBatch, kTokens}, *stream_),
+                                        1.0 / (kBatch * kTokens), recompute);
+      backward(ctx, loss, MicroStep::last);
+      optimizer_->step(step, 3e-3, 1, *stream_);
+      for (const auto& block : model_.blocks()) block->attention().after_step(ctx, *local_);
+      curve.push_back(static_cast<double>(loss.value().to_vector<float>(*stream_)[0]));
+    }
+    return curve;
+  }
+
+  /// What a checkpoint keeps of both, from another training on the same device.
+  void resume(Training& other) {
+    MemoryArchive archive(*stream_);
+    ModelState(other.model_).save(archive, "model");
+    other.optimizer_->save(archive, "optim");
+    ModelState(model_).load(archive, "model", *stream_);
+    optimizer_->load(archive, "optim", *stream_);
+  }
+
+ private:
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Communicator> local_ = make_local_communicator();
+  Model model_;
+  std::optional<AdamW> optimizer_;
+};
 
 /// Roundings grow as steps follow each other; how fast differs by model.
 void expect_steps_of_the_cpu(const ModelConfig& config, double bf16_limit) {
   const Device gpu{Device::Kind::cuda, 0};
-  const auto cpu = losses(Device{}, DType::f32, config, Recompute::off);
+  const auto cpu = Training(Device{}, DType::f32, config).run(1, 20);
   EXPECT_LT(cpu.back(), cpu.front() - 1);
-  const auto fp32 = losses(gpu, DType::f32, config, Recompute::off);
-  const auto bf16 = losses(gpu, DType::bf16, config, Recompute::off);
+  const auto fp32 = Training(gpu, DType::f32, config).run(1, 20);
+  const auto bf16 = Training(gpu, DType::bf16, config).run(1, 20);
   for (size_t i = 0; i < cpu.size(); ++i) {
     EXPECT_LE(std::abs(fp32[i] - cpu[i]), 1e-3) << "step " << i + 1;
     EXPECT_LE(std::abs(bf16[i] - cpu[i]), bf16_limit) << "step " << i + 1;
@@ -75,9 +101,18 @@ void expect_steps_of_the_cpu(const ModelConfig& config, double bf16_limit) {
 
 void expect_bits_that_repeat(const ModelConfig& config) {
   const Device gpu{Device::Kind::cuda, 0};
-  const auto once = losses(gpu, DType::bf16, config, Recompute::off);
-  EXPECT_EQ(once, losses(gpu, DType::bf16, config, Recompute::off));
-  EXPECT_EQ(once, losses(gpu, DType::bf16, config, Recompute::blocks));
+  const auto once = Training(gpu, DType::bf16, config).run(1, 20);
+  EXPECT_EQ(once, Training(gpu, DType::bf16, config).run(1, 20));
+  EXPECT_EQ(once, Training(gpu, DType::bf16, config).run(1, 20, Recompute::blocks));
+}
+
+void expect_bits_of_a_resumed_run(const ModelConfig& config) {
+  const Device gpu{Device::Kind::cuda, 0};
+  const std::vector<double> whole = Training(gpu, DType::bf16, config).run(1, 20);
+  Training first(gpu, DType::bf16, config), second(gpu, DType::bf16, config, 2);
+  first.run(1, 10);
+  second.resume(first);
+  EXPECT_EQ(second.run(11, 20), std::vector<double>(whole.begin() + 10, whole.end()));
 }
 
 class GpuTraining : public GpuTest, public ::testing::WithParamInterface<bool> {};
@@ -85,6 +120,10 @@ class GpuTraining : public GpuTest, public ::testing::WithParamInterface<bool> {
 TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) { expect_steps_of_the_cpu(small_model(GetParam()), 5e-2); }
 
 TEST_P(GpuTraining, BitsRepeatAndRecomputingChangesNone) { expect_bits_that_repeat(small_model(GetParam())); }
+
+TEST_P(GpuTraining, AResumedRunHasTheBitsOfAWholeOne) {
+  expect_bits_of_a_resumed_run(small_model(GetParam()));
+}
 
 INSTANTIATE_TEST_SUITE_P(Models, GpuTraining, ::testing::Bool(),
                          [](const auto& test) { return test.param ? "Gpt2" : "Llama"; });
@@ -115,6 +154,10 @@ TEST_P(GpuKindTraining, TwentyStepsAreThoseOfTheCpu) { expect_steps_of_the_cpu(m
 
 TEST_P(GpuKindTraining, BitsRepeatAndRecomputingChangesNone) {
   expect_bits_that_repeat(model_of(GetParam()));
+}
+
+TEST_P(GpuKindTraining, AResumedRunHasTheBitsOfAWholeOne) {
+  expect_bits_of_a_resumed_run(model_of(GetParam()));
 }
 
 const Kind kKinds[] = {

@@ -19,16 +19,17 @@ TEST_F(AdamWTest, ThreeStepsMatchThePublishedAlgorithm) {
     v.tensor().fill_zero(*stream);
     for (int step = 1; step <= 3; ++step) {
       const Tensor gradient = tensor(gradients[step - 1], {n});
-      launch(AdamWUpdate<float>{.p = p.tensor().view<float, 1>("p"),
-                                .m = m.tensor().view<float, 1>("m"),
-                                .v = v.tensor().view<float, 1>("v"),
-                                .grad = gradient.view<const float, 1>("grad"),
+      const AdamWParameter<float> parameter{.p = p.tensor().view<float, 1>("p"),
+                                            .m = m.tensor().view<float, 1>("m"),
+                                            .v = v.tensor().view<float, 1>("v"),
+                                            .grad = gradient.view<const float, 1>("grad"),
+                                            .decay = decay};
+      launch(AdamWUpdate<float>{.parameters = std::span(&parameter, 1),
                                 .grad_scale = grad_scale,
                                 .lr = lr,
                                 .beta1 = beta1,
                                 .beta2 = beta2,
                                 .eps = eps,
-                                .decay = decay,
                                 .correction1 = 1 - std::pow(beta1, step),
                                 .correction2 = 1 - std::pow(beta2, step)},
              *stream);

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "kernels/cuda/attention/score.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace headway::cuda::simple {
 
@@ -121,18 +122,27 @@ __device__ PairGradient pair_gradient(const P& pairs, float raw, float dp, float
   return {weight, da, da * pairs.slope(raw, t, j)};
 }
 
-/// row_dots [B,H,T]; a warp per row.
-template <class V, class T>
+inline constexpr int kRowLanes = 8;
+
+/// row_dots [B,H,T]; 8 lanes per row, rows in the order of memory, V channels an access.
+template <class V, class T, int kPack>
 __global__ void row_dot_kernel(SoftmaxBackward<V, T> a, float* row_dots) {
   const int64_t T_ = a.q.size[1], H = a.q.size[2], Dh = a.q.size[3];
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
-  if (row >= a.q.size[0] * H * T_) return;
-  const int64_t b = row / (H * T_), h = row / T_ % H, t = row % T_;
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kRowLanes;
+  const int64_t b = row / (H * T_), t = row / H % T_, h = row % H;
+  const bool exists = b < a.q.size[0];
   float sum = 0;
-  for (int64_t d = threadIdx.x % kWarp; d < Dh; d += kWarp)
-    sum += to_float(a.dout(b, t, h, d)) * to_float(a.y(b, t, h, d));
-  sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) row_dots[row] = sum;
+  if (exists)
+    for (int64_t d = threadIdx.x % kRowLanes * kPack; d < Dh; d += kRowLanes * kPack) {
+      float dout[kPack], y[kPack];
+      load(&a.dout(b, t, h, d), dout);
+      load(&a.y(b, t, h, d), y);
+#pragma unroll
+      for (int v = 0; v < kPack; ++v) sum += dout[v] * y[v];
+    }
+#pragma unroll
+  for (int offset = kRowLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+  if (exists && threadIdx.x % kRowLanes == 0) row_dots[(b * H + h) * T_ + t] = sum;
 }
 
 /// dsink[h] = - sum over b, t of exp(sink - LSE) r D; a block per head.
@@ -293,6 +303,13 @@ void forward(const SoftmaxForward<V, T>& args, Stream& stream) {
   check_launch(args.name);
 }
 
+/// Whether rows can move in packs of so many elements, 16 bytes.
+template <int kPack, class E>
+bool moves_in_packs(const View<E, 4>& rows) {
+  return is_aligned(rows.data, 16) && rows.size[3] % kPack == 0 && rows.stride[0] % kPack == 0 &&
+         rows.stride[1] % kPack == 0 && rows.stride[2] % kPack == 0;
+}
+
 /// row_dots [B,H,T] in the stream's scratch memory, and the gradients that need nothing else.
 template <class V, class T>
 const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
@@ -300,7 +317,10 @@ const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream)
   const int64_t rows = q[0] * q[1] * q[2];
   auto* const row_dots =
       reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(rows) * sizeof(float)).data());
-  row_dot_kernel<<<blocks_for(rows * kWarp, 256), 256, 0, stream.native()>>>(args, row_dots);
+  constexpr int kPack = 16 / sizeof(T);
+  const bool wide = moves_in_packs<kPack>(args.dout) && moves_in_packs<kPack>(args.y);
+  const auto kernel = wide ? row_dot_kernel<V, T, kPack> : row_dot_kernel<V, T, 1>;
+  kernel<<<blocks_for(rows * kRowLanes, 256), 256, 0, stream.native()>>>(args, row_dots);
   if constexpr (has(V::slots, Slots::sink))
     if (args.dsink) sink_kernel<<<static_cast<unsigned>(q[2]), 512, 0, stream.native()>>>(args, row_dots);
   check_launch(args.name);

@@ -261,17 +261,17 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads) forward_kernel(S
 template <int D>
 struct BackwardSizes {
   static constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-  static constexpr int kOwn = kWarps * 16, kStreamed = D == 64 ? 64 : 32;
+  static constexpr int kOwn = kWarps * 16, kStreamed = 64;
   static constexpr int kTileBytes = RowTile<D>::bytes(2 * kOwn + 4 * kStreamed);
   static constexpr int kRowValues = 4;  // of a streamed query row: log-sum-exp, D_i, r_i, beta_i
   static constexpr int kKeyBytes = kTileBytes + 2 * kRowValues * kStreamed * static_cast<int>(sizeof(float));
 };
 
 /// Two tensors of the owned side as left operands, and two stages of two tensors of the streamed side.
-template <int D>
+/// kKeeps: operands stay in registers.
+template <int D, bool kKeeps>
 struct BackwardTiles {
   using Sizes = BackwardSizes<D>;
-  static constexpr bool kKeeps = D == 64;  // operands stay in registers
   unsigned base;
   unsigned kept[2][kKeeps ? D / 16 : 1][4];
 
@@ -301,12 +301,12 @@ struct BackwardTiles {
 };
 
 template <class V, int D>
-__global__ void __launch_bounds__(BackwardSizes<D>::kThreads)
+__global__ void __launch_bounds__(BackwardSizes<D>::kThreads, D == 64 ? 3 : 2)
     query_kernel(SoftmaxBackward<V, bf16> a, const float* row_dots) {
   using Sizes = BackwardSizes<D>;
   constexpr int kKeys = Sizes::kStreamed, kThreads = Sizes::kThreads;
   extern __shared__ uint4 memory[];
-  BackwardTiles<D> tiles{.base = shared_address(memory)};
+  BackwardTiles<D, false> tiles{.base = shared_address(memory)};
   const Pairs<V, SoftmaxBackward<V, bf16>> pairs(a, blockIdx.z, blockIdx.y);
   const int T = static_cast<int>(a.q.size[1]), Tk = static_cast<int>(a.k.size[1]);
   const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * Sizes::kOwn;
@@ -394,12 +394,12 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads)
 }
 
 template <class V, int D>
-__global__ void __launch_bounds__(BackwardSizes<D>::kThreads)
+__global__ void __launch_bounds__(BackwardSizes<D>::kThreads, 2)
     key_kernel(SoftmaxBackward<V, bf16> a, const float* row_dots) {
   using Sizes = BackwardSizes<D>;
   constexpr int kQueries = Sizes::kStreamed, kThreads = Sizes::kThreads;
   extern __shared__ uint4 memory[];
-  BackwardTiles<D> tiles{.base = shared_address(memory)};
+  BackwardTiles<D, D == 64> tiles{.base = shared_address(memory)};
   float* const row_values = reinterpret_cast<float*>(memory) + Sizes::kTileBytes / sizeof(float);
   const int T = static_cast<int>(a.q.size[1]), Tk = static_cast<int>(a.k.size[1]);
   const int b = static_cast<int>(blockIdx.z), kv = static_cast<int>(blockIdx.y);
@@ -498,11 +498,9 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads)
   }
 }
 
-/// Whether rows can move in pieces of 16 bytes.
-template <class E>
-bool moves_in_pieces(const View<E, 4>& rows) {
-  return is_aligned(rows.data, 16) && rows.size[3] % 8 == 0 && rows.stride[0] % 8 == 0 &&
-         rows.stride[1] % 8 == 0 && rows.stride[2] % 8 == 0;
+template <class... E>
+bool can_move(const View<E, 4>&... rows) {
+  return (simple::moves_in_packs<8>(rows) && ...);
 }
 
 inline dim3 grid_of(int64_t rows, int per_block, int64_t heads, int64_t batch) {
@@ -523,8 +521,7 @@ template <class V>
 void forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
   const auto& q = args.q.size;
   if (q[0] * q[1] * q[2] == 0) return;
-  if (q[3] > 128 || !moves_in_pieces(args.q) || !moves_in_pieces(args.k) || !moves_in_pieces(args.v) ||
-      !moves_in_pieces(args.o) || (args.y && !moves_in_pieces(args.y)))
+  if (q[3] > 128 || !can_move(args.q, args.k, args.v, args.o) || (args.y && !can_move(args.y)))
     return simple::forward(args, stream);
   q[3] <= 64 ? launch_forward<V, 64>(args, stream) : launch_forward<V, 128>(args, stream);
 }
@@ -548,9 +545,7 @@ template <class V>
 void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
   const auto& q = args.q.size;
   if (q[0] * q[1] * q[2] == 0) return;
-  if (q[3] > 128 || !moves_in_pieces(args.q) || !moves_in_pieces(args.k) || !moves_in_pieces(args.v) ||
-      !moves_in_pieces(args.dout) || !moves_in_pieces(args.dq) || !moves_in_pieces(args.dk) ||
-      !moves_in_pieces(args.dv))
+  if (q[3] > 128 || !can_move(args.q, args.k, args.v, args.dout, args.dq, args.dk, args.dv))
     return simple::backward(args, stream);
   const float* const row_dots = simple::prepare_backward(args, stream);
   q[3] <= 64 ? launch_backward<V, 64>(args, row_dots, stream)
