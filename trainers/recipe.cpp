@@ -269,8 +269,14 @@ int64_t Recipe::accumulation_steps(int world_size) const {
 }
 
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
-  Settings settings = read_toml(path);
+  Settings settings;
   for (const std::string& argument : overrides) add_override(settings, argument);
+  return load_recipe(path, settings);
+}
+
+Recipe load_recipe(const std::filesystem::path& path, const Settings& overrides) {
+  Settings settings = read_toml(path);
+  for (const auto& [key, setting] : overrides) settings[key] = setting;
   Recipe recipe = from_settings(settings);
   std::ifstream file(path, std::ios::binary);
   recipe.source.assign(std::istreambuf_iterator<char>(file), {});

@@ -9,6 +9,7 @@
 #include "core/fields.h"
 #include "core/text/tokenizer.h"
 #include "layers/model_config.h"
+#include "trainers/config/settings.h"
 
 namespace headway {
 
@@ -151,6 +152,7 @@ struct Recipe {
 
 /// The file's values below the overrides ("section.key=value"), all checked. ConfigError otherwise.
 Recipe load_recipe(const std::filesystem::path&, const std::vector<std::string>& overrides);
+Recipe load_recipe(const std::filesystem::path&, const Settings& overrides);
 /// A recipe stored in a checkpoint or run folder.
 Recipe parse_recipe(const std::string& toml, const std::string& origin,
                     const std::vector<std::string>& overrides);

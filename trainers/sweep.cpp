@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.h"
 #include "trainers/config/settings.h"
@@ -23,6 +24,10 @@ std::string value_text(const Setting& setting) {
   return "[" + text + "]";
 }
 
+Setting text_setting(std::string text) {
+  return {.kind = Setting::Kind::string, .text = std::move(text), .items = {}, .origin = "sweep"};
+}
+
 /// As a part of a folder's name.
 std::string safe(std::string text) {
   for (char& c : text)
@@ -37,81 +42,156 @@ bool take_prefix(std::string_view& key, std::string_view prefix) {
 }
 
 struct RunTable {
-  std::string recipe;
-  std::vector<std::string> overrides;
+  std::string origin;
+  Setting recipe;
+  Settings overrides;
 };
 
-struct GridAxis {
-  std::string key;
-  std::vector<Setting> values;
+/// The tables of a sweep file.
+struct SweepTables {
+  Settings common;
+  std::map<std::string, RunTable> runs;
+  Settings grid;
 };
+
+std::string meaningless(const std::string& origin, std::string_view key) {
+  return fmt::format(
+      "{}: {} means nothing in a sweep: expected name, folder, set.<key>, grid.<key>, "
+      "runs.<name>.recipe or runs.<name>.<key>",
+      origin, key);
+}
+
+const std::string& text_of(std::string_view key, const Setting& setting) {
+  HEADWAY_CHECK(setting.kind == Setting::Kind::string && !setting.text.empty(), ConfigError,
+                fmt::format("{}: {} = {}: expected a text in quotes", setting.origin, key, setting.shown()));
+  return setting.text;
+}
+
+/// The sweep names its runs, and starts or resumes them, itself.
+void check_may_be_set(std::string_view key, const Setting& setting) {
+  constexpr std::string_view kOwn[] = {"run.name", "run.folder", "run.force_new", "checkpoint.resume"};
+  HEADWAY_CHECK(
+      std::ranges::find(kOwn, key) == std::end(kOwn), ConfigError,
+      fmt::format("{}: {} = {}: expected no such key in a sweep, which sets it for every run itself",
+                  setting.origin, key, setting.shown()));
+}
+
+/// A key of the grid replaces the same key of [set] or of a run, which would then be ignored.
+void check_not_in_grid(const Settings& settings, const Settings& grid) {
+  for (const auto& [key, setting] : settings)
+    if (const auto axis = grid.find(key); axis != grid.end())
+      throw ConfigError(fmt::format("{}: {} = {} is also in the grid ({}): expected it in one of them",
+                                    setting.origin, key, setting.shown(), axis->second.origin));
+}
+
+/// Puts name and folder into the sweep.
+SweepTables read_tables(const fs::path& path, Sweep& sweep) {
+  SweepTables tables;
+  Settings empty_tables;
+  for (const auto& [full_key, setting] : read_toml(path, &empty_tables)) {
+    std::string_view key = full_key;
+    if (key == "name") {
+      sweep.name = text_of(key, setting);
+      HEADWAY_CHECK(sweep.name.find('/') == std::string::npos && sweep.name != "." && sweep.name != "..",
+                    ConfigError,
+                    fmt::format("{}: name = {}: expected the name of a folder, without slashes",
+                                setting.origin, setting.shown()));
+    } else if (key == "folder") {
+      sweep.folder = text_of(key, setting);
+    } else if (take_prefix(key, "set.")) {
+      check_may_be_set(key, setting);
+      tables.common[std::string(key)] = setting;
+    } else if (take_prefix(key, "grid.")) {
+      HEADWAY_CHECK(setting.kind == Setting::Kind::list && !setting.items.empty(), ConfigError,
+                    fmt::format("{}: {} = {}: expected a list of one or more values", setting.origin,
+                                full_key, setting.shown()));
+      check_may_be_set(key, setting);
+      tables.grid[std::string(key)] = setting;
+    } else if (take_prefix(key, "runs.") && key.find('.') != std::string_view::npos) {
+      const std::string name(key.substr(0, key.find('.')));
+      RunTable& run = tables.runs[name];
+      if (run.origin.empty()) run.origin = setting.origin;
+      key.remove_prefix(name.size() + 1);
+      if (key == "recipe") {
+        text_of(full_key, setting);
+        run.recipe = setting;
+      } else {
+        check_may_be_set(key, setting);
+        run.overrides[std::string(key)] = setting;
+      }
+    } else {
+      throw ConfigError(meaningless(setting.origin, full_key));
+    }
+  }
+  for (const auto& [full_key, table] : empty_tables) {
+    std::string_view key = full_key;
+    if (key == "set" || key == "grid" || key == "runs") continue;  // as good as absent
+    HEADWAY_CHECK(key.starts_with("set.") || key.starts_with("grid.") || key.starts_with("runs."),
+                  ConfigError, meaningless(table.origin, key));
+    const bool is_run = take_prefix(key, "runs.") && key.find('.') == std::string_view::npos;
+    HEADWAY_CHECK(is_run, ConfigError,
+                  fmt::format("{}: {} is empty: expected keys in it", table.origin, full_key));
+    tables.runs[std::string(key)].origin = table.origin;  // load_sweep misses its recipe
+  }
+  return tables;
+}
 
 void add_value(Arm& arm, const std::string& key, const Setting& value) {
-  const std::string text = value_text(value);
-  arm.overrides.push_back(key + "=" + text);
-  const std::string part = "-" + safe(key.substr(key.rfind('.') + 1)) + safe(text);
+  arm.overrides[key] = value;
+  const std::string part = "-" + safe(key.substr(key.rfind('.') + 1)) + safe(value_text(value));
   arm.name += part;
   if (key != "run.seed") arm.group += part;
+}
+
+/// One run with every combination of the grid.
+std::vector<Arm> arms_of(const std::string& name, const fs::path& recipe, const Settings& overrides,
+                         const Settings& grid) {
+  std::vector<Arm> arms{{.name = safe(name), .group = safe(name), .recipe = recipe, .overrides = overrides}};
+  for (const auto& [key, axis] : grid) {
+    std::vector<Arm> longer;
+    for (const Arm& arm : arms)
+      for (const Setting& value : axis.items) add_value(longer.emplace_back(arm), key, value);
+    arms = std::move(longer);
+  }
+  return arms;
 }
 
 }  // namespace
 
 Sweep load_sweep(const fs::path& path) {
+  HEADWAY_CHECK(fs::is_regular_file(path), ConfigError, fmt::format("there is no sweep {}", path.string()));
   Sweep sweep{.name = path.stem().string(), .folder = "sweeps", .arms = {}};
-  std::map<std::string, RunTable> runs;
-  std::vector<std::string> common;
-  std::vector<GridAxis> grid;
-  for (const auto& [full_key, setting] : read_toml(path)) {
-    std::string_view key = full_key;
-    if (key == "name") {
-      sweep.name = setting.text;
-    } else if (key == "folder") {
-      sweep.folder = setting.text;
-    } else if (take_prefix(key, "set.")) {
-      common.push_back(std::string(key) + "=" + value_text(setting));
-    } else if (take_prefix(key, "grid.")) {
-      HEADWAY_CHECK(
-          setting.kind == Setting::Kind::list && !setting.items.empty(), ConfigError,
-          fmt::format("{}: {} = {}: expected a list of values", setting.origin, full_key, setting.shown()));
-      grid.push_back({std::string(key), setting.items});
-    } else if (take_prefix(key, "runs.") && key.find('.') != std::string_view::npos) {
-      RunTable& run = runs[std::string(key.substr(0, key.find('.')))];
-      key.remove_prefix(key.find('.') + 1);
-      if (key == "recipe")
-        run.recipe = setting.text;
-      else
-        run.overrides.push_back(std::string(key) + "=" + value_text(setting));
-    } else {
-      throw ConfigError(
-          fmt::format("{}: {} means nothing in a sweep: expected name, folder, set.<key>, grid.<key>, "
-                      "runs.<name>.recipe or runs.<name>.<key>",
-                      setting.origin, full_key));
-    }
-  }
+  const SweepTables tables = read_tables(path, sweep);
   HEADWAY_CHECK(
-      !runs.empty(), ConfigError,
+      !tables.runs.empty(), ConfigError,
       fmt::format("{} has no runs: expected a table such as [runs.softmax] with a recipe", path.string()));
   sweep.folder /= sweep.name;
+  check_not_in_grid(tables.common, tables.grid);
 
-  for (const auto& [name, run] : runs) {
-    HEADWAY_CHECK(!run.recipe.empty(), ConfigError,
-                  fmt::format("{}: runs.{} has no recipe", path.string(), name));
-    Arm first{.name = safe(name),
-              .group = safe(name),
-              .recipe = path.parent_path() / run.recipe,
-              .overrides = common};
-    first.overrides.insert(first.overrides.end(), run.overrides.begin(), run.overrides.end());
-    std::vector<Arm> arms{std::move(first)};
-    for (const GridAxis& axis : grid) {
-      std::vector<Arm> longer;
-      for (const Arm& arm : arms)
-        for (const Setting& value : axis.values) add_value(longer.emplace_back(arm), axis.key, value);
-      arms = std::move(longer);
-    }
-    for (Arm& arm : arms) {
-      load_recipe(arm.recipe, arm.overrides);  // a mistake shows before the first hour, not after it
-      arm.overrides.push_back("run.folder=" + (sweep.folder / "runs").string());
-      arm.overrides.push_back("run.name=" + arm.name);
+  std::set<std::string> names;
+  for (const auto& [name, run] : tables.runs) {
+    HEADWAY_CHECK(!name.empty(), ConfigError,
+                  fmt::format("{}: a run has no name: expected a table such as [runs.softmax]", run.origin));
+    HEADWAY_CHECK(
+        !run.recipe.text.empty(), ConfigError,
+        fmt::format("{}: runs.{} has no recipe: expected recipe = \"<path>\", relative to this file",
+                    run.origin, name));
+    const fs::path recipe = path.parent_path() / run.recipe.text;
+    HEADWAY_CHECK(fs::is_regular_file(recipe), ConfigError,
+                  fmt::format("{}: runs.{}.recipe = {}: there is no file {}", run.recipe.origin, name,
+                              run.recipe.shown(), recipe.string()));
+    check_not_in_grid(run.overrides, tables.grid);
+    Settings overrides = tables.common;
+    for (const auto& [key, setting] : run.overrides) overrides[key] = setting;
+    for (Arm& arm : arms_of(name, recipe, overrides, tables.grid)) {
+      HEADWAY_CHECK(
+          names.insert(arm.name).second, ConfigError,
+          fmt::format("{}: two arms are called {}: expected names of runs and values in the grid that "
+                      "differ in letters, digits, dots or underscores",
+                      path.string(), arm.name));
+      load_recipe(recipe, arm.overrides);  // a mistake shows before the first hour, not after it
+      arm.overrides["run.folder"] = text_setting((sweep.folder / "runs").string());
+      arm.overrides["run.name"] = text_setting(arm.name);
       sweep.arms.push_back(std::move(arm));
     }
   }

@@ -16,13 +16,15 @@
 #include <string>
 #include <vector>
 
+#include "trainers/config/settings.h"
+
 namespace headway {
 
 struct Arm {
   std::string name;
   std::string group;  // the name without the seed: arms that are repetitions of each other
   std::filesystem::path recipe;
-  std::vector<std::string> overrides;  // "section.key=value"
+  Settings overrides;  // of the recipe's keys
 };
 
 struct Sweep {
@@ -33,7 +35,8 @@ struct Sweep {
   std::filesystem::path run_folder(const Arm& arm) const { return folder / "runs" / arm.name; }
 };
 
-/// ConfigError naming file, line and key for a sweep that cannot be run; recipes are checked too.
+/// ConfigError naming file, line and key for a sweep that cannot be run; the recipe of every arm is checked
+/// too.
 Sweep load_sweep(const std::filesystem::path&);
 
 /// What run.json says of an arm: "finished", "stopped", "failed", "running", or "" where it was never

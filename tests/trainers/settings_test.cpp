@@ -46,6 +46,31 @@ TEST_F(SettingsFiles, ARecipeOverridesWhatItExtendsAlongAChain) {
   EXPECT_FALSE(settings.contains("extends"));
 }
 
+TEST_F(SettingsFiles, TablesWithoutKeysAreFoundWhenAskedFor) {
+  const std::string path = write("a.toml", "[model]\nnum_layers = 2\n[optim]\n[runs.x]\n");
+  Settings empty_tables;
+  EXPECT_EQ(read_toml(path, &empty_tables).size(), 1u);
+  ASSERT_EQ(empty_tables.size(), 2u);
+  EXPECT_EQ(empty_tables.at("optim").origin, path + ":3:2");
+  EXPECT_TRUE(empty_tables.contains("runs.x"));
+}
+
+TEST_F(SettingsFiles, ASettingOfAFileIsTheSameAsAnOverride) {
+  const std::string path = write("a.toml",
+                                 "whole = 3\nsmall = 1e-5\nflag = true\nplain = \"cosine\"\ncount = \"32K\"\n"
+                                 "odd = \" a\\\"\\\\\\n[b]\"\nnumbers = [1, 2.5]\n"
+                                 "texts = [\"a,b.txt\", \"c d\", \"]\", \"\"]\nnone = []\n");
+  const Settings settings = read_toml(path);
+  ASSERT_EQ(settings.size(), 9u);
+  for (const auto& [key, setting] : settings) {
+    Settings again;
+    add_override(again, as_override(key, setting));
+    ASSERT_TRUE(again.contains(key));
+    EXPECT_EQ(again.at(key).shown(), setting.shown());
+    EXPECT_EQ(again.at(key).items.size(), setting.items.size());
+  }
+}
+
 TEST_F(SettingsFiles, ACycleOfExtendsIsRefused) {
   const std::string a = write("a.toml", "extends = \"b.toml\"\n");
   const std::string b = write("b.toml", "\nextends = \"a.toml\"\n");

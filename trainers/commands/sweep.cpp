@@ -34,7 +34,7 @@ std::vector<std::string> command_of(const Arm& arm, int ranks, bool resumes) {
   }
   command.push_back(fs::read_symlink("/proc/self/exe").string());
   command.insert(command.end(), {"train", arm.recipe.string()});
-  command.insert(command.end(), arm.overrides.begin(), arm.overrides.end());
+  for (const auto& [key, setting] : arm.overrides) command.push_back(as_override(key, setting));
   command.push_back(resumes ? "checkpoint.resume=auto" : "run.force_new=true");
   return command;
 }

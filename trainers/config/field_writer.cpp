@@ -6,24 +6,10 @@
 #include <cmath>
 #include <vector>
 
+#include "trainers/config/settings.h"
+
 namespace headway {
 namespace {
-
-std::string quoted(const std::string& text) {
-  std::string result = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') result += '\\';
-    if (c == '\n')
-      result += "\\n";
-    else if (c == '\t')
-      result += "\\t";
-    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-      result += fmt::format("\\u{:04x}", static_cast<int>(c));
-    else
-      result += c;
-  }
-  return result + "\"";
-}
 
 /// A file's name may hold anything; a comment ends with its line.
 std::string in_one_line(std::string text) {
@@ -39,7 +25,7 @@ std::string as_toml(double value) {
   // TOML floats need a point or an exponent.
   return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
 }
-std::string as_toml(const std::string& value) { return quoted(value); }
+std::string as_toml(const std::string& value) { return toml_string(value); }
 template <class T>
 std::string as_toml(const std::vector<T>& values) {
   std::vector<std::string> items;

@@ -51,13 +51,17 @@ Setting from_toml(const toml::node& node, const std::string& origin, const std::
   return setting;
 }
 
-void flatten(const toml::table& table, const fs::path& file, const std::string& prefix, Settings& settings) {
+void flatten(const toml::table& table, const fs::path& file, const std::string& prefix, Settings& settings,
+             Settings* empty_tables) {
   for (const auto& [name, node] : table) {
     const std::string key = prefix.empty() ? std::string(name.str()) : prefix + "." + std::string(name.str());
-    if (const auto* inner = node.as_table())
-      flatten(*inner, file, key, settings);
-    else
-      settings[key] = from_toml(node, location(file, name.source()), key);
+    const std::string origin = location(file, name.source());
+    if (const auto* inner = node.as_table()) {
+      if (inner->empty() && empty_tables) (*empty_tables)[key].origin = origin;
+      flatten(*inner, file, key, settings, empty_tables);
+    } else {
+      settings[key] = from_toml(node, origin, key);
+    }
   }
 }
 
@@ -86,7 +90,8 @@ toml::table parse(std::string_view text, const std::string& origin) {
 }
 
 /// named_by: "file:line:column: " of the extends, empty for the recipe itself.
-Settings read_file(const fs::path& path, const std::string& named_by, std::vector<fs::path> opened) {
+Settings read_file(const fs::path& path, const std::string& named_by, std::vector<fs::path> opened,
+                   Settings* empty_tables) {
   std::error_code error;
   HEADWAY_CHECK(fs::exists(path, error), ConfigError,
                 fmt::format("{}recipe {} does not exist", named_by, path.string()));
@@ -103,7 +108,7 @@ Settings read_file(const fs::path& path, const std::string& named_by, std::vecto
   HEADWAY_CHECK(in && in.peek() == std::ifstream::traits_type::eof(), ConfigError,
                 fmt::format("{}recipe {} cannot be read", named_by, path.string()));
   Settings own;
-  flatten(parse(text.view(), path.string()), path, "", own);
+  flatten(parse(text.view(), path.string()), path, "", own, empty_tables);
 
   const auto extends = own.find("extends");
   if (extends == own.end()) return own;
@@ -112,7 +117,8 @@ Settings read_file(const fs::path& path, const std::string& named_by, std::vecto
       base.kind == Setting::Kind::string, ConfigError,
       fmt::format("{}: extends = {}: expected the path of a recipe in quotes", base.origin, base.shown()));
   own.erase(extends);
-  Settings settings = read_file(path.parent_path() / base.text, base.origin + ": ", std::move(opened));
+  Settings settings =
+      read_file(path.parent_path() / base.text, base.origin + ": ", std::move(opened), empty_tables);
   for (auto& [key, setting] : own) settings[key] = std::move(setting);
   return settings;
 }
@@ -195,11 +201,13 @@ std::string Setting::shown() const {
   return fmt::format("[{}]", fmt::join(parts, ", "));
 }
 
-Settings read_toml(const fs::path& path) { return read_file(path, "", {}); }
+Settings read_toml(const fs::path& path, Settings* empty_tables) {
+  return read_file(path, "", {}, empty_tables);
+}
 
 Settings parse_toml(std::string_view text, const std::string& origin) {
   Settings settings;
-  flatten(parse(text, origin), origin, "", settings);
+  flatten(parse(text, origin), origin, "", settings, nullptr);
   return settings;
 }
 
@@ -222,6 +230,33 @@ void add_override(Settings& settings, std::string_view argument) {
   for (const std::string& item : split_list(std::string_view(text).substr(1, text.size() - 2)))
     list.items.push_back(override_scalar(item, key));
   settings[key] = std::move(list);
+}
+
+std::string as_override(std::string_view key, const Setting& setting) {
+  const auto value = [](const auto& self, const Setting& s) -> std::string {
+    if (s.kind == Setting::Kind::string) return toml_string(s.text);
+    if (s.kind != Setting::Kind::list) return s.text;
+    std::vector<std::string> items;
+    for (const Setting& item : s.items) items.push_back(self(self, item));
+    return fmt::format("[{}]", fmt::join(items, ", "));
+  };
+  return fmt::format("{}={}", key, value(value, setting));
+}
+
+std::string toml_string(std::string_view text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    if (c == '\n')
+      result += "\\n";
+    else if (c == '\t')
+      result += "\\t";
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      result += fmt::format("\\u{:04x}", static_cast<int>(c));
+    else
+      result += c;
+  }
+  return result + "\"";
 }
 
 Settings settings_from_json(const nlohmann::json& object, std::string_view origin) {

@@ -29,14 +29,19 @@ using Settings = std::map<std::string, Setting, std::less<>>;
 
 /// A TOML file, below the settings of the file its `extends` names (a path relative to it), and so on.
 /// ConfigError with file, line and column for a missing file, a syntax error, a key given twice, dates or
-/// tables in lists, a cycle of extends.
-Settings read_toml(const std::filesystem::path&);
+/// tables in lists, a cycle of extends. Tables without a key are left out, or put into empty_tables with
+/// their origins alone.
+Settings read_toml(const std::filesystem::path&, Settings* empty_tables = nullptr);
 /// The same from text, without extends.
 Settings parse_toml(std::string_view text, const std::string& origin);
 /// "section.key=value", with or without leading dashes; of two for one key the later counts. The value is
 /// bare text that the field gives a type to, a TOML string in quotes, or a list of these in brackets.
 /// ConfigError otherwise.
 void add_override(Settings&, std::string_view argument);
+/// The argument that add_override reads back to a setting of a TOML file.
+std::string as_override(std::string_view key, const Setting&);
+/// In quotes, with TOML's escapes.
+std::string toml_string(std::string_view text);
 /// Members of a JSON object, nested ones with dots. ConfigError for null.
 Settings settings_from_json(const nlohmann::json& object, std::string_view origin);
 

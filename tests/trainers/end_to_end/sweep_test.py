@@ -105,13 +105,43 @@ class Sweep(Runs):
         self.assertGreater(len(metrics.read_text().splitlines()), saved)
 
     def test_a_mistake_is_one_sentence_before_anything_runs(self):
-        for text, says in ((SWEEP.replace('recipe = "tiny.toml"', "model.mlp_dim = 64", 1), "has no recipe"),
-                           (SWEEP.replace("log.every_steps", "log.every_stepz"), "every_stepz"),
-                           (SWEEP.replace("[grid]", "[grit]"), "means nothing in a sweep"),
-                           (SWEEP.replace("[1, 2]", "1"), "expected a list")):
-            done = self.headway("sweep", self.write_sweep(text))
-            self.assertEqual(done.returncode, 2, done.stdout)
-            self.assertIn(says, done.stdout)
+        recipe = 'recipe = "tiny.toml"\n'
+        wants_recipe = 'has no recipe: expected recipe = "<path>", relative to this file'
+        wants_list = "expected a list of one or more values"
+        for text, says in (
+                (SWEEP.replace(recipe, "model.mlp_dim = 64\n", 1), f":8:7: runs.plain {wants_recipe}"),
+                (SWEEP + "[runs.new]\n", f":14:7: runs.new {wants_recipe}"),
+                (SWEEP + "[runs.new.model]\n", ":14:11: runs.new.model is empty: expected keys in it"),
+                (SWEEP + '[runs."b.c"]\n' + recipe, f":15:1: runs.b {wants_recipe}"),
+                (SWEEP + '[runs.""]\n' + recipe, ":15:1: a run has no name"),
+                (SWEEP + "[run.new]\n", ":14:6: run.new means nothing in a sweep"),
+                (SWEEP.replace("[grid]", "[grit]"), ":13:5: grit.run.seed means nothing in a sweep"),
+                (SWEEP.replace("log.every_steps", "log.every_stepz"),
+                 ":6:5: unknown key log.every_stepz = 1"),
+                (SWEEP.replace("stop_step = 6", 'stop_step = "x"'),
+                 ':5:7: train.stop_step = "x": expected an'),
+                (SWEEP.replace("[1, 2]", "1"), f":13:5: grid.run.seed = 1: {wants_list}"),
+                (SWEEP.replace("[1, 2]", "[]"), f":13:5: grid.run.seed = []: {wants_list}"),
+                (SWEEP.replace("[1, 2]", "[1, 1]"), "two arms are called narrow-seed1"),
+                (SWEEP + '[runs.a-b]\n' + recipe + '[runs.a_b]\n' + recipe, "two arms are called a_b-seed1"),
+                (SWEEP.replace("model.attention.window", "run.seed"),
+                 ":11:5: run.seed = 4 is also in the grid"),
+                (SWEEP.replace("train.stop_step", "run.seed"), ":5:5: run.seed = 6 is also in the grid"),
+                (SWEEP.replace("train.stop_step = 6", "run.name = 6"),
+                 ":5:5: run.name = 6: expected no such key"),
+                (SWEEP.replace('"tiny', '"no', 1), ':8:1: runs.plain.recipe = "no.toml": there is no file'),
+                (SWEEP.replace('"tiny.toml"', "3", 1),
+                 ":8:1: runs.plain.recipe = 3: expected a text in quotes"),
+                (SWEEP.replace('"small"', '"../x"'), ':2:1: name = "../x": expected the name of a folder'),
+                (SWEEP.replace('"small"', '""'), ':2:1: name = "": expected a text in quotes'),
+                ("[runs]\n[grid]\nrun.seed = [1]\n", " has no runs: expected a table such as [runs.softmax]")):
+            with self.subTest(says=says):
+                done = self.headway("sweep", self.write_sweep(text))
+                self.assertEqual(done.returncode, 2, done.stdout)
+                self.assertEqual(done.stdout.count("\n"), 1, done.stdout)
+                self.assertIn("small.sweep.toml" + says if says[0] in ": " else says, done.stdout)
+        missing = self.headway("sweep", "none.toml")
+        self.assertEqual((missing.returncode, missing.stdout), (2, "headway: there is no sweep none.toml\n"))
         self.assertFalse((self.folder / "sweeps").exists())
 
 
