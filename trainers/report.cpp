@@ -13,7 +13,6 @@
 
 #include "core/io/atomic_file.h"
 #include "trainers/plan.h"
-#include "trainers/progress.h"
 #include "trainers/recipe.h"
 
 namespace headway {
@@ -161,7 +160,7 @@ Statistics statistics(const std::vector<const ArmResult*>& arms, const Column& c
 using Groups = std::map<std::string, std::vector<const ArmResult*>>;
 
 std::string table(const Groups& groups) {
-  std::string html = "<table><thead><tr><th>run</th><th>seeds</th>";
+  std::string html = "<div class=\"wide\"><table><thead><tr><th>run</th><th>seeds</th>";
   std::vector<const Column*> shown;
   for (const Column& column : columns()) {
     const bool known = std::ranges::any_of(
@@ -179,22 +178,74 @@ std::string table(const Groups& groups) {
         html += "<td>&ndash;</td>";
         continue;
       }
-      const bool best = column->better != 0 && std::ranges::none_of(groups, [&](const auto& other) {
-                          return column->better * (statistics(other.second, *column).mean - own.mean) > 0;
-                        });
+      // How much better another group is; a column in which all are equal has no best.
+      const auto lead = [&](const auto& other) {
+        return column->better * (statistics(other.second, *column).mean - own.mean);
+      };
+      const bool best = std::ranges::none_of(groups, [&](const auto& other) { return lead(other) > 0; }) &&
+                        std::ranges::any_of(groups, [&](const auto& other) { return lead(other) < 0; });
       std::string text = column->text(own.mean);
-      if (own.count > 1 && own.deviation > 0) text += " &plusmn; " + column->text(own.deviation);
+      if (const std::string deviation = column->text(own.deviation); deviation != column->text(0))
+        text += "<small>&plusmn; " + deviation + "</small>";
       html += fmt::format("<td{}>{}</td>", best ? " class=\"best\"" : "", text);
     }
     html += "</tr>";
   }
-  return html + "</tbody></table>";
+  return html + "</tbody></table></div>";
 }
 
 constexpr const char* kColours[] = {"#1b6ca8", "#c8553d", "#2a9d4a", "#8e44ad", "#d4a017",
                                     "#16808a", "#b03a75", "#5d6d7e", "#7a5230", "#000000"};
+constexpr const char* kDashes[] = {"none", "7 3", "2 3", "9 3 2 3"};
 
-std::string axis_label(double x) { return x >= 1000 ? format_count(x) : fmt::format("{:.3g}", x); }
+/// The stroke of each group's lines. Few groups differ by colour; of many, those of one run share its colour
+/// and differ by dashes, as long as there are colours and dashes enough.
+std::map<std::string, std::string> strokes(const Groups& groups) {
+  std::map<std::string, size_t> runs, groups_of_run;
+  for (const auto& [name, arms] : groups) {
+    runs.try_emplace(arms[0]->arm->run, runs.size());
+    ++groups_of_run[arms[0]->arm->run];
+  }
+  const bool by_run =
+      groups.size() > std::size(kColours) && runs.size() <= std::size(kColours) &&
+      std::ranges::all_of(groups_of_run, [](const auto& run) { return run.second <= std::size(kDashes); });
+  std::map<std::string, std::string> all;
+  std::map<std::string, size_t> seen;
+  for (const auto& [name, arms] : groups) {
+    const std::string& run = arms[0]->arm->run;
+    const size_t colour = by_run ? runs[run] : all.size();
+    const size_t dash = by_run ? seen[run]++ : all.size() / std::size(kColours);
+    all[name] = fmt::format("stroke=\"{}\" stroke-dasharray=\"{}\"", kColours[colour % std::size(kColours)],
+                            kDashes[dash % std::size(kDashes)]);
+  }
+  return all;
+}
+
+struct Tick {
+  double at;
+  std::string label;
+};
+
+/// Round numbers from low to high, four to nine.
+std::vector<Tick> ticks(double low, double high) {
+  const double power = std::pow(10, std::floor(std::log10((high - low) / 8)));
+  double step = 10 * power;
+  for (const double factor : {5, 2, 1})
+    if (factor * power * 8 >= high - low) step = factor * power;
+  const auto [unit, letter] = high >= 1e9   ? std::pair{1e9, "B"}
+                              : high >= 1e6 ? std::pair{1e6, "M"}
+                              : high >= 1e4 ? std::pair{1e3, "k"}
+                                            : std::pair{1.0, ""};
+  const int decimals = static_cast<int>(std::max(0.0, -std::floor(std::log10(step / unit) + 1e-9)));
+  std::vector<Tick> all;
+  for (double i = std::ceil(low / step); i * step <= high; ++i) {
+    if (i == 0)
+      all.push_back({0, "0"});
+    else
+      all.push_back({i * step, fmt::format("{:.{}f}{}", i * step / unit, decimals, letter)});
+  }
+  return all;
+}
 
 /// Training loss of every arm over x, one colour for each group.
 std::string chart(const Groups& groups, const char* title,
@@ -221,39 +272,38 @@ std::string chart(const Groups& groups, const char* title,
       "<figure><svg viewBox=\"0 0 {0} {1}\" role=\"img\" aria-label=\"training loss by {2}\">"
       "<clipPath id=\"c{2}\"><rect x=\"{3}\" y=\"{4}\" width=\"{5}\" height=\"{6}\"/></clipPath>",
       kWidth, kHeight, title, kLeft, kTop, kWidth - kLeft - kRight, kHeight - kTop - kBottom);
-  constexpr int kTicks = 5;
-  for (int i = 0; i <= kTicks; ++i) {
-    const double x = x_max * i / kTicks, y = y_min + (y_max - y_min) * i / kTicks;
+  for (const Tick& y : ticks(y_min, y_max))
     svg += fmt::format(
         "<line class=\"grid\" x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\"/>"
-        "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.2f}</text>"
-        "<text x=\"{6:.1f}\" y=\"{7:.1f}\" text-anchor=\"middle\">{8}</text>",
-        kLeft, kWidth - kRight, py(y), kLeft - 6, py(y) + 4, y, px(x), kHeight - kBottom + 18, axis_label(x));
-  }
+        "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5}</text>",
+        kLeft, kWidth - kRight, py(y.at), kLeft - 6, py(y.at) + 4, y.label);
+  svg += fmt::format("<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\"/>",
+                     kLeft, kWidth - kRight, kHeight - kBottom);
+  for (const Tick& x : ticks(0, x_max))
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>", px(x.at),
+                       kHeight - kBottom + 18, x.label);
   svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>", (kLeft + kWidth) / 2,
                      kHeight - 6, title);
-  size_t colour = 0;
+  const auto stroke_of = strokes(groups);
   for (const auto& [name, arms] : groups) {
     for (const ArmResult* arm : arms) {
       std::string points;
       for (const Point& point : arm->training)
         if (std::isfinite(point.loss))
           points += fmt::format("{:.1f},{:.1f} ", px(x_of(*arm, point)), py(point.loss));
-      svg += fmt::format(
-          "<polyline clip-path=\"url(#c{})\" points=\"{}\" stroke=\"{}\"><title>{}</title></polyline>", title,
-          points, kColours[colour % std::size(kColours)], escaped(arm->arm->name));
+      svg += fmt::format("<polyline clip-path=\"url(#c{})\" points=\"{}\" {}><title>{}</title></polyline>",
+                         title, points, stroke_of.at(name), escaped(arm->arm->name));
     }
-    ++colour;
   }
   return svg + "</svg></figure>";
 }
 
 std::string legend(const Groups& groups) {
   std::string html = "<p class=\"legend\">";
-  size_t colour = 0;
-  for (const auto& [name, arms] : groups)
-    html += fmt::format("<span><i style=\"background:{}\"></i>{}</span> ",
-                        kColours[colour++ % std::size(kColours)], escaped(name));
+  for (const auto& [name, stroke] : strokes(groups))
+    html +=
+        fmt::format("<span><svg viewBox=\"0 0 28 8\"><line x2=\"28\" y1=\"4\" y2=\"4\" {}/></svg>{}</span> ",
+                    stroke, escaped(name));
   return html + "</p>";
 }
 
@@ -261,15 +311,17 @@ constexpr const char* kStyle =
     "body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:1100px;margin:2rem "
     "auto;padding:0 1rem}"
     "h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p.note{color:#555}"
-    "table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.35rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
-    "th:first-child{text-align:left}thead th{font-weight:600;color:#555;font-size:.85rem}"
+    ".wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
+    "tbody th,td{white-space:nowrap}td small{display:block;font-weight:400;color:#555;line-height:1.2}"
+    "th:first-child{text-align:left}thead "
+    "th{font-weight:600;color:#555;font-size:.85rem;vertical-align:bottom}"
     "td.best{font-weight:700;background:#e8f4ea}"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:1rem}"
-    "figure{margin:0}svg{width:100%;height:auto}svg text{font-size:12px;fill:#555}"
-    ".grid{stroke:#e5e5e5}polyline{fill:none;stroke-width:1.6;stroke-opacity:.8}"
-    ".legend span{margin-right:1rem;white-space:nowrap}.legend i{display:inline-block;width:.9em;height:.9em;"
-    "margin-right:.35em;vertical-align:-.1em;border-radius:2px}";
+    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:1rem}"
+    "figure{margin:0}figure svg{width:100%;height:auto}svg text{font-size:13px;fill:#555}"
+    ".grid{stroke:#e5e5e5}.axis{stroke:#999}polyline{fill:none;stroke-width:1.6;stroke-opacity:.8}"
+    ".legend span{display:inline-block;margin-right:1rem;white-space:nowrap}"
+    ".legend svg{width:28px;height:8px;margin-right:.35em;vertical-align:.1em}.legend line{stroke-width:3}";
 
 std::string page(const Sweep& sweep, const std::vector<ArmResult>& results, const Groups& groups) {
   std::string problems;

@@ -146,7 +146,8 @@ void add_value(Arm& arm, const std::string& key, const Setting& value) {
 /// One run with every combination of the grid.
 std::vector<Arm> arms_of(const std::string& name, const fs::path& recipe, const Settings& overrides,
                          const Settings& grid) {
-  std::vector<Arm> arms{{.name = safe(name), .group = safe(name), .recipe = recipe, .overrides = overrides}};
+  std::vector<Arm> arms{
+      {.name = safe(name), .run = safe(name), .group = safe(name), .recipe = recipe, .overrides = overrides}};
   for (const auto& [key, axis] : grid) {
     std::vector<Arm> longer;
     for (const Arm& arm : arms)

@@ -22,6 +22,7 @@ namespace headway {
 
 struct Arm {
   std::string name;
+  std::string run;    // of the table [runs.<run>]
   std::string group;  // the name without the seed: arms that are repetitions of each other
   std::filesystem::path recipe;
   Settings overrides;  // of the recipe's keys
