@@ -43,15 +43,19 @@ void add_to_leaf(GradBuffer& leaf, const Tensor& gradient, Stream& stream) {
   leaf.written = true;
 }
 
+/// An operation may hand the same memory to several inputs (a residual sum does), so only memory nobody else
+/// refers to is added to in place.
+void make_sole_owner(Tensor& sum, Stream& stream) {
+  if (sum.storage().use_count() > 1) sum = sum.clone(stream);
+}
+
 void add_to_pending(Tensor& pending, const Tensor& gradient, Stream& stream) {
   if (!pending) {
     pending = gradient;
     return;
   }
   if (pending.storage() == gradient.storage() && pending.raw() == gradient.raw()) return;  // added in place
-  // An operation may hand the same memory to several inputs (a residual sum does), so only memory nobody
-  // else refers to is added to in place.
-  if (pending.storage().use_count() > 1) pending = pending.clone(stream);
+  make_sole_owner(pending, stream);
   write(pending, gradient, false, stream);
 }
 
@@ -92,7 +96,7 @@ void run_node(Context& ctx, Node& node) {
   if (reached) {
     std::vector<GradTarget> targets;
     for (size_t i = 0; i < node.inputs.size(); ++i) {
-      targets.emplace_back(node.inputs[i], !has_earlier_edge_to(node.inputs, i));
+      targets.emplace_back(node.inputs[i], !has_earlier_edge_to(node.inputs, i), ctx.stream);
     }
     std::vector<Tensor> dinputs(node.inputs.size());
     node.backward(ctx, node.pending, targets, dinputs);
@@ -110,16 +114,18 @@ void run_node(Context& ctx, Node& node) {
 Node::Node(const char* name_in, int num_outputs)
     : name(name_in), order(next_order.fetch_add(1)), pending(static_cast<size_t>(num_outputs)) {}
 
-GradTarget::GradTarget(const Edge& edge, bool direct)
-    : wanted_(static_cast<bool>(edge)), leaf_(direct ? edge.leaf.get() : nullptr) {
+GradTarget::GradTarget(const Edge& edge, bool direct, Stream& stream)
+    : wanted_(static_cast<bool>(edge)), leaf_(direct ? edge.leaf.get() : nullptr), stream_(&stream) {
   if (!direct || edge.leaf || !edge.node) return;
-  const Tensor& sum = edge.node->pending[static_cast<size_t>(edge.output)];
-  // A residual sum hands the same memory to both its inputs: only memory nobody else refers to is written to.
-  if (sum && sum.storage().use_count() == 1) sum_ = &sum;
+  Tensor& sum = edge.node->pending[static_cast<size_t>(edge.output)];
+  if (sum) sum_ = &sum;
 }
 
 Tensor GradTarget::tensor(const Shape& shape, DType dtype, Device device) const {
-  if (adds_to_sum(dtype)) return sum_->reshape(shape);
+  if (adds_to_sum(dtype)) {
+    make_sole_owner(*sum_, *stream_);
+    return sum_->reshape(shape);
+  }
   if (!writes_leaf(dtype)) return Tensor::empty(shape, dtype, device);
   if (!leaf_->grad) leaf_->grad = Tensor::empty(shape, dtype, device);
   return leaf_->grad.reshape(shape);

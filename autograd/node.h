@@ -17,7 +17,7 @@ class GradTarget {
  public:
   GradTarget() = default;
   /// direct: the operation may write into the memory where the gradient collects.
-  GradTarget(const Edge& edge, bool direct);
+  GradTarget(const Edge& edge, bool direct, Stream&);
 
   /// Whether a gradient is wanted at all.
   explicit operator bool() const { return wanted_; }
@@ -33,7 +33,8 @@ class GradTarget {
 
   bool wanted_ = false;
   GradBuffer* leaf_ = nullptr;
-  const Tensor* sum_ = nullptr;  // of the uses whose gradients came before
+  Tensor* sum_ = nullptr;  // of the uses whose gradients came before
+  Stream* stream_ = nullptr;
 };
 
 template <size_t N>
