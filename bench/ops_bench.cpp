@@ -183,17 +183,21 @@ void run(int64_t N) {
     const int64_t count = int64_t{124} << 20;
     const Tensor p = bench.random({count}, DType::f32), m = bench.zeros({count}, DType::f32),
                  v = bench.zeros({count}, DType::f32), grad = bench.random({count}, DType::f32),
-                 rounded = bench.empty({count}, DType::bf16), sum = bench.zeros({1}, DType::f64);
+                 rounded = bench.empty({count}, DType::bf16), sum = bench.zeros({1}, DType::f64),
+                 grad_scale = bench.zeros({1}, DType::f64);
     const AdamWParameter<float> parameter{.p = numbers(p),
                                           .m = numbers(m),
                                           .v = numbers(v),
                                           .grad = numbers(grad),
                                           .rounded = rounded.view<T, 1>("rounded"),
                                           .decay = 0.1};
-    bench.measure(
-        "adamw", static_cast<double>(count) * 30,
-        AdamWUpdate<float>{
-            .parameters = std::span(&parameter, 1), .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8});
+    bench.measure("adamw", static_cast<double>(count) * 30,
+                  AdamWUpdate<float>{.parameters = std::span(&parameter, 1),
+                                     .grad_scale = grad_scale.view<const double, 1>("grad_scale"),
+                                     .lr = 1e-3,
+                                     .beta1 = 0.9,
+                                     .beta2 = 0.95,
+                                     .eps = 1e-8});
     bench.measure("sum_squares", Bench::bytes_of(grad),
                   SumSquares<float>{.x = numbers(grad), .sum = sum.view<double, 1>("sum")});
   }

@@ -4,14 +4,15 @@
 //
 //   OMP_NUM_THREADS=2 build/train_bench bench/gpt2_124m_cpu.toml [section.key=value...]
 //   build/train_bench recipes/gpt2_124m.toml train.micro_batch=64 train.batch_tokens=65536
+//   mpirun -np 2 build/train_bench recipes/gpt2_124m.toml train.micro_batch=64
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <chrono>
+#include <memory>
+#include <optional>
 
-#include "autograd/engine.h"
 #include "bench/gemm_floor.h"
 #include "core/backend.h"
 #include "core/comm/communicator.h"
@@ -19,49 +20,39 @@
 #include "core/profile.h"
 #include "core/storage.h"
 #include "layers/model.h"
-#include "trainers/grad_reducer.h"
-#include "trainers/optimizer.h"
 #include "trainers/recipe.h"
+#include "trainers/run_on_ranks.h"
+#include "trainers/train_step.h"
 
 namespace headway {
 namespace {
 
-class TrainingStep {
+/// Steps over the same random tokens.
+class Training {
  public:
-  TrainingStep(const Recipe& recipe, Communicator& comm, Stream& stream)
-      : recipe_(recipe), stream_(stream), model_(recipe.model) {
+  Training(const Recipe& recipe, Communicator& comm, Stream& stream)
+      : recipe_(recipe), comm_(comm), stream_(stream), model_(recipe.model) {
     model_.materialize(recipe.train.dtype == "bf16" ? DType::bf16 : DType::f32, 1, stream);
-    optimizer_ = std::make_unique<AdamW>(model_, AdamWConfig{}, stream);
-    std::vector<Shape> shapes;
-    model_.visit("", [&](const std::string&, Parameter& parameter) {
-      parameters_.push_back(&parameter);
-      shapes.push_back(parameter.shape);
-    });
-    reducer_ = std::make_unique<GradReducer>(comm, stream, shapes);
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      parameters_[i]->gradient->grad = reducer_->gradient(i);
-      parameters_[i]->gradient->on_ready = [this, i] { reducer_->ready(i); };
-    }
-    tokens_ = random_tokens(1);
-    targets_ = random_tokens(2);
+    step_ = std::make_unique<TrainStep>(model_, recipe_, comm_, stream_);
+    batch_ = {.tokens = random_tokens(1), .targets = random_tokens(2)};
   }
 
-  /// Returns the mean loss.
-  double run() {
-    for (Parameter* parameter : parameters_) parameter->gradient->written = false;
-    Context ctx{.stream = stream_, .rng = rng_, .training = true, .recording = true};
-    const Variable loss = model_.loss(ctx, tokens_, targets_, 1 / static_cast<double>(tokens_.numel()),
-                                      recipe_.train.recompute ? Recompute::blocks : Recompute::off);
-    const Tensor seed = Tensor::from<float>(std::array{1.0f}, {1}, stream_);
-    backward(ctx, std::span(&loss, 1), std::span(&seed, 1), MicroStep::last);
-    reducer_->finish();
-    const double norm = global_norm({reducer_->flat()}, stream_);
-    optimizer_->step(++step_, recipe_.optim.lr, std::min(1.0, recipe_.train.grad_clip / norm), stream_);
-    return static_cast<double>(loss.value().to_vector<float>(stream_)[0]);
+  /// So many steps; returns the last one's loss once it is known.
+  double run(int64_t count) {
+    TrainStep::Pending last;
+    const int64_t accumulated = recipe_.accumulation_steps(comm_.size());
+    for (int64_t i = 0; i < count; ++i)
+      last =
+          step_->run(std::vector<Batch>(static_cast<size_t>(accumulated), batch_),
+                     {.step = ++num_steps_, .learning_rate = recipe_.optim.lr, .num_targets = num_tokens()});
+    return last.wait().loss;
   }
 
   int64_t num_parameters() { return model_.num_parameters(); }
-  int64_t num_tokens() const { return tokens_.numel(); }
+  /// Of a step, all ranks together.
+  int64_t num_tokens() const {
+    return batch_.tokens.numel() * recipe_.accumulation_steps(comm_.size()) * comm_.size();
+  }
 
  private:
   Tensor random_tokens(uint32_t stream_id) const {
@@ -73,14 +64,12 @@ class TrainingStep {
   }
 
   const Recipe& recipe_;
+  Communicator& comm_;
   Stream& stream_;
-  Rng rng_{1};
   Model model_;
-  std::unique_ptr<AdamW> optimizer_;
-  std::vector<Parameter*> parameters_;
-  std::unique_ptr<GradReducer> reducer_;
-  Tensor tokens_, targets_;
-  int64_t step_ = 0;
+  std::unique_ptr<TrainStep> step_;
+  Batch batch_;
+  int64_t num_steps_ = 0;
 };
 
 bench::DecoderShape shape_of(const ModelConfig& model) {
@@ -112,41 +101,48 @@ void print_profile(const Profile& profile, double step_seconds, int64_t steps) {
   line("between operations", 0, step_seconds - inside);
 }
 
-void measure(const std::string& path, const std::vector<std::string>& overrides, int64_t steps,
-             bool has_floor) {
-  Recipe recipe = load_recipe(path, overrides);
-  recipe.resolve(recipe.model.vocab_size);
-  const Device device = Device::parse(recipe.run.device);
-  const auto stream = backend(device).make_stream();
-  const auto comm = Communicator::create(device, 100);
-  TrainingStep step(recipe, *comm, *stream);
-  fmt::print("{}: {} parameters, B {}, T {}, {}\n", backend(device).description(), step.num_parameters(),
-             recipe.train.micro_batch, recipe.data.seq_len, recipe.train.dtype);
+ExitCode measure(const Recipe& recipe, int64_t steps, bool has_floor, Communicator& comm, Stream& stream) {
+  const Device device = stream.device();
+  Training training(recipe, comm, stream);
+  const bool speaks = comm.rank() == 0;
+  if (speaks)
+    fmt::print("{}: {} parameters, {} rank{} x B {} x T {} x {} accumulated, {}\n",
+               backend(device).description(), training.num_parameters(), comm.size(),
+               comm.size() == 1 ? "" : "s", recipe.train.micro_batch, recipe.data.seq_len,
+               recipe.accumulation_steps(comm.size()), recipe.train.dtype);
 
-  constexpr int64_t kWarmup = 2;  // memory is touched for the first time
-  for (int64_t i = 0; i < kWarmup; ++i) step.run();
+  constexpr int64_t kWarmup = 3;  // memory is touched for the first time
+  training.run(kWarmup);
+  // One after the other, for the spread; then all at once, as a run has them.
   std::vector<double> seconds;
   double loss = 0;
   for (int64_t i = 0; i < steps; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    loss = step.run();
+    loss = training.run(1);
     seconds.push_back(seconds_since(start));
   }
-  const Profile profile;
   const auto start = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < steps; ++i) step.run();
-  print_profile(profile, seconds_since(start) / static_cast<double>(steps), steps);
+  training.run(steps);
+  const double together = seconds_since(start) / static_cast<double>(steps);
+  std::optional<Profile> profile(std::in_place);
+  const auto profiled = std::chrono::steady_clock::now();
+  training.run(steps);
+  if (speaks) print_profile(*profile, seconds_since(profiled) / static_cast<double>(steps), steps);
+  profile.reset();
+  if (!speaks) return ExitCode::ok;
 
   std::ranges::sort(seconds);
   const double median = seconds[seconds.size() / 2];
-  const auto tokens = static_cast<double>(step.num_tokens());
+  const auto tokens = static_cast<double>(training.num_tokens());
   fmt::print("{:.1f} tokens/s, {:.0f} ms a step (median of {}, {:.0f} to {:.0f}), loss {:.4f}\n",
              tokens / median, 1e3 * median, steps, 1e3 * seconds.front(), 1e3 * seconds.back(), loss);
+  fmt::print("{:.1f} tokens/s, {:.1f} ms a step where steps follow each other\n", tokens / together,
+             1e3 * together);
   const MemoryStats memory = memory_stats(device);
   fmt::print("memory: {:.2f} GiB in use at the peak, {:.2f} GiB taken from the device\n",
              static_cast<double>(memory.peak_in_use_bytes) * 0x1p-30,
              static_cast<double>(memory.peak_reserved_bytes) * 0x1p-30);
-  if (!has_floor || device.kind != Device::Kind::cpu) return;
+  if (!has_floor || device.kind != Device::Kind::cpu || comm.size() > 1) return ExitCode::ok;
   const bench::GemmFloor floor =
       bench::measure_gemm_floor(shape_of(recipe.model), recipe.train.micro_batch, recipe.data.seq_len);
   fmt::print(
@@ -154,6 +150,7 @@ void measure(const std::string& path, const std::vector<std::string>& overrides,
       "it\n",
       tokens / floor.seconds(), (floor.gemm_flop + floor.attention_flop) / 1e9, floor.flop_per_second() / 1e9,
       100 * floor.seconds() / median);
+  return ExitCode::ok;
 }
 
 }  // namespace
@@ -171,7 +168,13 @@ int main(int argc, char** argv) {
   app.add_flag("--no-floor", no_floor, "do not measure the matrix products alone");
   CLI11_PARSE(app, argc, argv);
   try {
-    headway::measure(recipe, overrides, steps, !no_floor);
+    headway::Recipe resolved = headway::load_recipe(recipe, overrides);
+    resolved.resolve(resolved.model.vocab_size);
+    return static_cast<int>(headway::run_on_ranks(resolved.run.device, resolved.comm.timeout_s,
+                                                  [&](headway::Communicator& comm, headway::Stream& stream) {
+                                                    return headway::measure(resolved, steps, !no_floor, comm,
+                                                                            stream);
+                                                  }));
   } catch (const headway::Error& error) {
     fmt::print(stderr, "train_bench: {}\n", error.what());
     return static_cast<int>(error.code());

@@ -25,6 +25,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/norm_aware_map.cu
   kernels/cuda/rope.cu
   kernels/cuda/round.cu
+  kernels/cuda/step_control.cu
   kernels/cuda/token_shift.cu
   ${cuda_attention_units}
 )

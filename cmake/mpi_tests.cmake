@@ -49,3 +49,20 @@ headway_mpi_test(core.mpi.disagreeing_ranks_end_with_a_sentence RANKS 2 STATUS 8
 headway_mpi_test(core.mpi.a_killed_rank_ends_all RANKS 2 STATUS 137 WITHIN 30 COMMAND $<TARGET_FILE:mpi_ranks> killed_on_rank_1)
 headway_mpi_test(core.mpi.unwinding_past_the_communicator_does_not_hang RANKS 2 STATUS 3 WITHIN 30
   COMMAND $<TARGET_FILE:mpi_ranks> leaves_while_throwing)
+
+# Ranks with GPUs; several share one where there are not enough.
+if(HEADWAY_CUDA)
+  add_executable(gpu_ranks tests/core/collective_cases.cpp tests/cuda/gpu_ranks.cpp)
+  target_link_libraries(gpu_ranks PRIVATE headway_core)
+  headway_mpi_test(cuda.ranks.collectives RANKS 2 STATUS 0 WITHIN 100 COMMAND $<TARGET_FILE:gpu_ranks> collectives)
+  headway_mpi_test(cuda.ranks.a_failing_rank_ends_all_with_its_status RANKS 2 STATUS 6 WITHIN 60 SAYS "rank 1: planted"
+    COMMAND $<TARGET_FILE:gpu_ranks> throws_on_rank_1)
+  headway_mpi_test(cuda.ranks.a_silent_rank_ends_all_at_the_deadline RANKS 2 STATUS 8 WITHIN 60
+    SAYS "all_reduce number 2 (4000 bytes) has not finished within 5 s" COMMAND $<TARGET_FILE:gpu_ranks> sleeps_on_rank_1)
+  add_test(NAME cuda.ranks.training COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/cuda/gpu_ranks_test.py)
+  set_tests_properties(cuda.ranks.training PROPERTIES PROCESSORS 2 TIMEOUT 600
+    ENVIRONMENT "${HEADWAY_MPI_TEST_ENVIRONMENT};HEADWAY_PROGRAM=$<TARGET_FILE:headway>;HEADWAY_MPIEXEC=${MPIEXEC_EXECUTABLE}")
+  foreach(test collectives a_failing_rank_ends_all_with_its_status a_silent_rank_ends_all_at_the_deadline training)
+    set_tests_properties(cuda.ranks.${test} PROPERTIES LABELS gpu SKIP_RETURN_CODE 77)
+  endforeach()
+endif()

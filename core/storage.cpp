@@ -27,7 +27,7 @@ constexpr double kLargestReuse = 1.25;
 
 class BlockCache {
  public:
-  explicit BlockCache(Device device) : device_(device) {}
+  BlockCache(Device device, bool on_host) : device_(device), on_host_(on_host) {}
 
   void count_adopted(size_t bytes) {
     std::lock_guard lock(mutex_);
@@ -90,11 +90,11 @@ class BlockCache {
   void* allocate(size_t bytes) {
     void* block = nullptr;
     try {
-      block = backend(device_).allocate(bytes);
+      block = ask_backend(bytes);
     } catch (const MemoryError&) {
       if (free_.empty()) throw;
       release_free_blocks();  // what is cached may be all that is missing
-      block = backend(device_).allocate(bytes);
+      block = ask_backend(bytes);
     }
     ++stats_.num_device_allocations;
     stats_.reserved_bytes += bytes;
@@ -102,27 +102,32 @@ class BlockCache {
     return block;
   }
 
+  void* ask_backend(size_t bytes) {
+    return on_host_ ? backend(device_).allocate_host(bytes) : backend(device_).allocate(bytes);
+  }
+
   void release_free_blocks() {
     for (const auto& [bytes, block] : free_) {
-      backend(device_).deallocate(block);
+      on_host_ ? backend(device_).deallocate_host(block) : backend(device_).deallocate(block);
       stats_.reserved_bytes -= bytes;
     }
     free_.clear();
   }
 
   Device device_;
+  bool on_host_;  // blocks are host memory for the device's copies
   mutable std::mutex mutex_;
   std::multimap<size_t, void*> free_;
   MemoryStats stats_;
 };
 
 // Caches are never destroyed: storages may outlive main's locals.
-BlockCache& cache_of(Device device) {
+BlockCache& cache_of(Device device, bool on_host = false) {
   static std::mutex mutex;
-  static auto& caches = *new std::array<std::map<int, BlockCache*>, Device::kNumKinds>();
+  static auto& caches = *new std::array<std::map<std::pair<int, bool>, BlockCache*>, Device::kNumKinds>();
   std::lock_guard lock(mutex);
-  BlockCache*& cache = caches[static_cast<size_t>(device.kind)][device.index];
-  if (!cache) cache = new BlockCache(device);
+  BlockCache*& cache = caches[static_cast<size_t>(device.kind)][{device.index, on_host}];
+  if (!cache) cache = new BlockCache(device, on_host);
   return *cache;
 }
 
@@ -132,6 +137,14 @@ std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
   size_t block_bytes = rounded_size(bytes);
   void* data = cache_of(device).take(&block_bytes);
   return std::shared_ptr<Storage>(new Storage(data, bytes, block_bytes, device));
+}
+
+std::shared_ptr<Storage> Storage::allocate_host(size_t bytes, Device copied_to) {
+  if (copied_to.kind == Device::Kind::cpu) return allocate(bytes, copied_to);
+  size_t block_bytes = rounded_size(bytes);
+  BlockCache& cache = cache_of(copied_to, true);
+  void* const data = cache.take(&block_bytes);
+  return adopt(data, bytes, Device{}, [&cache, data, block_bytes] { cache.give_back(data, block_bytes); });
 }
 
 std::shared_ptr<Storage> Storage::adopt(void* data, size_t bytes, Device device,

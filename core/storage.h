@@ -15,6 +15,10 @@ class Storage {
   /// Uninitialised memory, 64-byte aligned; MemoryError when the device has no more. bytes may be 0.
   static std::shared_ptr<Storage> allocate(size_t bytes, Device);
 
+  /// Uninitialised host memory for copies to and from a device, which need not stage it: they run while the
+  /// host goes on, so keep it until they have ended. For the CPU itself, memory like any other.
+  static std::shared_ptr<Storage> allocate_host(size_t bytes, Device copied_to);
+
   /// Memory that someone else provides (shared with other processes, mapped from a file): counted in the
   /// device's statistics, given back by calling release.
   static std::shared_ptr<Storage> adopt(void* data, size_t bytes, Device, std::function<void()> release);

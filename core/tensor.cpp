@@ -42,6 +42,11 @@ Tensor Tensor::over(std::shared_ptr<Storage> storage, const Shape& shape, DType 
   return tensor;
 }
 
+Tensor Tensor::empty_on_host(const Shape& shape, DType dtype, Device copied_to) {
+  const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
+  return over(Storage::allocate_host(bytes, copied_to), shape, dtype);
+}
+
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Stream& stream) {
   Tensor tensor = empty(shape, dtype, stream.device());
   tensor.fill_zero(stream);

@@ -22,6 +22,8 @@ class Tensor {
   Tensor() = default;
 
   static Tensor empty(const Shape&, DType, Device);
+  /// Host memory whose copies to and from the device run while the host goes on (Storage::allocate_host).
+  static Tensor empty_on_host(const Shape&, DType, Device copied_to);
   static Tensor zeros(const Shape&, DType, Stream&);
   /// A contiguous tensor at the start of memory that exists; ShapeError when it does not fit.
   static Tensor over(std::shared_ptr<Storage>, const Shape&, DType);
@@ -60,6 +62,7 @@ class Tensor {
   Tensor to(Stream&) const;
   /// A contiguous copy in new memory on the same device. The tensor must be contiguous.
   Tensor clone(Stream&) const;
+  /// Work of the stream: on a GPU the memory of both must live until the stream is past it.
   void copy_from(const Tensor& other, Stream&) const;
   void fill_zero(Stream&) const;
 

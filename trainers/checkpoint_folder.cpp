@@ -132,7 +132,7 @@ std::vector<std::string> prune_checkpoints(const fs::path& folder, int64_t curre
 CheckpointFolder::CheckpointFolder(fs::path folder, const Retention& retention, Communicator& comm,
                                    Stream& stream)
     : folder_(std::move(folder)), retention_(retention), comm_(comm), stream_(stream) {
-  agree(comm_, stream_, [&] {
+  agree(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::error_code error;
     fs::create_directories(folder_, error);
@@ -143,13 +143,13 @@ CheckpointFolder::CheckpointFolder(fs::path folder, const Retention& retention, 
 
 NewestValid CheckpointFolder::newest_valid() {
   std::string lines;  // of rank 0: the path, perhaps empty, then the rejections
-  agree(comm_, stream_, [&] {
+  agree(comm_, [&] {
     if (comm_.rank() != 0) return;
     const NewestValid found = newest_valid_checkpoint(folder_);
     lines = found.path.value_or(fs::path()).string();
     for (const std::string& why : found.rejected) lines += "\n" + why;
   });
-  std::istringstream answer(broadcast_text(comm_, stream_, lines, 0));
+  std::istringstream answer(broadcast_text(comm_, lines, 0));
   NewestValid result;
   std::string line;
   if (std::getline(answer, line) && !line.empty()) result.path = line;
@@ -161,7 +161,7 @@ SaveReport CheckpointFolder::save(std::span<const NamedState> states, const RunI
   const auto start = std::chrono::steady_clock::now();
   SaveReport report;
   report.path = folder_ / checkpoint_name(info.step);
-  agree(comm_, stream_, [&] {
+  agree(comm_, [&] {
     if (comm_.rank() == 0) save_checkpoint(report.path, states, info, stream_);
   });
   if (comm_.rank() == 0) {
@@ -177,7 +177,7 @@ SaveReport CheckpointFolder::save(std::span<const NamedState> states, const RunI
 
 RunInfo CheckpointFolder::load(const fs::path& path, std::span<const NamedState> states) {
   RunInfo info;
-  agree(comm_, stream_, [&] { info = load_checkpoint(path, states, stream_); });
+  agree(comm_, [&] { info = load_checkpoint(path, states, stream_); });
   return info;
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <numbers>
 
+#include "core/comm/agreement.h"
 #include "core/error.h"
 
 namespace headway {
@@ -52,9 +53,7 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
       for (size_t k = 0; k < 3; ++k) sums[2 + k] += answers[k];
     }
   }
-  const Tensor total = Tensor::from<double>(sums, {5}, stream);
-  comm.all_reduce(total, Reduce::sum, stream);
-  const std::vector<double> all = total.to_vector<double>(stream);
+  const std::vector<double> all = all_reduce_values(comm, sums, Reduce::sum);
 
   Evaluation result{.loss = all[0] / all[1], .num_tokens = static_cast<int64_t>(all[1])};
   if (examples.asks_questions()) result.accuracy = all[2] / all[1], result.exact_match = all[4] / all[3];

@@ -3,11 +3,12 @@
 //   gradient(i) := sum over ranks of gradient(i)        (the loss is already divided by the global token
 //   count)
 //
-// All gradients lie in one flat tensor, the last created parameter first, because backward finishes with them
-// in about that order; each starts on a cache line. Buckets are consecutive stretches of it, so reducing one
-// copies nothing. A bucket's reduction starts when all its gradients are final and all earlier buckets have
-// started: ranks may finish gradients in different orders. A gradient larger than a bucket is reduced in
-// pieces of a bucket's size.
+// All gradients lie in one flat tensor (flat_layout.h), so reducing a bucket copies nothing. A bucket's
+// reduction starts when all its gradients are final and all earlier buckets have started: ranks may finish
+// gradients in different orders. A gradient larger than a bucket is reduced in pieces of a bucket's size.
+//
+// Where the optimiser is sharded, a rank receives only the sums of the parts it updates (reduce-scatter), and
+// what the other parts hold after finish() is undefined.
 //
 // A bucket's sums are added in rank order where the transport does so (shared memory, threads), and have
 // equal bits on all ranks always.
@@ -19,8 +20,12 @@
 #include <vector>
 
 #include "core/comm/communicator.h"
+#include "trainers/flat_layout.h"
 
 namespace headway {
+
+/// What a rank needs of the summed gradients.
+enum class GradSums : uint8_t { all, own_parts };
 
 class GradReducer {
  public:
@@ -29,43 +34,39 @@ class GradReducer {
   /// Allocates the gradients, zero-filled, on the stream's device. Collective; shapes in the order in which
   /// the parameters were created, the same on every rank; dtype f32 or f64.
   GradReducer(Communicator&, Stream&, std::span<const Shape> shapes, DType dtype = DType::f32,
-              size_t bucket_bytes = kBucketBytes);
+              size_t bucket_bytes = kBucketBytes, GradSums sums = GradSums::all);
   /// Must not happen between the first ready() of a step and its finish(): peers still write to the
   /// gradients.
   ~GradReducer() = default;
   GradReducer(const GradReducer&) = delete;
   GradReducer& operator=(const GradReducer&) = delete;
 
+  const FlatLayout& layout() const { return layout_; }
   /// Where the gradient of parameter i collects: contiguous, of the parameter's shape.
   const Tensor& gradient(size_t index) const { return gradients_.at(index); }
   /// All gradients as one vector; the gaps between them are zeros.
   const Tensor& flat() const { return flat_; }
-  size_t num_buckets() const { return buckets_.size(); }
+  /// What of flat() is summed on this rank after finish().
+  std::vector<Tensor> summed() const;
 
   /// Gradient i is final and not touched until finish() returns. Once per gradient and step; ShapeError
   /// otherwise.
   void ready(size_t index);
-  /// Waits until all gradients are sums. ShapeError naming gradients that never became ready.
+  /// Waits until all gradients are sums (on a GPU, the stream waits). ShapeError naming gradients that never
+  /// became ready.
   void finish();
 
  private:
-  struct Bucket {
-    int64_t lo = 0;  // elements of flat_
-    int64_t hi = 0;
-    size_t num_gradients = 0;
-    size_t num_missing = 0;  // not ready in this step
-  };
-
   void start_complete_buckets();
   void reset();
 
   Communicator& comm_;
   Stream& stream_;
-  int64_t bucket_elements_;
+  GradSums sums_;
+  FlatLayout layout_;
   Tensor flat_;
   std::vector<Tensor> gradients_;
-  std::vector<size_t> bucket_of_;  // by gradient
-  std::vector<Bucket> buckets_;    // in the order in which they start
+  std::vector<size_t> num_missing_;  // by bucket: gradients that are not ready in this step
   std::vector<bool> is_ready_;
   size_t num_started_ = 0;  // buckets
   std::vector<std::unique_ptr<PendingReduce>> pending_;

@@ -10,6 +10,7 @@
 #include "core/io/hdf5_handle.h"
 #include "trainers/commands/command.h"
 #include "trainers/config/unknown_key.h"
+#include "trainers/run_on_ranks.h"
 
 namespace headway {
 namespace {

@@ -91,7 +91,7 @@ class Runner {
     for (const auto& [name, parameter] : parameters_)
       compare("grad " + name, parameter->gradient->written ? parameter->gradient->grad : Tensor(),
               "grad/param/" + name);
-    compare_buffers(ctx);
+    compare_buffers(ctx, x.size(0) * x.size(1));
     return result_;
   }
 
@@ -176,8 +176,8 @@ class Runner {
       outputs.push_back({fmt::format("conv_state/{}", i), state.convolutions[i].rows()});
   }
 
-  void compare_buffers(Context& ctx) {
-    if (ctx.training) layer_->after_step(ctx, *make_local_communicator());
+  void compare_buffers(Context& ctx, int64_t num_positions) {
+    if (ctx.training) layer_->after_step(ctx, *make_local_communicator(), {.num_positions = num_positions});
     MemoryArchive archive(*stream_);
     layer_->save_buffers(archive, "");
     for (const ArchiveEntry& entry : archive.entries("")) {

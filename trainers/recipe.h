@@ -76,6 +76,7 @@ struct TrainRecipe {
   std::vector<std::string> only;
   std::string on_nonfinite = "stop";
   int64_t max_skipped = 5;
+  bool shard_optimizer = false;
   void describe(FieldVisitor&);
 };
 

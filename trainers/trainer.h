@@ -13,14 +13,13 @@
 #include "layers/model.h"
 #include "trainers/checkpoint_folder.h"
 #include "trainers/data/batch.h"
-#include "trainers/grad_reducer.h"
 #include "trainers/metrics.h"
-#include "trainers/optimizer.h"
 #include "trainers/recipe.h"
 #include "trainers/run_folder.h"
 #include "trainers/run_record.h"
 #include "trainers/schedule.h"
 #include "trainers/states.h"
+#include "trainers/train_step.h"
 
 namespace headway {
 
@@ -38,16 +37,21 @@ class Trainer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  struct StepResult {
-    double loss = 0;       // mean over the step's tokens, all ranks
-    double grad_norm = 0;  // before clipping
-    double learning_rate = 0;
-    double data_ms = 0, comm_ms = 0;
-    std::map<std::string, double> auxiliary = {};  // mean of each kind of loss that layers add, where logged
-    size_t saved_bytes = 0;                        // held for backward by one micro-batch
-    bool stop_requested = false;
-    bool save_due = false;
-    bool is_finite() const;
+  /// A step whose numbers are still to come, and where the run was before it.
+  struct Step {
+    StepInputs inputs;
+    TrainStep::Pending pending;
+    int64_t first_sample = 0;  // of all ranks, in the training order
+    int64_t tokens_before = 0;
+    MetricRow row;  // of the layers
+    bool logs = false;
+    bool stop_requested = false, save_due = false;
+    double data_ms = 0;
+  };
+  /// What the ranks tell each other before a step.
+  struct Agreed {
+    int64_t num_targets = 0;
+    bool stop_requested = false, save_due = false;
   };
 
   ExitCode train();
@@ -55,13 +59,14 @@ class Trainer {
   void resume();
   void announce();
   void load_initial_weights();
-  StepResult train_step(bool logs, MetricSink* metrics);
-  void accumulate_gradients(const std::vector<Batch>&, double loss_scale, bool logs, MetricSink*, StepResult&,
-                            double& loss);
-  void agree_on(StepResult&, double local_loss);
-  void update(StepResult&);
-  void report_nonfinite(const StepResult&, const std::vector<int64_t>& sample_ids);
-  void log(const StepResult&, MetricRow&, double step_seconds);
+  std::unique_ptr<Step> start_step();
+  std::vector<Batch> next_batches();
+  int64_t samples_per_step() const { return accumulation_steps_ * recipe_.train.micro_batch * comm_.size(); }
+  Agreed agree_on(const std::vector<Batch>&);
+  /// Waits for a step's numbers, and logs them; `is_newest`: no step has been started after it.
+  void settle(const Step&, bool is_newest);
+  void report_bad(const Step&, const StepNumbers&, bool is_newest);
+  void log(const Step&, const StepNumbers&, double step_seconds);
   void evaluate_and_log();
   void save();
   void write_sample();
@@ -77,11 +82,8 @@ class Trainer {
   std::unique_ptr<ExampleSource> examples_;
   std::optional<SampleOrder> order_;
   std::unique_ptr<Model> model_;
-  std::vector<Parameter*> parameters_;
-  std::unique_ptr<GradReducer> reducer_;
-  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<TrainStep> train_step_;
   Schedule schedule_;
-  Rng rng_;
   int64_t accumulation_steps_ = 1;
   std::string initial_weights_;  // where they came from, where not from chance
 
@@ -97,7 +99,7 @@ class Trainer {
   std::unique_ptr<CheckpointFolder> checkpoints_;
   int64_t saved_step_ = -1;
   Clock::time_point last_save_ = Clock::now();
-  double checkpoint_ms_ = 0;
+  Clock::time_point last_settled_ = Clock::now();
   double seconds_per_step_ = 0;  // running mean, for the time left
 };
 

@@ -35,4 +35,16 @@ Grads<3> AffineScale::backward(Context& ctx, const Saved& saved, const Grads<2>&
   return {dz, Tensor(), Tensor()};
 }
 
+void update_running_mean(const Tensor& mean, const Tensor& sums, double rho, int64_t count,
+                         const Tensor& grad_scale, Stream& stream) {
+  dispatch<double, float>(mean.dtype(), "running mean", [&]<class T>() {
+    launch(UpdateRunningMean<T>{.mean = mean.view<T, 1>("mean"),
+                                .sums = sums.view<T, 1>("sums"),
+                                .grad_scale = grad_scale.optional_view<const double, 1>("grad_scale"),
+                                .rho = rho,
+                                .count = count},
+           stream);
+  });
+}
+
 }  // namespace headway

@@ -24,4 +24,9 @@ struct AffineScale {
   static Grads<3> backward(Context&, const Saved&, const Grads<2>& dy, const Needs<3>&);
 };
 
+/// mean [H] moves towards sums [H] / count by the share 1 - rho, unless grad_scale (1) f64 is given and
+/// negative; sums become zero.
+void update_running_mean(const Tensor& mean, const Tensor& sums, double rho, int64_t count,
+                         const Tensor& grad_scale, Stream&);
+
 }  // namespace headway

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/error.h"
 
 namespace headway {
@@ -48,43 +49,61 @@ std::optional<Failure> failure_of(const std::function<void()>& work) {
   }
 }
 
-int64_t broadcast_integer(Communicator& comm, Stream& stream, int64_t value, int root) {
-  const Tensor tensor = Tensor::from<int64_t>(std::span<const int64_t>(&value, 1), {1}, stream);
-  comm.broadcast(tensor, root, stream);
-  return tensor.to_vector<int64_t>(stream)[0];
+template <class T>
+std::vector<T> broadcast_values(Communicator& comm, std::span<const T> values, int root) {
+  const auto host = cpu_backend().make_stream();
+  const Tensor tensor = Tensor::from<T>(values, {static_cast<int64_t>(values.size())}, *host);
+  comm.broadcast(tensor, root, *host);
+  return tensor.to_vector<T>(*host);
+}
+
+int64_t broadcast_integer(Communicator& comm, int64_t value, int root) {
+  return broadcast_values<int64_t>(comm, {&value, 1}, root)[0];
+}
+
+template <class T>
+std::vector<T> reduce_values(Communicator& comm, std::span<const T> values, Reduce reduce) {
+  const auto host = cpu_backend().make_stream();
+  const Tensor tensor = Tensor::from<T>(values, {static_cast<int64_t>(values.size())}, *host);
+  comm.all_reduce(tensor, reduce, *host);
+  return tensor.to_vector<T>(*host);
 }
 
 }  // namespace
 
-void agree(Communicator& comm, Stream& stream, const std::function<void()>& work) {
+void agree(Communicator& comm, const std::function<void()>& work) {
   const std::optional<Failure> mine = failure_of(work);
   if (comm.size() == 1) {
     if (mine) rethrow(*mine);
     return;
   }
   const int64_t place = mine ? comm.rank() : comm.size();
-  const Tensor first = Tensor::from<int64_t>(std::span<const int64_t>(&place, 1), {1}, stream);
-  comm.all_reduce(first, Reduce::min, stream);
-  const int root = static_cast<int>(first.to_vector<int64_t>(stream)[0]);
+  const int root =
+      static_cast<int>(all_reduce_values(comm, std::span<const int64_t>(&place, 1), Reduce::min)[0]);
   if (root == comm.size()) return;
   Failure shared = mine.value_or(Failure{ExitCode::unexpected, ""});
-  shared.code =
-      static_cast<ExitCode>(broadcast_integer(comm, stream, static_cast<int64_t>(shared.code), root));
-  shared.message = broadcast_text(comm, stream, shared.message, root);
+  shared.code = static_cast<ExitCode>(broadcast_integer(comm, static_cast<int64_t>(shared.code), root));
+  shared.message = broadcast_text(comm, shared.message, root);
   if (root != 0) shared.message = "rank " + std::to_string(root) + ": " + shared.message;
   rethrow(shared);
 }
 
-std::string broadcast_text(Communicator& comm, Stream& stream, const std::string& text, int root) {
+std::string broadcast_text(Communicator& comm, const std::string& text, int root) {
   if (comm.size() == 1) return text;
-  const int64_t bytes = broadcast_integer(comm, stream, static_cast<int64_t>(text.size()), root);
+  const int64_t bytes = broadcast_integer(comm, static_cast<int64_t>(text.size()), root);
   if (bytes == 0) return {};
   std::vector<uint8_t> values(text.begin(), text.end());
   values.resize(static_cast<size_t>(bytes));
-  const Tensor tensor = Tensor::from<uint8_t>(values, {bytes}, stream);
-  comm.broadcast(tensor, root, stream);
-  const std::vector<uint8_t> received = tensor.to_vector<uint8_t>(stream);
+  const std::vector<uint8_t> received = broadcast_values<uint8_t>(comm, values, root);
   return {received.begin(), received.end()};
+}
+
+std::vector<double> all_reduce_values(Communicator& comm, std::span<const double> values, Reduce reduce) {
+  return reduce_values(comm, values, reduce);
+}
+
+std::vector<int64_t> all_reduce_values(Communicator& comm, std::span<const int64_t> values, Reduce reduce) {
+  return reduce_values(comm, values, reduce);
 }
 
 }  // namespace headway

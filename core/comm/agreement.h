@@ -1,9 +1,11 @@
-// Work that may fail on one rank: all ranks learn of it together, so that none waits in a collective for a
-// rank that has left.
+// What ranks tell each other through host memory. Work that may fail on one rank: all ranks learn of it
+// together, so that none waits in a collective for a rank that has left.
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/comm/communicator.h"
 
@@ -12,9 +14,13 @@ namespace headway {
 /// Runs work on this rank. When it throws on any rank, every rank throws the error of the lowest rank on
 /// which it did, with the same class of core/error.h and, for ranks other than 0, the rank in front of the
 /// message. Collective: work itself must not communicate.
-void agree(Communicator&, Stream&, const std::function<void()>& work);
+void agree(Communicator&, const std::function<void()>& work);
 
 /// The root's text on every rank.
-std::string broadcast_text(Communicator&, Stream&, const std::string& text, int root);
+std::string broadcast_text(Communicator&, const std::string& text, int root);
+
+/// Element by element over the ranks; the values are the host's, so no GPU is waited for.
+std::vector<double> all_reduce_values(Communicator&, std::span<const double>, Reduce);
+std::vector<int64_t> all_reduce_values(Communicator&, std::span<const int64_t>, Reduce);
 
 }  // namespace headway

@@ -12,6 +12,12 @@ void check_reducible(const Tensor& tensor) {
   dispatch<float, double, int32_t, int64_t>(tensor.dtype(), "all_reduce", []<class T>() {});
 }
 
+void check_parts(const Tensor& tensor, int size, const char* collective) {
+  HEADWAY_CHECK(tensor.is_contiguous() && tensor.numel() % size == 0, ShapeError,
+                fmt::format("{}: the tensor {} is not contiguous or not {} equal parts", collective,
+                            tensor.shape().to_string(), size));
+}
+
 void check_broadcast(const Tensor& tensor, int root, int size) {
   HEADWAY_CHECK(tensor.is_contiguous(), ShapeError,
                 fmt::format("broadcast: the tensor {} is not contiguous", tensor.shape().to_string()));
@@ -21,8 +27,8 @@ void check_broadcast(const Tensor& tensor, int root, int size) {
 
 void check_on_host(const Tensor& tensor, const char* collective) {
   HEADWAY_CHECK(tensor.device().kind == Device::Kind::cpu, CommError,
-                fmt::format("{}: a tensor on {} needs NCCL, and this communicator moves host memory only",
-                            collective, tensor.device().to_string()));
+                fmt::format("{}: a tensor on {} needs NCCL, and these ranks have no GPU", collective,
+                            tensor.device().to_string()));
 }
 
 }  // namespace headway

@@ -25,6 +25,11 @@ class LocalCommunicator final : public Communicator {
     check_reducible(tensor);
     return std::make_unique<FinishedReduce>();
   }
+  std::unique_ptr<PendingReduce> start_reduce_scatter(const Tensor& tensor, Reduce reduce,
+                                                      Stream& stream) override {
+    return start_all_reduce(tensor, reduce, stream);
+  }
+  void all_gather(const Tensor& tensor, Stream&) override { check_parts(tensor, 1, "all_gather"); }
   void broadcast(const Tensor& tensor, int root, Stream&) override { check_broadcast(tensor, root, 1); }
   void barrier() override {}
   [[noreturn]] void abort(int exit_status) override {

@@ -125,7 +125,7 @@ class MpiCommunicator final : public Communicator {
   Tensor allocate(const Shape& shape, DType dtype, Device device) override {
     if (!shares_memory_ || device.kind != Device::Kind::cpu) return Tensor::empty(shape, dtype, device);
     try {
-      if (!shared_) shared_.emplace(rank_, size_, [this](std::span<int64_t> values) { all_gather(values); });
+      if (!shared_) shared_.emplace(rank_, size_, [this](std::span<int64_t> values) { exchange(values); });
       return shared_->allocate(shape, dtype);
     } catch (const CommError& error) {
       // Every rank comes here at the same allocation. What is shared already stays so.
@@ -141,16 +141,26 @@ class MpiCommunicator final : public Communicator {
   }
 
   std::unique_ptr<PendingReduce> start_all_reduce(const Tensor& tensor, Reduce reduce, Stream&) override;
+  std::unique_ptr<PendingReduce> start_reduce_scatter(const Tensor& tensor, Reduce reduce, Stream&) override;
+
+  void all_gather(const Tensor& tensor, Stream&) override {
+    check_parts(tensor, size_, "all_gather");
+    check_on_host(tensor, "all_gather");
+    Collective& collective = begin("all_gather", tensor);
+    if (shared_ && shared_->holds(tensor)) {
+      collective.shared_number = shared_->begin(tensor, SharedReduce::Work::all_gather, Reduce::sum);
+    } else {
+      const auto part = static_cast<int64_t>(tensor.bytes()) / size_;
+      for (int root = 0; root < size_; ++root) start_broadcast(collective, root * part, part, root);
+    }
+    wait_for(collective.sequence);
+  }
 
   void broadcast(const Tensor& tensor, int root, Stream&) override {
     check_broadcast(tensor, root, size_);
     check_on_host(tensor, "broadcast");
     Collective& collective = begin("broadcast", tensor);
-    for_each_message(static_cast<int64_t>(tensor.bytes()), [&](int64_t first, int count) {
-      check(MPI_Ibcast(static_cast<std::byte*>(tensor.raw()) + first, count, MPI_BYTE, root, world_,
-                       add_request(collective)),
-            "MPI_Ibcast");
-    });
+    start_broadcast(collective, 0, static_cast<int64_t>(tensor.bytes()), root);
     wait_for(collective.sequence);
   }
 
@@ -185,13 +195,23 @@ class MpiCommunicator final : public Communicator {
     has_met_ = true;
   }
 
+  uint64_t begin_reduce_scatter(const Tensor& tensor, Reduce reduce) {
+    check_parts(tensor, size_, "reduce_scatter");
+    // As messages, reducing everything takes little longer than MPI's own way, which wants another buffer.
+    if (!shared_ || !shared_->holds(tensor)) return begin_all_reduce(tensor, reduce);
+    check_reducible(tensor);
+    Collective& collective = begin("reduce_scatter", tensor);
+    collective.shared_number = shared_->begin(tensor, SharedReduce::Work::reduce_scatter, reduce);
+    return collective.sequence;
+  }
+
  private:
   uint64_t begin_all_reduce(const Tensor& tensor, Reduce reduce) {
     check_reducible(tensor);
     check_on_host(tensor, "all_reduce");
     Collective& collective = begin("all_reduce", tensor);
     if (shared_ && shared_->holds(tensor)) {
-      collective.shared_number = shared_->begin(tensor, reduce);
+      collective.shared_number = shared_->begin(tensor, SharedReduce::Work::all_reduce, reduce);
       return collective.sequence;
     }
     for_each_message(tensor.numel(), [&](int64_t first, int count) {
@@ -209,8 +229,16 @@ class MpiCommunicator final : public Communicator {
     return under_way_.emplace_back(Collective{sequence, tensor, {}, {}});
   }
 
-  void all_gather(std::span<int64_t> values) {
-    Collective& collective = begin("all_gather", Tensor());
+  void start_broadcast(Collective& collective, int64_t first_byte, int64_t bytes, int root) {
+    for_each_message(bytes, [&](int64_t first, int count) {
+      check(MPI_Ibcast(static_cast<std::byte*>(collective.tensor.raw()) + first_byte + first, count, MPI_BYTE,
+                       root, world_, add_request(collective)),
+            "MPI_Ibcast");
+    });
+  }
+
+  void exchange(std::span<int64_t> values) {
+    Collective& collective = begin("exchange", Tensor());
     check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), 1, MPI_INT64_T, world_,
                          add_request(collective)),
           "MPI_Iallgather");
@@ -278,6 +306,11 @@ class MpiPendingReduce final : public PendingReduce {
 std::unique_ptr<PendingReduce> MpiCommunicator::start_all_reduce(const Tensor& tensor, Reduce reduce,
                                                                  Stream&) {
   return std::make_unique<MpiPendingReduce>(*this, begin_all_reduce(tensor, reduce));
+}
+
+std::unique_ptr<PendingReduce> MpiCommunicator::start_reduce_scatter(const Tensor& tensor, Reduce reduce,
+                                                                     Stream&) {
+  return std::make_unique<MpiPendingReduce>(*this, begin_reduce_scatter(tensor, reduce));
 }
 
 }  // namespace

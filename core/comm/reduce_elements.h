@@ -1,5 +1,5 @@
 // Element-wise reduction over ranks whose buffers one process can reach:
-//   every buffers[r][i] = combine(...combine(buffers[0][i], buffers[1][i])..., buffers[R-1][i])
+//   every targets[.][i] = combine(...combine(sources[0][i], sources[1][i])..., sources[R-1][i])
 // always in rank order, so the bits depend on the values alone. NaN in a sum stays NaN.
 #pragma once
 
@@ -10,7 +10,8 @@
 
 namespace headway {
 
-/// Elements lo <= i < hi of buffers of one dtype: f32, f64, i32 or i64.
-void reduce_elements(std::span<void* const> buffers, int64_t lo, int64_t hi, DType, Reduce);
+/// Elements lo <= i < hi of buffers of one dtype: f32, f64, i32 or i64. Targets may be sources.
+void reduce_elements(std::span<void* const> sources, std::span<void* const> targets, int64_t lo, int64_t hi,
+                     DType, Reduce);
 
 }  // namespace headway

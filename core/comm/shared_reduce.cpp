@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -40,12 +41,16 @@ std::shared_ptr<const SharedSegment> SharedReduce::segment_of(const Tensor& tens
   return nullptr;
 }
 
-uint64_t SharedReduce::begin(const Tensor& tensor, Reduce reduce) {
+uint64_t SharedReduce::begin(const Tensor& tensor, Work work, Reduce reduce) {
   auto segment = segment_of(tensor);
   HEADWAY_CHECK(segment, CommError, "a tensor outside shared memory cannot be reduced there");
   const auto* const first = static_cast<const std::byte*>(tensor.raw());
-  const Request request{segment->number(), static_cast<uint64_t>(first - segment->copy_of(rank_)),
-                        tensor.numel(), tensor.dtype(), reduce};
+  const Request request{segment->number(),
+                        static_cast<uint64_t>(first - segment->copy_of(rank_)),
+                        tensor.numel(),
+                        tensor.dtype(),
+                        work,
+                        reduce};
   pending_.push_back({request, tensor, std::move(segment)});
   const uint64_t number = num_forgotten_ + pending_.size() - 1;
   publish();
@@ -79,7 +84,7 @@ void SharedReduce::advance() {
 
 void SharedReduce::combine(const Pending& pending, uint64_t number) const {
   const Request& request = pending.request;
-  std::vector<void*> copies;
+  std::vector<std::byte*> copies;
   for (int other = 0; other < size_; ++other) {
     const Request& theirs = boards_[static_cast<size_t>(other)]->requests[number % kSlots];
     HEADWAY_CHECK(
@@ -90,13 +95,25 @@ void SharedReduce::combine(const Pending& pending, uint64_t number) const {
                     to_string(theirs.dtype)));
     copies.push_back(pending.segment->copy_of(other) + request.first_byte);
   }
+  const std::vector<void*> all(copies.begin(), copies.end());
+  void* const own = all[static_cast<size_t>(rank_)];
+  const int64_t part = request.numel / size_;
+  if (request.work == Work::reduce_scatter)
+    return reduce_elements(all, {&own, 1}, part * rank_, part * (rank_ + 1), request.dtype, request.reduce);
+  if (request.work == Work::all_gather) {
+    const size_t bytes = static_cast<size_t>(part) * size_of(request.dtype);
+    const size_t first = bytes * static_cast<size_t>(rank_);
+    for (std::byte* const copy : copies)
+      if (copy != own) std::memcpy(copy + first, static_cast<std::byte*>(own) + first, bytes);
+    return;
+  }
   // Parts end on whole blocks, so that no two ranks write to one cache line.
   constexpr int64_t kBlock = 1024;
   const int64_t num_blocks = (request.numel + kBlock - 1) / kBlock;
   const auto part_begin = [&](int rank) {
     return std::min(num_blocks * rank / size_ * kBlock, request.numel);
   };
-  reduce_elements(copies, part_begin(rank_), part_begin(rank_ + 1), request.dtype, request.reduce);
+  reduce_elements(all, all, part_begin(rank_), part_begin(rank_ + 1), request.dtype, request.reduce);
 }
 
 uint64_t SharedReduce::least_combined() const {

@@ -26,6 +26,10 @@ namespace headway {
 
 class SharedReduce {
  public:
+  /// all_reduce: every copy becomes the result. For tensors of equal parts, one for each rank:
+  /// reduce_scatter, the rank's own copy of its part does; all_gather, a rank's part is copied to all others.
+  enum class Work : uint8_t { all_reduce, reduce_scatter, all_gather };
+
   /// Collective. CommError on every rank when any of them cannot reach the memory of all.
   SharedReduce(int rank, int size, Exchange exchange);
 
@@ -33,8 +37,8 @@ class SharedReduce {
   Tensor allocate(const Shape&, DType);
   /// The tensor's memory came from allocate().
   bool holds(const Tensor& tensor) const { return segment_of(tensor) != nullptr; }
-  /// Starts reducing a tensor that holds() is true for; returns its number. The same order on every rank.
-  uint64_t begin(const Tensor&, Reduce);
+  /// Starts work on a tensor that holds() is true for; returns its number. The same order on every rank.
+  uint64_t begin(const Tensor&, Work, Reduce);
   /// CommError when the ranks disagree about what is reduced.
   void advance();
   bool is_finished(uint64_t number) const;
@@ -48,6 +52,7 @@ class SharedReduce {
     uint64_t first_byte = 0;
     int64_t numel = 0;
     DType dtype = DType::f32;
+    Work work = Work::all_reduce;
     Reduce reduce = Reduce::sum;
     bool operator==(const Request&) const = default;
   };

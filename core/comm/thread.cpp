@@ -22,7 +22,7 @@ namespace {
 
 // What a rank asks for; all ranks must ask for the same at the same point.
 struct Request {
-  enum class Kind : uint8_t { all_reduce, broadcast, barrier };
+  enum class Kind : uint8_t { all_reduce, all_gather, broadcast, barrier };
   Kind kind = Kind::barrier;
   Reduce reduce = Reduce::sum;
   int root = 0;
@@ -39,6 +39,8 @@ struct Request {
       case Kind::all_reduce:
         return fmt::format("all_reduce ({}) of {} {}", reduce_name(), tensor.numel(),
                            to_string(tensor.dtype()));
+      case Kind::all_gather:
+        return fmt::format("all_gather of {} {}", tensor.numel(), to_string(tensor.dtype()));
       case Kind::broadcast:
         return fmt::format("broadcast of {} {} from rank {}", tensor.numel(), to_string(tensor.dtype()),
                            root);
@@ -115,7 +117,16 @@ class Group {
     if (first.kind == Request::Kind::all_reduce) {
       std::vector<void*> buffers;
       for (const auto& [rank, request] : meeting.requests) buffers.push_back(request.tensor.raw());
-      reduce_elements(buffers, 0, first.tensor.numel(), first.tensor.dtype(), first.reduce);
+      reduce_elements(buffers, buffers, 0, first.tensor.numel(), first.tensor.dtype(), first.reduce);
+    } else if (first.kind == Request::Kind::all_gather) {
+      const size_t part = first.tensor.bytes() / meeting.requests.size();
+      for (const auto& [from, source] : meeting.requests)
+        for (const auto& [to, target] : meeting.requests) {
+          const size_t begin = static_cast<size_t>(from) * part;
+          if (from != to && part > 0)
+            std::memcpy(static_cast<std::byte*>(target.tensor.raw()) + begin,
+                        static_cast<const std::byte*>(source.tensor.raw()) + begin, part);
+        }
     } else if (first.kind == Request::Kind::broadcast && first.tensor.bytes() > 0) {
       const void* const from = meeting.requests.at(first.root).tensor.raw();
       for (const auto& [rank, request] : meeting.requests)
@@ -168,6 +179,16 @@ class ThreadCommunicator final : public Communicator {
     check_on_host(tensor, "all_reduce");
     const uint64_t sequence = join({Request::Kind::all_reduce, reduce, 0, tensor});
     return std::make_unique<ThreadPendingReduce>(group_, rank_, sequence);
+  }
+  std::unique_ptr<PendingReduce> start_reduce_scatter(const Tensor& tensor, Reduce reduce,
+                                                      Stream& stream) override {
+    check_parts(tensor, size(), "reduce_scatter");
+    return start_all_reduce(tensor, reduce, stream);
+  }
+  void all_gather(const Tensor& tensor, Stream&) override {
+    check_parts(tensor, size(), "all_gather");
+    check_on_host(tensor, "all_gather");
+    group_.wait(rank_, join({Request::Kind::all_gather, Reduce::sum, 0, tensor}));
   }
   void broadcast(const Tensor& tensor, int root, Stream&) override {
     check_broadcast(tensor, root, size());

@@ -21,6 +21,8 @@ class CpuBackend final : public Backend {
     return memory;
   }
   void deallocate(void* memory) noexcept override { std::free(memory); }
+  void* allocate_host(size_t bytes) override { return allocate(bytes); }
+  void deallocate_host(void* memory) noexcept override { deallocate(memory); }
   void copy(void* to, const void* from, size_t bytes, Stream&) override {
     if (bytes) std::memcpy(to, from, bytes);
   }

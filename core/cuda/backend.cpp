@@ -65,6 +65,10 @@ class CudaBackend final : public Backend {
                   fmt::format("{} has compute capability {}.{}: this build needs {}.0 (Hopper); use device = "
                               "\"cpu\"",
                               properties.name, properties.major, properties.minor, kComputeMajor));
+    std::array<char, 32> bus_id = {};
+    check_cuda(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), index),
+               "reading the GPU's place");
+    bus_id_ = bus_id.data();
     description_ =
         fmt::format("{}, {:.0f} GiB, {} multiprocessors", properties.name,
                     static_cast<double>(properties.totalGlobalMem) * 0x1p-30, properties.multiProcessorCount);
@@ -79,6 +83,13 @@ class CudaBackend final : public Backend {
     return memory;
   }
   void deallocate(void* memory) noexcept override { cudaFree(memory); }
+  void* allocate_host(size_t bytes) override {
+    use();
+    void* memory = nullptr;
+    check_cuda(cudaMallocHost(&memory, bytes), "allocating host memory for copies");
+    return memory;
+  }
+  void deallocate_host(void* memory) noexcept override { cudaFreeHost(memory); }
   void copy(void* to, const void* from, size_t bytes, Stream& stream) override {
     if (bytes)
       check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream.native()), "copying memory");
@@ -91,6 +102,7 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaStream>(device_);
   }
   std::string description() const override { return description_; }
+  std::string bus_id() const override { return bus_id_; }
 
  private:
   /// Makes this device the calling thread's.
@@ -98,6 +110,7 @@ class CudaBackend final : public Backend {
 
   Device device_;
   std::string description_;
+  std::string bus_id_;
 };
 
 }  // namespace

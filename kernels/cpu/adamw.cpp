@@ -14,7 +14,7 @@ void update(const AdamWUpdate<T>& args, const AdamWParameter<T>& parameter) {
   const int64_t n = parameter.p.size[0];
   T *p = parameter.p.data, *m = parameter.m.data, *v = parameter.v.data;
   const T* grad = parameter.grad.data;
-  const auto scale = static_cast<T>(args.grad_scale), lr = static_cast<T>(args.lr),
+  const auto scale = static_cast<T>(args.grad_scale(0)), lr = static_cast<T>(args.lr),
              eps = static_cast<T>(args.eps);
   const auto keep = static_cast<T>(1 - args.lr * parameter.decay);
   const auto mix1 = static_cast<T>(1 - args.beta1), mix2 = static_cast<T>(1 - args.beta2);
@@ -32,6 +32,7 @@ void update(const AdamWUpdate<T>& args, const AdamWParameter<T>& parameter) {
 
 template <class T>
 void adamw_update(const AdamWUpdate<T>& args, Stream&) {
+  if (args.grad_scale(0) < 0) return;
   for (const AdamWParameter<T>& parameter : args.parameters) update(args, parameter);
 }
 

@@ -37,6 +37,18 @@ void affine_scale_backward(const AffineScaleBackward<T>& args, Stream&) {
       }
 }
 
+template <class T>
+void update_running_mean(const UpdateRunningMean<T>& args, Stream&) {
+  const T rho = static_cast<T>(args.rho),
+          share = static_cast<T>((1 - args.rho) / static_cast<double>(args.count));
+  for (int64_t i = 0; i < args.mean.size[0]; ++i) {
+    if (!args.grad_scale || args.grad_scale(0) >= 0) args.mean(i) = rho * args.mean(i) + share * args.sums(i);
+    args.sums(i) = 0;
+  }
+}
+
+HEADWAY_KERNEL(cpu, update_running_mean<float>);
+HEADWAY_KERNEL(cpu, update_running_mean<double>);
 HEADWAY_KERNEL(cpu, affine_scale_forward<float>);
 HEADWAY_KERNEL(cpu, affine_scale_forward<double>);
 HEADWAY_KERNEL(cpu, affine_scale_backward<float>);

@@ -22,12 +22,12 @@ struct ParameterMemory {
 
 /// One launch for many parameters: a block finds its own by the number of its first block.
 struct Update {
-  float grad_scale, lr, beta1, beta2, eps, inverse_correction1, inverse_correction2;
+  const double* grad_scale;
+  float lr, beta1, beta2, eps, inverse_correction1, inverse_correction2;
   int num_parameters;
   ParameterMemory parameters[kMostParameters];
 
-  __device__ void apply(float grad, float& p, float& m, float& v, float decay) const {
-    const float g = grad * grad_scale;
+  __device__ void apply(float g, float& p, float& m, float& v, float decay) const {
     m += (1 - beta1) * (g - m);
     v += (1 - beta2) * (g * g - v);
     p -= lr * (m * inverse_correction1 / (sqrtf(v * inverse_correction2) + eps) + decay * p);
@@ -37,14 +37,14 @@ static_assert(sizeof(Update) <= 4096);
 
 /// V elements from i of a parameter.
 template <int V>
-__device__ void update_at(const Update& update, const ParameterMemory& memory, int64_t i) {
+__device__ void update_at(const Update& update, const ParameterMemory& memory, float grad_scale, int64_t i) {
   float grad[V], p[V], m[V], v[V];
   load(memory.grad + i, grad);
   load(memory.p + i, p);
   load(memory.m + i, m);
   load(memory.v + i, v);
 #pragma unroll
-  for (int e = 0; e < V; ++e) update.apply(grad[e], p[e], m[e], v[e], memory.decay);
+  for (int e = 0; e < V; ++e) update.apply(grad[e] * grad_scale, p[e], m[e], v[e], memory.decay);
   store(memory.p + i, p);
   store(memory.m + i, m);
   store(memory.v + i, v);
@@ -52,6 +52,8 @@ __device__ void update_at(const Update& update, const ParameterMemory& memory, i
 }
 
 __global__ void __launch_bounds__(kUpdateThreads) adamw_kernel(const __grid_constant__ Update update) {
+  const auto grad_scale = static_cast<float>(*update.grad_scale);
+  if (grad_scale < 0) return;
   int index = update.num_parameters - 1;
   while (update.parameters[index].first_block > blockIdx.x) --index;
   const ParameterMemory& memory = update.parameters[index];
@@ -60,14 +62,14 @@ __global__ void __launch_bounds__(kUpdateThreads) adamw_kernel(const __grid_cons
   for (int k = 0; k < kPacksPerThread; ++k) {
     const int64_t i = first + (k * kUpdateThreads + threadIdx.x) * kPack;
     if (memory.is_aligned && i + kPack <= memory.count)
-      update_at<kPack>(update, memory, i);
+      update_at<kPack>(update, memory, grad_scale, i);
     else
-      for (int64_t j = i; j < min(i + kPack, memory.count); ++j) update_at<1>(update, memory, j);
+      for (int64_t j = i; j < min(i + kPack, memory.count); ++j) update_at<1>(update, memory, grad_scale, j);
   }
 }
 
 void adamw(const AdamWUpdate<float>& args, Stream& stream) {
-  Update update{.grad_scale = static_cast<float>(args.grad_scale),
+  Update update{.grad_scale = args.grad_scale.data,
                 .lr = static_cast<float>(args.lr),
                 .beta1 = static_cast<float>(args.beta1),
                 .beta2 = static_cast<float>(args.beta2),

@@ -71,6 +71,22 @@ void affine_scale_backward(const AffineScaleBackward<T>& args, Stream& stream) {
   check_launch(args.name);
 }
 
+__global__ void running_mean_kernel(UpdateRunningMean<float> a) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= a.mean.size[0]) return;
+  const auto rho = static_cast<float>(a.rho);
+  const auto share = static_cast<float>((1 - a.rho) / static_cast<double>(a.count));
+  if (!a.grad_scale || a.grad_scale(0) >= 0) a.mean(i) = rho * a.mean(i) + share * a.sums(i);
+  a.sums(i) = 0;
+}
+
+void update_running_mean(const UpdateRunningMean<float>& args, Stream& stream) {
+  if (args.mean.size[0] == 0) return;
+  running_mean_kernel<<<blocks_for(args.mean.size[0], kThreads), kThreads, 0, stream.native()>>>(args);
+  check_launch(args.name);
+}
+
+HEADWAY_KERNEL(cuda, update_running_mean);
 HEADWAY_KERNEL(cuda, affine_scale_forward<float>);
 HEADWAY_KERNEL(cuda, affine_scale_forward<bf16>);
 HEADWAY_KERNEL(cuda, affine_scale_backward<float>);

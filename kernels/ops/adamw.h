@@ -25,10 +25,12 @@ struct AdamWUpdate {
   static constexpr const char* name = "adamw";
 
   std::span<const AdamWParameter<T>> parameters;
-  double grad_scale = 1, lr = 0, beta1 = 0, beta2 = 0, eps = 0;
+  View<const double, 1> grad_scale;  // (1); negative: nothing changes
+  double lr = 0, beta1 = 0, beta2 = 0, eps = 0;
   double correction1 = 1, correction2 = 1;
 
   void check() const {
+    HEADWAY_CHECK(grad_scale.size[0] == 1, ShapeError, "adamw: one grad_scale is expected");
     for (const auto& [p, m, v, grad, rounded, decay] : parameters)
       HEADWAY_CHECK(p.size[0] == grad.size[0] && m.size[0] == p.size[0] && v.size[0] == p.size[0] &&
                         (!rounded || rounded.size[0] == p.size[0]),

@@ -67,6 +67,21 @@ struct AffineScaleForward {
   }
 };
 
+/// mean = rho mean + (1 - rho) sums / count, unless grad_scale is negative (no update happened); sums = 0.
+template <class T>
+struct UpdateRunningMean {
+  static constexpr const char* name = "update_running_mean";
+  View<T, 1> mean, sums;
+  View<const double, 1> grad_scale;  // (1), optional
+  double rho = 0;
+  int64_t count = 1;  // what sums adds up, of all ranks
+
+  void check() const {
+    HEADWAY_CHECK(mean.size[0] == sums.size[0] && count > 0, ShapeError,
+                  "update_running_mean: a sum for each mean and a positive count are expected");
+  }
+};
+
 template <class T>
 struct AffineScaleBackward {
   static constexpr const char* name = "affine_scale_backward";

@@ -6,8 +6,6 @@
 // gradients. The mask applies to the shift as well: the paper does not say so, but without it a row would
 // read the future.
 
-#include <array>
-
 #include "autograd/apply.h"
 #include "autograd/ops/affine_scale.h"
 #include "autograd/ops/softmax_attention.h"
@@ -85,7 +83,6 @@ class AffineLayer final : public AttentionLayer {
     const auto [row_scale, row_bias] =
         apply<AffineScale>(ctx, {.scale = scale_config(query_offset), .has_bias = config_.affine_beta}, z,
                            mean_, counts ? alpha_sums_ : Tensor());
-    if (counts) num_alphas_ += z.size(0) * z.size(1);
     if (ctx.metrics) report_range(ctx, "alpha", to_doubles(row_scale.value(), ctx.stream));
 
     const SoftmaxInputs inputs{
@@ -101,22 +98,10 @@ class AffineLayer final : public AttentionLayer {
   }
 
   /// mu <- rho mu + (1 - rho) mean of alpha over the step's tokens of all ranks.
-  void after_step(Context& ctx, Communicator& comm) override {
-    const Tensor count = Tensor::from<int64_t>(std::array{num_alphas_}, {1}, ctx.stream);
-    comm.all_reduce(count, Reduce::sum, ctx.stream);
+  void after_step(Context& ctx, Communicator& comm, const FinishedStep& step) override {
     comm.all_reduce(alpha_sums_, Reduce::sum, ctx.stream);
-    const auto tokens = static_cast<double>(count.to_vector<int64_t>(ctx.stream)[0]);
-    dispatch<double, float>(mean_.dtype(), "running mean", [&]<class T>() {
-      std::vector<T> mean = mean_.to_vector<T>(ctx.stream);
-      const std::vector<T> sums = alpha_sums_.to_vector<T>(ctx.stream);
-      const double rho = config_.affine_ema_rho;
-      for (size_t h = 0; h < mean.size() && tokens > 0; ++h)
-        mean[h] = static_cast<T>(rho * static_cast<double>(mean[h]) +
-                                 (1 - rho) * static_cast<double>(sums[h]) / tokens);
-      mean_.copy_from(Tensor::from<T>(mean, mean_.shape(), ctx.stream), ctx.stream);
-    });
-    alpha_sums_.fill_zero(ctx.stream);
-    num_alphas_ = 0;
+    update_running_mean(mean_, alpha_sums_, config_.affine_ema_rho, step.num_positions, step.grad_scale,
+                        ctx.stream);
   }
 
   void save_buffers(ArchiveWriter& archive, std::string_view prefix) const override {
@@ -175,7 +160,6 @@ class AffineLayer final : public AttentionLayer {
   LinearLayer output_;
   Tensor mean_;        // [H]: mu, zero before the first step
   Tensor alpha_sums_;  // [H], over the tokens of the step so far
-  int64_t num_alphas_ = 0;
 };
 
 HEADWAY_ATTENTION(affine, "Affine-scaled attention: softmax weights scaled and shifted per token and head",

@@ -40,6 +40,13 @@ class AttentionState {
   virtual ~AttentionState() = default;
 };
 
+/// What a layer may want to know of an optimiser step.
+struct FinishedStep {
+  int64_t num_positions = 0;  // [B,T] summed over the micro-batches of all ranks
+  Tensor grad_scale =
+      {};  // (1) f64 on the device, negative where the update was left out; undefined: it was not
+};
+
 class AttentionLayer : public Module {
  public:
   /// x [B,T,D] -> [B,T,D]. With a state, x holds the tokens after those the state has seen, positions.offset
@@ -54,7 +61,7 @@ class AttentionLayer : public Module {
   virtual int64_t cache_bytes_per_token(int64_t value_bytes) const = 0;
   virtual int64_t state_bytes(int64_t /*value_bytes*/) const { return 0; }
   /// Once per optimiser step, after the update: running averages.
-  virtual void after_step(Context&, Communicator&) {}
+  virtual void after_step(Context&, Communicator&, const FinishedStep&) {}
 };
 
 struct AttentionVariant {

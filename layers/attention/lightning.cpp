@@ -8,6 +8,7 @@
 // The slopes s_h are those of the authors' code, which the printed formula (decay = linear) garbles.
 
 #include <cmath>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -189,8 +190,9 @@ class LightningLayer final : public AttentionLayer {
     return lrpe_ ? lrpe_->forward(ctx, heads, positions) : heads;
   }
   /// [H] in the accumulator's dtype.
-  Tensor slopes(DType dtype, Stream& stream) const {
-    Tensor result;
+  const Tensor& slopes(DType dtype, Stream& stream) const {
+    Tensor& result = slopes_[accumulator_of(dtype)];
+    if (result && result.device() == stream.device()) return result;
     dispatch<double, float>(accumulator_of(dtype), "slopes", [&]<class T>() {
       std::vector<T> values;
       for (int64_t h = 0; h < config_.num_heads; ++h)
@@ -207,6 +209,7 @@ class LightningLayer final : public AttentionLayer {
   std::unique_ptr<LrpeAngles> lrpe_;
   OutputNorm norm_;
   LinearLayer output_;
+  mutable std::map<DType, Tensor> slopes_;
 };
 
 HEADWAY_ATTENTION(lightning, "Lightning attention: linear attention with decay, a norm and a gate",

@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <vector>
 
-#include "core/backend.h"
 #include "core/comm/agreement.h"
 #include "core/rng.h"
 
@@ -24,124 +22,157 @@ T value_of(int rank, int64_t i) {
   return static_cast<T>((i * 7 + 3 * rank) % 1000 - 400);
 }
 
-Tensor allocate(Communicator& comm, Memory memory, int64_t count, DType dtype) {
-  if (memory == Memory::of_the_communicator) return comm.allocate({count}, dtype, Device{});
-  return Tensor::empty({count}, dtype, Device{});
-}
+/// The places and the ways of one check.
+struct Case {
+  Communicator& comm;
+  Memory memory;
+  Stream& stream;
 
-template <class T>
-Tensor values_of(Communicator& comm, Memory memory, int64_t count) {
-  const Tensor tensor = allocate(comm, memory, count, dtype_of<T>);
-  for (int64_t i = 0; i < count; ++i) tensor.data<T>()[i] = value_of<T>(comm.rank(), i);
-  return tensor;
-}
-
-template <class T>
-void require_reduced(Communicator& comm, const Tensor& tensor, Reduce reduce, const char* what) {
-  for (int64_t i = 0; i < tensor.numel(); ++i) {
-    T expected = value_of<T>(0, i);
+  /// Rank-dependent values in the case's memory.
+  template <class T>
+  Tensor tensor_of(const std::vector<T>& values) const {
+    const Shape shape{static_cast<int64_t>(values.size())};
+    const Tensor from = Tensor::from<T>(values, shape, stream);
+    if (memory == Memory::of_the_device) return from;
+    const Tensor tensor = comm.allocate(shape, dtype_of<T>, stream.device());
+    tensor.copy_from(from, stream);
+    return tensor;
+  }
+  template <class T>
+  Tensor own_values(int64_t count) const {
+    std::vector<T> values;
+    for (int64_t i = 0; i < count; ++i) values.push_back(value_of<T>(comm.rank(), i));
+    return tensor_of(values);
+  }
+  template <class T>
+  T reduced(int64_t i, Reduce reduce) const {
+    T result = value_of<T>(0, i);
     for (int rank = 1; rank < comm.size(); ++rank) {
       const T value = value_of<T>(rank, i);
-      if (reduce == Reduce::sum) expected = static_cast<T>(expected + value);
-      if (reduce == Reduce::max) expected = std::max(expected, value);
-      if (reduce == Reduce::min) expected = std::min(expected, value);
+      if (reduce == Reduce::sum) result = static_cast<T>(result + value);
+      if (reduce == Reduce::max) result = std::max(result, value);
+      if (reduce == Reduce::min) result = std::min(result, value);
     }
-    if (tensor.data<T>()[i] != expected)
-      throw std::runtime_error(fmt::format("{}: element {} of {} {} is {}, expected {}", what, i,
-                                           tensor.numel(), to_string(tensor.dtype()), tensor.data<T>()[i],
-                                           expected));
+    return result;
   }
-}
+  template <class T>
+  void require_reduced(const Tensor& tensor, int64_t lo, int64_t hi, Reduce reduce, const char* what) const {
+    const std::vector<T> values = tensor.to_vector<T>(stream);
+    for (int64_t i = lo; i < hi; ++i)
+      if (values[static_cast<size_t>(i)] != reduced<T>(i, reduce))
+        throw std::runtime_error(fmt::format("{}: element {} of {} {} is {}, expected {}", what, i,
+                                             tensor.numel(), to_string(tensor.dtype()),
+                                             values[static_cast<size_t>(i)], reduced<T>(i, reduce)));
+  }
+};
 
 constexpr int64_t kSizes[] = {0, 1, 2, 3, 17, 1000, 4097, 100003};
 
 template <class T>
-void check_reductions(Communicator& comm, Memory memory, Stream& stream) {
+void check_reductions(const Case& at) {
   for (const int64_t size : kSizes)
     for (const Reduce reduce : {Reduce::sum, Reduce::max, Reduce::min}) {
-      const Tensor tensor = values_of<T>(comm, memory, size);
-      comm.all_reduce(tensor, reduce, stream);
-      require_reduced<T>(comm, tensor, reduce, "all_reduce");
+      const Tensor tensor = at.own_values<T>(size);
+      at.comm.all_reduce(tensor, reduce, at.stream);
+      at.require_reduced<T>(tensor, 0, size, reduce, "all_reduce");
+
+      const int64_t part = size, first = part * at.comm.rank();
+      const Tensor parts = at.own_values<T>(part * at.comm.size());
+      at.comm.start_reduce_scatter(parts, reduce, at.stream)->wait();
+      at.require_reduced<T>(parts, first, first + part, reduce, "reduce_scatter");
     }
 }
 
-void check_broadcasts(Communicator& comm, Memory memory, Stream& stream) {
-  for (int root = 0; root < comm.size(); ++root)
-    for (const DType dtype : {DType::f32, DType::bf16, DType::u8, DType::i64})
-      for (const int64_t size : kSizes) {
-        const Tensor tensor = allocate(comm, memory, size, dtype);
-        uint8_t* const bytes = static_cast<uint8_t*>(tensor.raw());
-        for (size_t i = 0; i < tensor.bytes(); ++i)
-          bytes[i] = static_cast<uint8_t>(i * 31 + 100 * static_cast<size_t>(comm.rank()));
-        comm.broadcast(tensor, root, stream);
-        for (size_t i = 0; i < tensor.bytes(); ++i)
-          if (bytes[i] != static_cast<uint8_t>(i * 31 + 100 * static_cast<size_t>(root)))
-            throw std::runtime_error(
-                fmt::format("broadcast: byte {} of {} is not rank {}'s", i, tensor.bytes(), root));
-      }
+uint8_t byte_of(int rank, size_t i) { return static_cast<uint8_t>(i * 31 + 100 * static_cast<size_t>(rank)); }
+
+void check_copies(const Case& at) {
+  for (const int64_t size : kSizes) {
+    const auto count = static_cast<size_t>(size);
+    for (int root = 0; root < at.comm.size(); ++root) {
+      std::vector<uint8_t> bytes(count);
+      for (size_t i = 0; i < count; ++i) bytes[i] = byte_of(at.comm.rank(), i);
+      const Tensor tensor = at.tensor_of(bytes);
+      at.comm.broadcast(tensor, root, at.stream);
+      bytes = tensor.to_vector<uint8_t>(at.stream);
+      for (size_t i = 0; i < count; ++i)
+        if (bytes[i] != byte_of(root, i))
+          throw std::runtime_error(fmt::format("broadcast: byte {} of {} is not rank {}'s", i, count, root));
+    }
+    std::vector<int32_t> parts(count * static_cast<size_t>(at.comm.size()), -1);
+    for (size_t i = 0; i < count; ++i)
+      parts[count * static_cast<size_t>(at.comm.rank()) + i] = static_cast<int32_t>(i) + 7 * at.comm.rank();
+    const Tensor tensor = at.tensor_of(parts);
+    at.comm.all_gather(tensor, at.stream);
+    parts = tensor.to_vector<int32_t>(at.stream);
+    for (size_t i = 0; i < parts.size(); ++i)
+      if (parts[i] != static_cast<int32_t>(i % count) + 7 * static_cast<int32_t>(i / count))
+        throw std::runtime_error(
+            fmt::format("all_gather: element {} of {} is {}", i, parts.size(), parts[i]));
+  }
 }
 
 }  // namespace
 
-void check_all_collectives(Communicator& comm, Memory memory) {
-  const auto stream = cpu_backend().make_stream();
+void check_all_collectives(Communicator& comm, Memory memory, Stream& stream) {
+  const Case at{comm, memory, stream};
   comm.barrier();
-  check_reductions<float>(comm, memory, *stream);
-  check_reductions<double>(comm, memory, *stream);
-  check_reductions<int32_t>(comm, memory, *stream);
-  check_reductions<int64_t>(comm, memory, *stream);
-  check_broadcasts(comm, memory, *stream);
+  check_reductions<float>(at);
+  check_reductions<double>(at);
+  check_reductions<int32_t>(at);
+  check_reductions<int64_t>(at);
+  check_copies(at);
   comm.barrier();
 }
 
-void check_overlapping_reductions(Communicator& comm, Memory memory) {
-  const auto stream = cpu_backend().make_stream();
+void check_overlapping_reductions(Communicator& comm, Memory memory, Stream& stream) {
+  const Case at{comm, memory, stream};
   constexpr int kUnderWay = 20;
   std::vector<Tensor> tensors;
   std::vector<std::unique_ptr<PendingReduce>> pending;
   for (int i = 0; i < kUnderWay; ++i) {
-    tensors.push_back(values_of<float>(comm, memory, 10007 * (i % 5) + i));
-    pending.push_back(comm.start_all_reduce(tensors.back(), Reduce::sum, *stream));
+    tensors.push_back(at.own_values<float>(10007 * (i % 5) + i));
+    pending.push_back(comm.start_all_reduce(tensors.back(), Reduce::sum, stream));
   }
   // A blocking collective in between must not wait for those, nor disturb them.
-  const Tensor count = Tensor::from<int64_t>(std::vector<int64_t>{1}, {1}, *stream);
-  comm.all_reduce(count, Reduce::sum, *stream);
-  require(count.data<int64_t>()[0] == comm.size(), "a blocking all_reduce among pending ones is wrong");
+  const Tensor count = Tensor::from<int64_t>(std::vector<int64_t>{1}, {1}, stream);
+  comm.all_reduce(count, Reduce::sum, stream);
+  require(count.to_vector<int64_t>(stream)[0] == comm.size(),
+          "a blocking all_reduce among pending ones is wrong");
   for (int i = kUnderWay - 1; i >= 0; --i) {
     (void)pending[i]->poll();
     pending[i]->wait();
+    stream.synchronize();
     require(pending[i]->poll(), "poll() is false after wait()");
-    require_reduced<float>(comm, tensors[i], Reduce::sum, "overlapping all_reduce");
+    at.require_reduced<float>(tensors[i], 0, tensors[i].numel(), Reduce::sum, "overlapping all_reduce");
   }
 }
 
-void check_equal_bits(Communicator& comm, Memory memory) {
-  const auto stream = cpu_backend().make_stream();
+void check_equal_bits(Communicator& comm, Memory memory, Stream& stream) {
+  const Case at{comm, memory, stream};
   constexpr int64_t kSize = 50021;
   const auto reduce = [&] {
-    const Tensor tensor = allocate(comm, memory, kSize, DType::f32);
+    std::vector<float> values;
     const RandomKey key{static_cast<uint64_t>(comm.rank()) + 1, 0, 0, 0};
-    for (int64_t i = 0; i < kSize; ++i)
-      tensor.data<float>()[i] = uniform(key, static_cast<uint64_t>(i)) - 0.5f;
-    comm.all_reduce(tensor, Reduce::sum, *stream);
-    return tensor;
+    for (int64_t i = 0; i < kSize; ++i) values.push_back(uniform(key, static_cast<uint64_t>(i)) - 0.5f);
+    const Tensor tensor = at.tensor_of(values);
+    comm.all_reduce(tensor, Reduce::sum, stream);
+    return tensor.to_vector<float>(stream);
   };
-  const Tensor first = reduce(), again = reduce(), of_root = first.clone(*stream);
-  require(std::memcmp(first.raw(), again.raw(), first.bytes()) == 0,
-          "repeating an all_reduce changed its bits");
-  comm.broadcast(of_root, 0, *stream);
-  require(std::memcmp(first.raw(), of_root.raw(), first.bytes()) == 0, "ranks have different bits");
+  const std::vector<float> first = reduce();
+  require(first == reduce(), "repeating an all_reduce changed its bits");
+  const Tensor of_root = at.tensor_of(first);
+  comm.broadcast(of_root, 0, stream);
+  require(first == of_root.to_vector<float>(stream), "ranks have different bits");
 }
 
 void check_agreement(Communicator& comm) {
-  const auto stream = cpu_backend().make_stream();
   int runs = 0;
-  agree(comm, *stream, [&] { ++runs; });
+  agree(comm, [&] { ++runs; });
   require(runs == 1, "agree() runs the work once");
   for (int failing = 0; failing < comm.size(); ++failing) {
     std::string message;
     try {
-      agree(comm, *stream, [&] {
+      agree(comm, [&] {
         if (comm.rank() >= failing) throw DataError(fmt::format("bad token on {}", comm.rank()));
       });
     } catch (const DataError& error) {
@@ -154,7 +185,7 @@ void check_agreement(Communicator& comm) {
   for (int root = 0; root < comm.size(); ++root)
     for (const size_t size : {size_t{0}, size_t{1}, size_t{100'000}}) {
       const std::string text(comm.rank() == root ? size : 3, static_cast<char>('a' + comm.rank()));
-      require(broadcast_text(comm, *stream, text, root) == std::string(size, static_cast<char>('a' + root)),
+      require(broadcast_text(comm, text, root) == std::string(size, static_cast<char>('a' + root)),
               "every rank has the root's text");
     }
 }

@@ -11,12 +11,13 @@ namespace headway {
 /// Where the tensors of a case come from.
 enum class Memory : uint8_t { of_the_device, of_the_communicator };
 
-/// Sum, max and min in every dtype; sizes from none to larger than a message; broadcasts from every root.
-void check_all_collectives(Communicator&, Memory);
+/// Sum, max and min in every dtype, whole and scattered; sizes from none to larger than a message; broadcasts
+/// from every root; gathering.
+void check_all_collectives(Communicator&, Memory, Stream&);
 /// Many reductions under way at once, waited for in another order than they began.
-void check_overlapping_reductions(Communicator&, Memory);
+void check_overlapping_reductions(Communicator&, Memory, Stream&);
 /// The same float sums twice, and on all ranks: equal bits, although the order of addition matters.
-void check_equal_bits(Communicator&, Memory);
+void check_equal_bits(Communicator&, Memory, Stream&);
 
 /// agree() and broadcast_text() of core/comm/agreement.h.
 void check_agreement(Communicator&);

@@ -32,18 +32,19 @@ void check_ranks(Communicator& comm) {
 
 void collectives(Communicator& comm) {
   check_ranks(comm);
-  check_all_collectives(comm, Memory::of_the_device);
-  check_overlapping_reductions(comm, Memory::of_the_device);
-  check_equal_bits(comm, Memory::of_the_device);
+  const auto stream = cpu_backend().make_stream();
+  check_all_collectives(comm, Memory::of_the_device, *stream);
+  check_overlapping_reductions(comm, Memory::of_the_device, *stream);
+  check_equal_bits(comm, Memory::of_the_device, *stream);
   check_agreement(comm);
 }
 
 // Reductions in shared memory, more of them under way than a rank can announce at once.
 void shared_memory(Communicator& comm) {
-  check_all_collectives(comm, Memory::of_the_communicator);
-  check_overlapping_reductions(comm, Memory::of_the_communicator);
-  check_equal_bits(comm, Memory::of_the_communicator);
   const auto stream = cpu_backend().make_stream();
+  check_all_collectives(comm, Memory::of_the_communicator, *stream);
+  check_overlapping_reductions(comm, Memory::of_the_communicator, *stream);
+  check_equal_bits(comm, Memory::of_the_communicator, *stream);
   constexpr int64_t kParts = 1000, kPart = 100;
   const Tensor ones = comm.allocate({kParts, kPart}, DType::f32, Device{});
   for (int64_t i = 0; i < ones.numel(); ++i) ones.data<float>()[i] = 1;

@@ -32,19 +32,22 @@ Tensor zeros(const Shape& shape, DType dtype = DType::f32) {
 class ThreadCommunicator : public testing::TestWithParam<int> {};
 
 TEST_P(ThreadCommunicator, CollectivesAreRight) {
-  run_as_threads(GetParam(), kTimeout_s,
-                 [](Communicator& comm) { check_all_collectives(comm, Memory::of_the_device); });
+  run_as_threads(GetParam(), kTimeout_s, [](Communicator& comm) {
+    check_all_collectives(comm, Memory::of_the_device, *cpu_backend().make_stream());
+  });
 }
 TEST_P(ThreadCommunicator, RanksAgreeOnErrorsAndTexts) {
   run_as_threads(GetParam(), kTimeout_s, check_agreement);
 }
 TEST_P(ThreadCommunicator, PendingReductionsOverlap) {
-  run_as_threads(GetParam(), kTimeout_s,
-                 [](Communicator& comm) { check_overlapping_reductions(comm, Memory::of_the_device); });
+  run_as_threads(GetParam(), kTimeout_s, [](Communicator& comm) {
+    check_overlapping_reductions(comm, Memory::of_the_device, *cpu_backend().make_stream());
+  });
 }
 TEST_P(ThreadCommunicator, BitsAreEqualOnAllRanksAndRepeatable) {
-  run_as_threads(GetParam(), kTimeout_s,
-                 [](Communicator& comm) { check_equal_bits(comm, Memory::of_the_device); });
+  run_as_threads(GetParam(), kTimeout_s, [](Communicator& comm) {
+    check_equal_bits(comm, Memory::of_the_device, *cpu_backend().make_stream());
+  });
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, ThreadCommunicator, testing::Values(1, 2, 3, 4));
 
@@ -112,8 +115,8 @@ TEST(CollectiveArguments, AreCheckedAtTheDoor) {
 
 TEST(LocalCommunicator, CollectivesAreRight) {
   const auto comm = make_local_communicator();
-  check_all_collectives(*comm, Memory::of_the_communicator);
-  check_overlapping_reductions(*comm, Memory::of_the_communicator);
+  check_all_collectives(*comm, Memory::of_the_communicator, *cpu_backend().make_stream());
+  check_overlapping_reductions(*comm, Memory::of_the_communicator, *cpu_backend().make_stream());
   EXPECT_EQ(comm->size(), 1);
   EXPECT_EQ(comm->local_rank(), 0);
 }

@@ -63,8 +63,9 @@ class Training {
                                         Tensor::from<int32_t>(targets, {kBatch, kTokens}, *stream_),
                                         1.0 / (kBatch * kTokens), recompute);
       backward(ctx, loss, MicroStep::last);
-      optimizer_->step(step, 3e-3, 1, *stream_);
-      for (const auto& block : model_.blocks()) block->attention().after_step(ctx, *local_);
+      optimizer_->step(step, 3e-3, one_, *stream_);
+      for (const auto& block : model_.blocks())
+        block->attention().after_step(ctx, *local_, {.num_positions = kBatch * kTokens});
       curve.push_back(static_cast<double>(loss.value().to_vector<float>(*stream_)[0]));
     }
     return curve;
@@ -81,6 +82,7 @@ class Training {
 
  private:
   std::unique_ptr<Stream> stream_;
+  Tensor one_ = Tensor::from<double>(std::array{1.0}, {1}, *stream_);
   std::unique_ptr<Communicator> local_ = make_local_communicator();
   Model model_;
   std::optional<AdamW> optimizer_;

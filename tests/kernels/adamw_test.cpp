@@ -17,6 +17,8 @@ TEST_F(AdamWTest, ThreeStepsMatchThePublishedAlgorithm) {
     std::copy(start.begin(), start.end(), p.tensor().data<float>());
     m.tensor().fill_zero(*stream);
     v.tensor().fill_zero(*stream);
+    const Tensor scale = Tensor::from<double>(std::array{grad_scale}, {1}, *stream);
+    const Tensor none = Tensor::from<double>(std::array{-1.0}, {1}, *stream);
     for (int step = 1; step <= 3; ++step) {
       const Tensor gradient = tensor(gradients[step - 1], {n});
       const AdamWParameter<float> parameter{.p = p.tensor().view<float, 1>("p"),
@@ -24,15 +26,16 @@ TEST_F(AdamWTest, ThreeStepsMatchThePublishedAlgorithm) {
                                             .v = v.tensor().view<float, 1>("v"),
                                             .grad = gradient.view<const float, 1>("grad"),
                                             .decay = decay};
-      launch(AdamWUpdate<float>{.parameters = std::span(&parameter, 1),
-                                .grad_scale = grad_scale,
-                                .lr = lr,
-                                .beta1 = beta1,
-                                .beta2 = beta2,
-                                .eps = eps,
-                                .correction1 = 1 - std::pow(beta1, step),
-                                .correction2 = 1 - std::pow(beta2, step)},
-             *stream);
+      for (const Tensor& by : {scale, none})  // the second leaves everything as it is
+        launch(AdamWUpdate<float>{.parameters = std::span(&parameter, 1),
+                                  .grad_scale = by.view<const double, 1>("grad_scale"),
+                                  .lr = lr,
+                                  .beta1 = beta1,
+                                  .beta2 = beta2,
+                                  .eps = eps,
+                                  .correction1 = 1 - std::pow(beta1, step),
+                                  .correction2 = 1 - std::pow(beta2, step)},
+               *stream);
     }
     expect_close({&p, &m, &v}, [&]<class S>(S) {
       std::vector<S> ps(start.begin(), start.end()), ms(n), vs(n);

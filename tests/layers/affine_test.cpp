@@ -45,16 +45,29 @@ TEST_F(AffineTest, TheRunningMeanCountsEveryMicroBatchOnceAndOnlyInTraining) {
   const auto layer = make("affine", kDim, with(base, {{"affine_ema_rho", 0.75}}));
   set(*layer, "affine/weight", std::vector<double>(kHeads * kDim, 0.0));
   const auto local = make_local_communicator();
-  run(*layer, random({2, 5, kDim}));
-  layer->after_step(ctx, *local);
-  EXPECT_EQ(mean_of(*layer), std::vector<double>(kHeads, 0.0)) << "an evaluation has no alpha to count";
+  run(*layer, random({2, 5, kDim}));  // an evaluation has no alpha to count
   ctx.training = true;
   for (int micro_batch = 0; micro_batch < 3; ++micro_batch) run(*layer, random({2, 5, kDim}));
   ctx.recomputing = true;
   run(*layer, random({2, 5, kDim}));
   ctx.recomputing = false;
-  layer->after_step(ctx, *local);
+  layer->after_step(ctx, *local, {.num_positions = 30});
   for (const double mean : mean_of(*layer)) EXPECT_LE(std::abs(mean - 0.25 * 0.5), 1e-15);
+}
+
+TEST_F(AffineTest, AStepThatUpdatesNothingLeavesTheRunningMeanAndForgetsItsSums) {
+  const auto layer = make("affine", kDim, with(base, {{"affine_ema_rho", 0.75}}));
+  set(*layer, "affine/weight", std::vector<double>(kHeads * kDim, 0.0));
+  const auto local = make_local_communicator();
+  ctx.training = true;
+  for (const double grad_scale : {-1.0, 1.0}) {
+    run(*layer, random({2, 5, kDim}));
+    layer->after_step(
+        ctx, *local,
+        {.num_positions = 10, .grad_scale = Tensor::from<double>(std::array{grad_scale}, {1}, *stream)});
+    const double expected = grad_scale < 0 ? 0 : 0.25 * 0.5;
+    for (const double mean : mean_of(*layer)) EXPECT_LE(std::abs(mean - expected), 1e-15);
+  }
 }
 
 }  // namespace

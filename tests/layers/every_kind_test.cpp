@@ -21,7 +21,7 @@ class EveryKind : public LayerTest, public ::testing::WithParamInterface<KindCas
     const Tensor x = random({2, 5, kDim});
     layer->forward(training, Variable(x), {.offset = 0, .count = 5, .tables = &rope_tables}, nullptr);
     const auto local = make_local_communicator();
-    layer->after_step(training, *local);
+    layer->after_step(training, *local, {.num_positions = 10});
     return layer;
   }
   void for_settings(const std::function<void(AttentionLayer&, const nlohmann::json& keys)>& test) {

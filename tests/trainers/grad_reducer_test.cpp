@@ -31,6 +31,11 @@ class Recorder final : public Communicator {
     started.push_back(tensor.numel());
     return std::make_unique<Pending>(*this);
   }
+  std::unique_ptr<PendingReduce> start_reduce_scatter(const Tensor& tensor, Reduce reduce,
+                                                      Stream& stream) override {
+    return start_all_reduce(tensor, reduce, stream);
+  }
+  void all_gather(const Tensor&, Stream&) override { FAIL() << "an all_gather"; }
   void broadcast(const Tensor&, int, Stream&) override { FAIL() << "a broadcast"; }
   void barrier() override { FAIL() << "a barrier"; }
   [[noreturn]] void abort(int) override { throw CommError("abort"); }
@@ -57,7 +62,7 @@ TEST_F(GradReducerTest, BucketsFillFromTheLastParameterAndStartWhenComplete) {
   Recorder comm(2);
   const std::vector<Shape> shapes = {{32}, {64}, {16}, {48}};
   GradReducer reducer(comm, *stream, shapes, DType::f32, 64 * sizeof(float));
-  ASSERT_EQ(reducer.num_buckets(), 3u);  // {48, 16}, {64}, {32}
+  ASSERT_EQ(reducer.layout().buckets().size(), 3u);  // {48, 16}, {64}, {32}
   reducer.ready(3);
   EXPECT_TRUE(comm.started.empty());
   reducer.ready(2);
@@ -75,10 +80,10 @@ TEST_F(GradReducerTest, ALargeGradientTravelsInPieces) {
   const std::vector<Shape> shapes = {{100, 10}, {16}};
   GradReducer reducer(comm, *stream, shapes, DType::f32, 256 * sizeof(float));
   reducer.ready(1);
-  EXPECT_EQ(comm.started, (std::vector<int64_t>{16}));
+  EXPECT_EQ(comm.started, (std::vector<int64_t>{32}));
   reducer.ready(0);
-  // 1000 elements rounded up to whole cache lines
-  EXPECT_EQ(comm.started, (std::vector<int64_t>{16, 256, 256, 256, 240}));
+  // Rounded up to whole cache lines of both ranks.
+  EXPECT_EQ(comm.started, (std::vector<int64_t>{32, 256, 256, 256, 256}));
   reducer.finish();
 }
 

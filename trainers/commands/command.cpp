@@ -3,9 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <thread>
 
 namespace headway {
 namespace {
@@ -14,9 +11,6 @@ std::vector<Command>& registry() {
   static std::vector<Command> commands;
   return commands;
 }
-
-// Open MPI 4.1 needs about a second to end the other ranks.
-constexpr auto kRankZeroFirst = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -41,15 +35,6 @@ void Overrides::add_to(CLI::App& verb) {
       values.push_back(extra);
     }
   });
-}
-
-void print_error(const std::string& message, int rank, int size) {
-  if (rank > 0) std::this_thread::sleep_for(kRankZeroFirst);
-  std::fflush(stdout);  // the error comes after what was said before it
-  if (size > 1)
-    fmt::print(stderr, "headway: rank {}: {}\n", rank, message);
-  else
-    fmt::print(stderr, "headway: {}\n", message);
 }
 
 }  // namespace headway

@@ -9,7 +9,6 @@
 #include <string_view>
 #include <vector>
 
-#include "core/comm/communicator.h"
 #include "core/error.h"
 
 namespace headway {
@@ -36,14 +35,5 @@ struct Overrides {
   std::vector<std::string> values;
   void add_to(CLI::App& verb);
 };
-
-/// Runs work on every rank mpirun started, on the device, with threads fitted to the machine. An error on any
-/// rank is printed and ends all of them with its status.
-ExitCode run_on_ranks(const std::string& device, double timeout_s,
-                      const std::function<ExitCode(Communicator&, Stream&)>& work);
-
-/// One line on stderr, with the rank where there are several. When all ranks fail alike rank 0 speaks: the
-/// others wait a moment, in which its end takes them along.
-void print_error(const std::string& message, int rank, int size);
 
 }  // namespace headway

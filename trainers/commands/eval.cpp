@@ -7,6 +7,7 @@
 #include "trainers/commands/command.h"
 #include "trainers/commands/loaded_model.h"
 #include "trainers/evaluator.h"
+#include "trainers/run_on_ranks.h"
 
 namespace headway {
 namespace {
@@ -32,7 +33,7 @@ void add_options(CLI::App& verb, Action& action) {
       return run_on_ranks(options->device, kTimeout, [&](Communicator& comm, Stream& stream) {
         LoadedModel loaded;
         std::unique_ptr<ExampleSource> examples;
-        agree(comm, stream, [&] {
+        agree(comm, [&] {
           std::vector<std::string> overrides{"eval.batches=0"};
           overrides.insert(overrides.end(), options->overrides.values.begin(),
                            options->overrides.values.end());

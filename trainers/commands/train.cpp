@@ -4,6 +4,7 @@
 #include "layers/attention/attention_layer.h"
 #include "trainers/commands/command.h"
 #include "trainers/config/field_writer.h"
+#include "trainers/run_on_ranks.h"
 #include "trainers/stop_signal.h"
 #include "trainers/trainer.h"
 

@@ -9,16 +9,25 @@ Batch batch_of(const ExampleSource& source, Split split, std::vector<int64_t> id
                Stream& stream) {
   const auto count = static_cast<int64_t>(ids.size());
   const auto row = static_cast<size_t>(seq_len);
-  std::vector<int32_t> tokens(ids.size() * row), targets(ids.size() * row, -1);
+  const Device device = stream.device();
+  Batch batch;
+  batch.on_host = Tensor::empty_on_host({2, count, seq_len}, DType::i32, device);
+  const std::span<int32_t> all(batch.on_host.data<int32_t>(), 2 * ids.size() * row);
+  const std::span<int32_t> tokens = all.first(ids.size() * row), targets = all.last(ids.size() * row);
+  std::ranges::fill(tokens, 0);
+  std::ranges::fill(targets, -1);
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= source.num_examples(split)) continue;
-    source.read(split, ids[i], std::span(tokens).subspan(i * row, row),
-                std::span(targets).subspan(i * row, row));
+    source.read(split, ids[i], tokens.subspan(i * row, row), targets.subspan(i * row, row));
   }
-  Batch batch;
-  batch.num_targets = std::count_if(targets.begin(), targets.end(), [](int32_t id) { return id >= 0; });
-  batch.tokens = Tensor::from<int32_t>(tokens, {count, seq_len}, stream);
-  batch.targets = Tensor::from<int32_t>(targets, {count, seq_len}, stream);
+  batch.num_targets = std::ranges::count_if(targets, [](int32_t id) { return id >= 0; });
+  Tensor both = batch.on_host;
+  if (device.kind != Device::Kind::cpu) {
+    both = Tensor::empty(both.shape(), DType::i32, device);
+    both.copy_from(batch.on_host, stream);
+  }
+  batch.tokens = both.slice(0, 0, 1).reshape({count, seq_len});
+  batch.targets = both.slice(0, 1, 2).reshape({count, seq_len});
   batch.sample_ids = std::move(ids);
   return batch;
 }

@@ -10,10 +10,11 @@
 namespace headway {
 
 struct Batch {
-  Tensor tokens;   // [M,T] i32
+  Tensor tokens;   // [M,T] i32, on the stream's device
   Tensor targets;  // [M,T] i32: the token that should follow, -1 where nothing is asked
-  std::vector<int64_t> sample_ids;
+  std::vector<int64_t> sample_ids = {};
   int64_t num_targets = 0;  // that are asked
+  Tensor on_host = {};      // [2,M,T], what the device copies from: kept until it has
 };
 
 /// Training examples at places first .. first + count of the order.

@@ -28,6 +28,27 @@ class Ranks(Runs):
             self.train(name, "train.stop_step=10", ranks=2)
         self.assertEqual(self.curve("first"), self.curve("second"))
 
+    def test_a_sharded_optimizer_changes_no_number(self):
+        self.train("whole", ranks=2)
+        self.train("sharded", "train.shard_optimizer=true", ranks=2)
+        whole, sharded = self.curve("whole"), self.curve("sharded")
+        self.assertEqual(whole.keys(), sharded.keys())
+        for step, loss in whole.items():
+            # Only the order in which squares add up to the gradient's norm differs.
+            self.assertLessEqual(abs(loss - sharded[step]), 1e-6, f"step {step}")
+
+    def test_sharded_checkpoints_go_on_without_shards_and_on_other_ranks(self):
+        self.train("whole", "train.shard_optimizer=true", ranks=2)
+        for ranks, stop, shards in ((2, 10, "true"), (2, 20, "true"), (None, 30, "true"), (4, 35, "true"), (2, 0, "false")):
+            self.train("parts", "checkpoint.resume=auto", f"train.stop_step={stop}",
+                       f"train.shard_optimizer={shards}", ranks=ranks)
+        whole, parts = self.curve("whole"), self.curve("parts")
+        self.assertEqual(whole.keys(), parts.keys())
+        for step in range(1, 21):  # on the same ranks
+            self.assertEqual(whole[step], parts[step], f"step {step}")
+        for step, loss in whole.items():
+            self.assertLessEqual(abs(loss - parts[step]), 1e-4, f"step {step}")
+
     def test_a_killed_rank_ends_the_job_within_seconds(self):
         process = self.start("killed", "train.max_steps=1000000", ranks=2)
         self.wait_for_step(process, "killed", 3)

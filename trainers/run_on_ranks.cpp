@@ -1,14 +1,21 @@
+#include "trainers/run_on_ranks.h"
+
 #include <fmt/format.h>
 #include <omp.h>
 
+#include <chrono>
+#include <cstdio>
 #include <new>
+#include <thread>
 
 #include "core/backend.h"
 #include "core/comm/launch.h"
-#include "trainers/commands/command.h"
 
 namespace headway {
 namespace {
+
+// Open MPI 4.1 needs about a second to end the other ranks.
+constexpr auto kRankZeroFirst = std::chrono::seconds(2);
 
 Device device_of_rank(Device device, int local_rank) {
   const int count = num_cuda_devices();
@@ -17,6 +24,15 @@ Device device_of_rank(Device device, int local_rank) {
 }
 
 }  // namespace
+
+void print_error(const std::string& message, int rank, int size) {
+  if (rank > 0) std::this_thread::sleep_for(kRankZeroFirst);
+  std::fflush(stdout);  // the error comes after what was said before it
+  if (size > 1)
+    fmt::print(stderr, "headway: rank {}: {}\n", rank, message);
+  else
+    fmt::print(stderr, "headway: {}\n", message);
+}
 
 ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
                       const std::function<ExitCode(Communicator&, Stream&)>& work) {
