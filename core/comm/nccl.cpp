@@ -105,6 +105,10 @@ ncclRedOp_t nccl_op(Reduce reduce) {
   return ncclSum;
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 /// The machine as NCCL tells machines apart, and the GPU in it.
 int64_t name_of_gpu(Device device) {
   std::array<char, 256> host = {};
@@ -228,7 +232,7 @@ class NcclCommunicator final : public Communicator {
     uint64_t sequence;
     std::shared_ptr<Event> done;
     Tensor tensor;
-    Waiting waiting;
+    std::chrono::steady_clock::time_point begun;
   };
 
   bool is_here(const Tensor& tensor) const { return tensor.device().kind == Device::Kind::cuda; }
@@ -267,8 +271,7 @@ class NcclCommunicator final : public Communicator {
     if (tensor.numel() > 0) check(call(nccl_, stream_->native()), name);
     std::shared_ptr<Event> done = stream_->record();
     std::lock_guard lock(mutex_);
-    const double limit_s = has_met_ ? timeout_s_ : 3 * timeout_s_;
-    under_way_.push_back({log_.begin(name, tensor.bytes()), done, tensor, Waiting(limit_s)});
+    under_way_.push_back({log_.begin(name, tensor.bytes()), done, tensor, std::chrono::steady_clock::now()});
     return done;
   }
 
@@ -314,10 +317,10 @@ class NcclCommunicator final : public Communicator {
       ncclResult_t state = ncclSuccess;
       nccl().async_error(nccl_, &state);
       if (state != ncclSuccess && state != ncclInProgress) give_up(failure(state, "a collective"));
-      if (!under_way_.empty() && under_way_.front().waiting.is_over())
+      const double limit_s = has_met_ ? timeout_s_ : 3 * timeout_s_;
+      if (!under_way_.empty() && seconds_since(under_way_.front().begun) >= limit_s)
         give_up(fmt::format("{} has not finished within {:g} s: a rank is missing, dead or stuck",
-                            log_.describe(under_way_.front().sequence),
-                            under_way_.front().waiting.limit_s()));
+                            log_.describe(under_way_.front().sequence), limit_s));
       stopped_.wait_for(lock, kInterval);
     }
   }

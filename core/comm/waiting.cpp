@@ -19,7 +19,7 @@ bool Waiting::pause() const {
   else
     std::this_thread::sleep_for(
         std::chrono::duration<double>(std::min(elapsed * kSleepShare, kLongestSleep_s)));
-  return !is_over();
+  return elapsed < limit_s_;
 }
 
 }  // namespace headway

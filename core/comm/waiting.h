@@ -13,8 +13,6 @@ class Waiting {
   double elapsed_s() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
-  double limit_s() const { return limit_s_; }
-  bool is_over() const { return elapsed_s() >= limit_s_; }
   /// Lets others run for a moment; false once the limit has passed.
   bool pause() const;
 
