@@ -34,6 +34,10 @@ class Backend {
 /// The backend of a device; DeviceError with the reason when it is not usable on this machine.
 Backend& backend(Device);
 
+/// What the calling thread does until end_range(), shown by NVIDIA's profilers (NVTX); nothing without CUDA.
+void begin_range(const char* name);
+void end_range();
+
 /// Number of usable CUDA devices: 0 where CUDA was not built in, no driver answers, or the first GPU is not
 /// of the generation the kernels are compiled for.
 int num_cuda_devices();

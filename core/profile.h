@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/stream.h"
 
 namespace headway {
@@ -38,15 +39,17 @@ class Profile {
   std::vector<Entry> entries_;
 };
 
-/// Adds its own lifetime to the thread's Profile, if there is one.
+/// Adds its own lifetime to the thread's Profile, if there is one, and shows it to NVIDIA's profilers.
 class ProfileRange {
  public:
   /// The name must outlive the Profile.
-  ProfileRange(std::string_view name, Stream& stream) : name_(name), stream_(stream) {
+  ProfileRange(const char* name, Stream& stream) : name_(name), stream_(stream) {
+    begin_range(name);
     if (Profile::current()) start_ = std::chrono::steady_clock::now();
   }
   ~ProfileRange() {
     if (Profile::current()) end();
+    end_range();
   }
   ProfileRange(const ProfileRange&) = delete;
   ProfileRange& operator=(const ProfileRange&) = delete;
@@ -54,7 +57,7 @@ class ProfileRange {
  private:
   void end();
 
-  std::string_view name_;
+  const char* name_;
   Stream& stream_;
   std::chrono::steady_clock::time_point start_;
 };

@@ -5,6 +5,7 @@
 #include <bit>
 #include <map>
 #include <mutex>
+#include <unordered_map>
 #include <utility>
 
 #include "core/backend.h"
@@ -46,14 +47,11 @@ class BlockCache {
     const size_t wanted = *block_bytes;
     std::lock_guard lock(mutex_);
     void* block = nullptr;
-    if (const auto found = free_.lower_bound(wanted);
-        found != free_.end() &&
-        static_cast<double>(found->first) <= kLargestReuse * static_cast<double>(wanted)) {
-      *block_bytes = found->first;
-      block = found->second;
-      free_.erase(found);
-    } else {
-      block = allocate(wanted);
+    if (entered_) block = take_from(entered_->free, block_bytes);
+    if (!block) {
+      block = take_from(free_, block_bytes);
+      if (!block) block = allocate(wanted);
+      if (entered_) owners_[block] = entered_;
     }
     count_in_use(*block_bytes);
     return block;
@@ -62,7 +60,25 @@ class BlockCache {
   void give_back(void* block, size_t block_bytes) {
     std::lock_guard lock(mutex_);
     stats_.in_use_bytes -= block_bytes;
-    free_.emplace(block_bytes, block);
+    const auto owner = owners_.find(block);
+    (owner == owners_.end() ? free_ : owner->second->free).emplace(block_bytes, block);
+  }
+
+  void enter(const PrivateMemory* memory) {
+    std::lock_guard lock(mutex_);
+    entered_ = &private_[memory];
+  }
+  void leave() {
+    std::lock_guard lock(mutex_);
+    entered_ = nullptr;
+  }
+  void forget(const PrivateMemory* memory) {
+    std::lock_guard lock(mutex_);
+    const auto own = private_.find(memory);
+    if (own == private_.end()) return;
+    free_.merge(own->second.free);
+    std::erase_if(owners_, [&](const auto& entry) { return entry.second == &own->second; });
+    private_.erase(own);
   }
 
   MemoryStats stats() const {
@@ -82,6 +98,23 @@ class BlockCache {
   }
 
  private:
+  using FreeBlocks = std::multimap<size_t, void*>;
+  struct Private {
+    FreeBlocks free;
+  };
+
+  /// Null where none fits; otherwise its size is in block_bytes.
+  static void* take_from(FreeBlocks& blocks, size_t* block_bytes) {
+    const auto found = blocks.lower_bound(*block_bytes);
+    if (found == blocks.end() ||
+        static_cast<double>(found->first) > kLargestReuse * static_cast<double>(*block_bytes))
+      return nullptr;
+    *block_bytes = found->first;
+    void* const block = found->second;
+    blocks.erase(found);
+    return block;
+  }
+
   void count_in_use(size_t bytes) {
     stats_.in_use_bytes += bytes;
     stats_.peak_in_use_bytes = std::max(stats_.peak_in_use_bytes, stats_.in_use_bytes);
@@ -117,7 +150,10 @@ class BlockCache {
   Device device_;
   bool on_host_;  // blocks are host memory for the device's copies
   mutable std::mutex mutex_;
-  std::multimap<size_t, void*> free_;
+  FreeBlocks free_;
+  std::map<const PrivateMemory*, Private> private_;
+  Private* entered_ = nullptr;
+  std::unordered_map<void*, Private*> owners_;  // of blocks that are private
   MemoryStats stats_;
 };
 
@@ -163,6 +199,13 @@ Storage::~Storage() {
     cache_of(device_).give_back(data_, block_bytes_);
   }
 }
+
+PrivateMemory::PrivateMemory(Device device) : device_(device) {}
+PrivateMemory::~PrivateMemory() { cache_of(device_).forget(this); }
+PrivateMemory::Scope::Scope(PrivateMemory& memory) : device_(memory.device_) {
+  cache_of(device_).enter(&memory);
+}
+PrivateMemory::Scope::~Scope() { cache_of(device_).leave(); }
 
 MemoryStats memory_stats(Device device) { return cache_of(device).stats(); }
 void reset_peak_memory(Device device) { cache_of(device).reset_peak(); }

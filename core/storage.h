@@ -42,6 +42,32 @@ class Storage {
   std::function<void()> release_;  // set for memory that does not come from the cache
 };
 
+/// While one is entered, what is allocated on its device is its own: nothing else gets that memory later, so
+/// recorded work may use it again. What is given back serves later allocations of the same.
+class PrivateMemory {
+ public:
+  explicit PrivateMemory(Device);
+  /// What it had goes to the device's other users.
+  ~PrivateMemory();
+  PrivateMemory(const PrivateMemory&) = delete;
+  PrivateMemory& operator=(const PrivateMemory&) = delete;
+
+  /// Entered for its lifetime; one at a time on a device.
+  class Scope {
+   public:
+    explicit Scope(PrivateMemory&);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Device device_;
+  };
+
+ private:
+  Device device_;
+};
+
 struct MemoryStats {
   size_t in_use_bytes = 0;       // in live storages
   size_t peak_in_use_bytes = 0;  // largest in_use_bytes since the last reset

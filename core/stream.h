@@ -20,6 +20,16 @@ class Event {
   virtual void synchronize() const {}
 };
 
+class Stream;
+
+/// Work of a stream that was recorded instead of run, to be run any number of times on the same memory.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  /// Adds one run of the work to the stream.
+  virtual void launch(Stream&) = 0;
+};
+
 class Stream {
  public:
   explicit Stream(Device device) : device_(device) {}
@@ -31,10 +41,18 @@ class Stream {
   virtual void synchronize() {}
   virtual std::shared_ptr<Event> record() { return std::make_shared<Event>(); }
   virtual void wait(const Event&) {}
+  /// From here to end_recording() work is recorded, not run. Its memory must stay where it is for as long as
+  /// the graph lives (PrivateMemory), and the host must not wait for any of it. DeviceError on the CPU, which
+  /// records nothing.
+  virtual void begin_recording();
+  virtual std::unique_ptr<Graph> end_recording();
   /// The CUDA stream; null on the CPU.
   virtual CUstream_st* native() const { return nullptr; }
   /// Memory for one kernel's intermediate results, 64-byte aligned, valid until the next call.
   std::span<std::byte> scratch(size_t bytes);
+
+ protected:
+  const std::shared_ptr<Storage>& scratch_storage() const { return scratch_; }
 
  private:
   Device device_;

@@ -143,6 +143,9 @@ void TrainRecipe::describe(FieldVisitor& v) {
     {.choices = {"stop", "skip"}});
   v("max_skipped", max_skipped, "on_nonfinite = skip ends the run after this many skipped in a row",
     {.min = 1, .max = 1e9});
+  v("cuda_graphs", cuda_graphs,
+    "on a GPU, record the kernels of a micro-batch once and run them again as one: small models train "
+    "faster");
   v("shard_optimizer", shard_optimizer,
     "each rank keeps AdamW's moments of its share of the parameters only (ZeRO-1): less memory, same "
     "numbers");

@@ -77,6 +77,7 @@ struct TrainRecipe {
   std::string on_nonfinite = "stop";
   int64_t max_skipped = 5;
   bool shard_optimizer = false;
+  bool cuda_graphs = true;
   void describe(FieldVisitor&);
 };
 

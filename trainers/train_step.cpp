@@ -11,6 +11,7 @@
 #include "autograd/loss_collector.h"
 #include "autograd/ops/flat.h"
 #include "core/error.h"
+#include "core/profile.h"
 #include "kernels/ops/step_control.h"
 
 namespace headway {
@@ -46,7 +47,9 @@ TrainStep::TrainStep(Model& model, const Recipe& recipe, Communicator& comm, Str
       comm_(comm),
       stream_(stream),
       model_(model),
-      rng_(static_cast<uint64_t>(recipe.run.seed)) {
+      rng_(static_cast<uint64_t>(recipe.run.seed)),
+      memory_(stream.device()),
+      records_(recipe.train.cuda_graphs && stream.device().kind == Device::Kind::cuda) {
   std::vector<Shape> shapes;
   model_.visit("", [&](const std::string& path, Parameter& parameter) {
     if (parameter.frozen) return;
@@ -117,7 +120,7 @@ void TrainStep::collect_gradients(const std::vector<Batch>& batches, const StepI
                                   std::vector<std::string>& auxiliary) {
   for (const Slot& slot : slots_) slot.parameter->gradient->written = false;
   for (size_t i = 0; i < batches.size(); ++i)
-    micro_step(batches[i], inputs, static_cast<int64_t>(i), i + 1 == batches.size(), auxiliary);
+    micro_step(batches[i], inputs, static_cast<int64_t>(i), auxiliary);
   for (const Slot& slot : slots_) {
     GradBuffer& gradient = *slot.parameter->gradient;
     if (gradient.written) continue;
@@ -127,8 +130,48 @@ void TrainStep::collect_gradients(const std::vector<Batch>& batches, const StepI
   }
 }
 
-void TrainStep::micro_step(const Batch& batch, const StepInputs& inputs, int64_t index, bool is_last,
+TrainStep::Recording* TrainStep::recording_of(const Batch& batch, const StepInputs& inputs, int64_t index) {
+  constexpr size_t kMostRecordings = 8;  // where loss scales differ from step to step, recording never pays
+  // Gradients that become ready start reductions, which belong to no graph.
+  const bool reduces = is_last(index) && comm_.size() > 1;
+  if (!records_ || inputs.metrics || reduces || Profile::current()) return nullptr;
+  const Recording::Key key{batch.tokens.shape(), 1 / static_cast<double>(inputs.num_targets), index == 0,
+                           is_last(index)};
+  const auto found = std::ranges::find(recordings_, key, &Recording::key);
+  if (found != recordings_.end()) return &*found;
+  if (recordings_.size() < kMostRecordings) recordings_.push_back({.key = key});
+  return nullptr;
+}
+
+void TrainStep::micro_step(const Batch& batch, const StepInputs& inputs, int64_t index,
                            std::vector<std::string>& auxiliary) {
+  const PrivateMemory::Scope scope(memory_);
+  Recording* const recording = recording_of(batch, inputs, index);
+  if (!recording) {
+    // Random numbers are arguments of the kernels that use them, different ones in every step.
+    if (launch_micro_step(batch.tokens, batch.targets, inputs, index, auxiliary)) records_ = false;
+    return;
+  }
+  if (!recording->tokens) {
+    recording->tokens = Tensor::empty(batch.tokens.shape(), DType::i32, stream_.device());
+    recording->targets = Tensor::empty(batch.targets.shape(), DType::i32, stream_.device());
+  }
+  recording->tokens.copy_from(batch.tokens, stream_);
+  recording->targets.copy_from(batch.targets, stream_);
+  if (!recording->graph) {
+    stream_.begin_recording();
+    launch_micro_step(recording->tokens, recording->targets, inputs, index, recording->auxiliary);
+    recording->graph = stream_.end_recording();
+    for (const Slot& slot : slots_)
+      if (slot.parameter->gradient->written) recording->written.push_back(slot.parameter->gradient.get());
+  }
+  recording->graph->launch(stream_);
+  for (GradBuffer* const gradient : recording->written) gradient->written = true;
+  auxiliary = recording->auxiliary;
+}
+
+bool TrainStep::launch_micro_step(const Tensor& tokens, const Tensor& targets, const StepInputs& inputs,
+                                  int64_t index, std::vector<std::string>& auxiliary) {
   const int64_t num_batches = recipe_.accumulation_steps(comm_.size());
   rng_.begin(static_cast<uint32_t>(inputs.step - 1),
              static_cast<uint64_t>((comm_.rank() * num_batches + index) * recipe_.train.micro_batch));
@@ -138,9 +181,9 @@ void TrainStep::micro_step(const Batch& batch, const StepInputs& inputs, int64_t
               .training = true,
               .recording = true,
               .auxiliary = &collector,
-              .metrics = is_last ? inputs.metrics : nullptr};
+              .metrics = is_last(index) ? inputs.metrics : nullptr};
   const double loss_scale = 1 / static_cast<double>(inputs.num_targets);
-  std::vector<Variable> roots{model_.loss(ctx, batch.tokens, batch.targets, loss_scale,
+  std::vector<Variable> roots{model_.loss(ctx, tokens, targets, loss_scale,
                                           recipe_.train.recompute ? Recompute::blocks : Recompute::off)};
   if (saved_bytes_ == 0) saved_bytes_ = headway::saved_bytes(roots[0]);
   add_to_sum(roots[0].value(), at(numbers_, Place::loss), 1, stream_);
@@ -160,7 +203,8 @@ void TrainStep::micro_step(const Batch& batch, const StepInputs& inputs, int64_t
     roots.push_back(loss.loss);
     seeds.push_back(constant(loss.weight * share));
   }
-  backward(ctx, roots, seeds, is_last ? MicroStep::last : MicroStep::more_follow);
+  backward(ctx, roots, seeds, is_last(index) ? MicroStep::last : MicroStep::more_follow);
+  return rng_.position() > 0;
 }
 
 std::string TrainStep::find_bad_gradient(const std::vector<Batch>& batches, const StepInputs& inputs) {

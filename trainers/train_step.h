@@ -77,9 +77,30 @@ class TrainStep {
   };
 
   void collect_gradients(const std::vector<Batch>&, const StepInputs&, std::vector<std::string>& auxiliary);
-  void micro_step(const Batch&, const StepInputs&, int64_t index, bool is_last,
-                  std::vector<std::string>& auxiliary);
+  /// One micro-batch, by the graph of such micro-batches where there is one.
+  void micro_step(const Batch&, const StepInputs&, int64_t index, std::vector<std::string>& auxiliary);
+  /// Launches forward and backward. Returns whether random numbers were drawn.
+  bool launch_micro_step(const Tensor& tokens, const Tensor& targets, const StepInputs&, int64_t index,
+                         std::vector<std::string>& auxiliary);
+  bool is_last(int64_t index) const { return index + 1 == recipe_.accumulation_steps(comm_.size()); }
   const Tensor& constant(double value);
+
+  /// The recorded work of micro-batches that differ in their tokens alone.
+  struct Recording {
+    /// What else the work depends on.
+    struct Key {
+      Shape shape;
+      double loss_scale = 0;
+      bool is_first = false, is_last = false;  // of its step
+      bool operator==(const Key&) const = default;
+    };
+    Key key;
+    std::unique_ptr<Graph> graph = {};  // none yet: the work has run once
+    Tensor tokens = {}, targets = {};   // what the graph reads
+    std::vector<std::string> auxiliary = {};
+    std::vector<GradBuffer*> written = {};  // once the graph has run
+  };
+  Recording* recording_of(const Batch&, const StepInputs&, int64_t index);
 
   const Recipe& recipe_;
   Communicator& comm_;
@@ -92,6 +113,9 @@ class TrainStep {
   Tensor numbers_;  // f64: the step control's state, squares, loss, auxiliary losses
   std::map<double, Tensor> constants_;
   size_t saved_bytes_ = 0;
+  PrivateMemory memory_;  // of micro-batches, because graphs refer to it
+  std::vector<Recording> recordings_;
+  bool records_ = false;
 };
 
 }  // namespace headway

@@ -4,6 +4,9 @@
 
 namespace headway {
 
+void begin_range(const char*) {}
+void end_range() {}
+
 int num_cuda_devices() { return 0; }
 
 Backend& cuda_backend(int) {

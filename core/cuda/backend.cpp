@@ -1,6 +1,7 @@
 // NVIDIA GPUs through the CUDA runtime. One stream per Stream, not synchronised with the default one.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <array>
 #include <memory>
@@ -8,14 +9,12 @@
 #include <vector>
 
 #include "core/backend.h"
+#include "core/cuda/architectures.h"
 #include "core/cuda/check.h"
 #include "core/stream.h"
 
 namespace headway {
 namespace {
-
-// The attention kernels use instructions that only this generation has (wgmma, bulk tensor copies).
-constexpr int kComputeMajor = 9;
 
 class CudaEvent final : public Event {
  public:
@@ -37,6 +36,24 @@ class CudaEvent final : public Event {
   cudaEvent_t event_ = nullptr;
 };
 
+class CudaGraph final : public Graph {
+ public:
+  /// Keeps what the recorded work uses as scratch memory.
+  CudaGraph(cudaGraph_t graph, std::shared_ptr<Storage> scratch) : scratch_(std::move(scratch)) {
+    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(status, "preparing recorded work");
+  }
+  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
+  void launch(Stream& stream) override {
+    check_cuda(cudaGraphLaunch(executable_, stream.native()), "running recorded work");
+  }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+  std::shared_ptr<Storage> scratch_;
+};
+
 class CudaStream final : public Stream {
  public:
   explicit CudaStream(Device device) : Stream(device) {
@@ -49,10 +66,23 @@ class CudaStream final : public Stream {
     check_cuda(cudaStreamWaitEvent(stream_, static_cast<const CudaEvent&>(event).native(), 0),
                "waiting for an event");
   }
+  void begin_recording() override {
+    scratch_before_ = scratch_storage();
+    // Relaxed: other threads go on calling CUDA, and this one may allocate.
+    check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "recording work");
+  }
+  std::unique_ptr<Graph> end_recording() override {
+    cudaGraph_t graph = nullptr;
+    check_cuda(cudaStreamEndCapture(stream_, &graph), "recording work");
+    HEADWAY_CHECK(scratch_before_ == scratch_storage(), DeviceError,
+                  "recording work: scratch memory grew; run the same work once before it is recorded");
+    return std::make_unique<CudaGraph>(graph, std::move(scratch_before_));
+  }
   CUstream_st* native() const override { return stream_; }
 
  private:
   cudaStream_t stream_ = nullptr;
+  std::shared_ptr<Storage> scratch_before_;
 };
 
 class CudaBackend final : public Backend {
@@ -61,10 +91,12 @@ class CudaBackend final : public Backend {
     use();
     cudaDeviceProp properties = {};
     check_cuda(cudaGetDeviceProperties(&properties, index), "reading the GPU's properties");
-    HEADWAY_CHECK(properties.major == kComputeMajor, DeviceError,
-                  fmt::format("{} has compute capability {}.{}: this build needs {}.0 (Hopper); use device = "
-                              "\"cpu\"",
-                              properties.name, properties.major, properties.minor, kComputeMajor));
+    HEADWAY_CHECK(
+        runs_on(HEADWAY_CUDA_ARCHITECTURES, properties.major, properties.minor), DeviceError,
+        fmt::format("{} has compute capability {}.{}: this build has kernels for {} (configure with "
+                    "-DCMAKE_CUDA_ARCHITECTURES={}{} for this GPU), or use device = \"cpu\"",
+                    properties.name, properties.major, properties.minor, HEADWAY_CUDA_ARCHITECTURES,
+                    properties.major, properties.minor));
     std::array<char, 32> bus_id = {};
     check_cuda(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), index),
                "reading the GPU's place");
@@ -115,11 +147,15 @@ class CudaBackend final : public Backend {
 
 }  // namespace
 
+void begin_range(const char* name) { nvtxRangePushA(name); }
+void end_range() { nvtxRangePop(); }
+
 int num_cuda_devices() {
-  int count = 0, major = 0;
+  int count = 0, major = 0, minor = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return 0;
   const bool fits = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
-                    major == kComputeMajor;
+                    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess &&
+                    runs_on(HEADWAY_CUDA_ARCHITECTURES, major, minor);
   return fits ? count : 0;
 }
 

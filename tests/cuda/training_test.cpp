@@ -8,8 +8,8 @@
 #include "layers/model.h"
 #include "tests/cuda/gpu_test.h"
 #include "tests/layers/json_fields.h"
-#include "trainers/optimizer.h"
 #include "trainers/states.h"
+#include "trainers/train_step.h"
 
 namespace headway::testing {
 namespace {
@@ -37,37 +37,40 @@ ModelConfig small_model(bool gpt2) {
   return config;
 }
 
+struct TrainingOptions {
+  Recompute recompute = Recompute::off;
+  bool cuda_graphs = true;
+  int64_t accumulated = 1;
+};
+
 /// Training on tokens that follow a rule.
 class Training {
  public:
-  Training(Device device, DType dtype, const ModelConfig& config, uint64_t seed = 1)
+  Training(Device device, DType dtype, const ModelConfig& config, uint64_t seed = 1,
+           const TrainingOptions& options = {})
       : stream_(backend(device).make_stream()), model_(config) {
     model_.materialize(dtype, seed, *stream_);
-    optimizer_.emplace(model_, AdamWConfig{}, *stream_);
+    recipe_.data.seq_len = kTokens;
+    recipe_.train.micro_batch = kBatch;
+    recipe_.train.batch_tokens = kBatch * kTokens * options.accumulated;
+    recipe_.train.recompute = options.recompute == Recompute::blocks;
+    recipe_.train.cuda_graphs = options.cuda_graphs;
+    step_.emplace(model_, recipe_, *local_, *stream_);
   }
 
   /// The losses of steps first..last, counted from 1.
-  std::vector<double> run(int64_t first, int64_t last, Recompute recompute = Recompute::off) {
-    std::vector<double> curve;
+  std::vector<double> run(int64_t first, int64_t last) {
+    std::vector<TrainStep::Pending> pending;
+    const int64_t accumulated = recipe_.accumulation_steps(1);
     for (int64_t step = first; step <= last; ++step) {
-      std::vector<int32_t> inputs, targets;
-      for (int64_t i = 0; i < kBatch * kTokens; ++i) {
-        const int64_t token = (step * 7 + i * i) % kVocab;
-        inputs.push_back(static_cast<int32_t>(token));
-        targets.push_back(static_cast<int32_t>((3 * token + 1) % kVocab));
-      }
-      for (const auto& buffer : model_.gradient_buffers()) buffer->written = false;
-      Rng rng(1);
-      Context ctx{.stream = *stream_, .rng = rng, .training = true, .recording = true};
-      const Variable loss = model_.loss(ctx, Tensor::from<int32_t>(inputs, {kBatch, kTokens}, *stream_),
-                                        Tensor::from<int32_t>(targets, {kBatch, kTokens}, *stream_),
-                                        1.0 / (kBatch * kTokens), recompute);
-      backward(ctx, loss, MicroStep::last);
-      optimizer_->step(step, 3e-3, one_, *stream_);
-      for (const auto& block : model_.blocks())
-        block->attention().after_step(ctx, *local_, {.num_positions = kBatch * kTokens});
-      curve.push_back(static_cast<double>(loss.value().to_vector<float>(*stream_)[0]));
+      std::vector<Batch> batches;
+      for (int64_t k = 0; k < accumulated; ++k) batches.push_back(batch(step * accumulated + k));
+      pending.push_back(
+          step_->run(std::move(batches),
+                     {.step = step, .learning_rate = 3e-3, .num_targets = kBatch * kTokens * accumulated}));
     }
+    std::vector<double> curve;
+    for (const TrainStep::Pending& one : pending) curve.push_back(one.wait().loss);
     return curve;
   }
 
@@ -75,17 +78,28 @@ class Training {
   void resume(Training& other) {
     MemoryArchive archive(*stream_);
     ModelState(other.model_).save(archive, "model");
-    other.optimizer_->save(archive, "optim");
+    other.step_->optimizer().save(archive, "optim");
     ModelState(model_).load(archive, "model", *stream_);
-    optimizer_->load(archive, "optim", *stream_);
+    step_->optimizer().load(archive, "optim", *stream_);
   }
 
  private:
+  Batch batch(int64_t number) const {
+    std::vector<int32_t> inputs, targets;
+    for (int64_t i = 0; i < kBatch * kTokens; ++i) {
+      const int64_t token = (number * 7 + i * i) % kVocab;
+      inputs.push_back(static_cast<int32_t>(token));
+      targets.push_back(static_cast<int32_t>((3 * token + 1) % kVocab));
+    }
+    return {.tokens = Tensor::from<int32_t>(inputs, {kBatch, kTokens}, *stream_),
+            .targets = Tensor::from<int32_t>(targets, {kBatch, kTokens}, *stream_)};
+  }
+
   std::unique_ptr<Stream> stream_;
-  Tensor one_ = Tensor::from<double>(std::array{1.0}, {1}, *stream_);
   std::unique_ptr<Communicator> local_ = make_local_communicator();
+  Recipe recipe_;
   Model model_;
-  std::optional<AdamW> optimizer_;
+  std::optional<TrainStep> step_;
 };
 
 /// Roundings grow as steps follow each other; how fast differs by model.
@@ -101,11 +115,17 @@ void expect_steps_of_the_cpu(const ModelConfig& config, double bf16_limit) {
   }
 }
 
+/// Neither repetition nor recomputation nor graphs change a bit.
 void expect_bits_that_repeat(const ModelConfig& config) {
   const Device gpu{Device::Kind::cuda, 0};
-  const auto once = Training(gpu, DType::bf16, config).run(1, 20);
-  EXPECT_EQ(once, Training(gpu, DType::bf16, config).run(1, 20));
-  EXPECT_EQ(once, Training(gpu, DType::bf16, config).run(1, 20, Recompute::blocks));
+  const auto bits = [&](const TrainingOptions& options) {
+    return Training(gpu, DType::bf16, config, 1, options).run(1, 20);
+  };
+  const auto once = bits({});
+  EXPECT_EQ(once, bits({}));
+  EXPECT_EQ(once, bits({.cuda_graphs = false}));
+  EXPECT_EQ(once, bits({.recompute = Recompute::blocks}));
+  EXPECT_EQ(bits({.accumulated = 4}), bits({.cuda_graphs = false, .accumulated = 4}));
 }
 
 void expect_bits_of_a_resumed_run(const ModelConfig& config) {
