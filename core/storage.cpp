@@ -28,6 +28,8 @@ constexpr double kLargestReuse = 1.25;
 
 class BlockCache {
  public:
+  std::function<std::shared_ptr<Storage>(size_t bytes)> replacement;  // of Storage::allocate, in tests
+
   BlockCache(Device device, bool on_host) : device_(device), on_host_(on_host) {}
 
   void count_adopted(size_t bytes) {
@@ -170,9 +172,14 @@ BlockCache& cache_of(Device device, bool on_host = false) {
 }  // namespace
 
 std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
+  if (const auto& other = cache_of(device).replacement) return other(bytes);
   size_t block_bytes = rounded_size(bytes);
   void* data = cache_of(device).take(&block_bytes);
   return std::shared_ptr<Storage>(new Storage(data, bytes, block_bytes, device));
+}
+
+void Storage::replace_allocation(Device device, std::function<std::shared_ptr<Storage>(size_t)> allocate) {
+  cache_of(device).replacement = std::move(allocate);
 }
 
 std::shared_ptr<Storage> Storage::allocate_host(size_t bytes, Device copied_to) {

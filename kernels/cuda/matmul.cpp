@@ -10,8 +10,8 @@
 #include <string>
 #include <tuple>
 
+#include "core/backend.h"
 #include "core/cuda/check.h"
-#include "core/storage.h"
 #include "kernels/cuda/round.h"
 #include "kernels/ops/matmul.h"
 
@@ -104,7 +104,7 @@ class MatrixLayout {
 struct Library {
   cublasLtHandle_t handle = nullptr;
   std::map<Key, cublasLtMatmulAlgo_t> algorithms;
-  std::shared_ptr<Storage> zero_one;
+  void* zero_one = nullptr;
 };
 
 Library& library_of(Stream& stream) {
@@ -114,8 +114,8 @@ Library& library_of(Stream& stream) {
     library = new Library;
     check_cublas(cublasLtCreate(&library->handle));
     const float values[2] = {0, 1};
-    library->zero_one = Storage::allocate(sizeof(values), stream.device());
-    check_cuda(cudaMemcpy(library->zero_one->data(), values, sizeof(values), cudaMemcpyHostToDevice),
+    library->zero_one = backend(stream.device()).allocate(sizeof(values));
+    check_cuda(cudaMemcpy(library->zero_one, values, sizeof(values), cudaMemcpyHostToDevice),
                "matmul");
   }
   return *library;
@@ -201,7 +201,7 @@ void matmul(const Matmul<T, C>& args, Stream& stream) {
   }
 
   const float one = 1, zero = 0;
-  const auto* const zero_one = static_cast<const float*>(library.zero_one->data());
+  const auto* const zero_one = static_cast<const float*>(library.zero_one);
   const void* const alpha = args.scale ? static_cast<const void*>(args.scale.data) : &one;
   const void* const beta = args.scale ? static_cast<const void*>(zero_one + (args.accumulate ? 1 : 0))
                                       : static_cast<const void*>(args.accumulate ? &one : &zero);
