@@ -12,6 +12,7 @@
 #include "kernels/attention/variants/plain.h"
 #include "kernels/attention/variants/sink.h"
 #include "kernels/attention/variants/sliding_window.h"
+#include "kernels/ops/elementwise.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace headway::testing {
@@ -72,15 +73,39 @@ TEST_F(GpuOps, DropoutDropsTheSameElementsAsTheCpu) {
   check({values({4, 333})}, [](Context& c, const Inputs& x) { return dropout(c, x[0], 0.3); });
 }
 
+TEST_F(GpuOps, DropoutHasTheBitsOfTheCpuWhereverItStarts) {
+  const auto run = [&](Device device, int64_t n, int64_t offset, uint64_t first) {
+    const auto stream = backend(device).make_stream();
+    const Tensor x =
+        Tensor::from<float>(random_values<float>(n + offset, seed_, 1, 1.0), {n + offset}, *stream);
+    const Tensor y = Tensor::zeros({n + offset}, DType::f32, *stream);
+    launch(DropoutMask<float>{.x = x.slice(0, offset, offset + n).view<const float, 1>("x"),
+                              .y = y.slice(0, offset, offset + n).view<float, 1>("y"),
+                              .key = {.seed = seed_, .step = 2, .stream = 3, .first_element = first},
+                              .rate = 0.3},
+           *stream);
+    return to_doubles(y, *stream);
+  };
+  for (const int64_t n : {1, 7, 8, 1003, 4096})
+    for (const int64_t offset : {0, 1})
+      for (const uint64_t first : {uint64_t{0}, uint64_t{3}, (uint64_t{1} << 34) + 4})
+        EXPECT_EQ(run({Device::Kind::cuda, 0}, n, offset, first), run({}, n, offset, first))
+            << n << " from " << offset << ", element " << first;
+}
+
 TEST_F(GpuOps, Rope) {
   for (const int64_t width : {64, 48, 6})
     check({values({2, 5, 3, 64}), vector({5, width / 2, 2})},
+          [](Context& c, const Inputs& x) { return apply<Rope>(c, {}, x[0], x[1].value()); });
+  for (const int64_t heads : {1, 4, 9, 17})
+    check({values({3, 7, heads, 80}), vector({7, 24, 2})},
           [](Context& c, const Inputs& x) { return apply<Rope>(c, {}, x[0], x[1].value()); });
 }
 
 TEST_F(GpuOps, LinearCrossEntropyInOneBlockAndInMany) {
   for (const size_t block_bytes : {size_t{64} << 20, size_t{40000}})
-    for (const auto& [tokens, vocab] : {std::array<int64_t, 2>{1, 2}, {50, 257}, {130, 1024}}) {
+    for (const auto& [tokens, vocab] :
+         {std::array<int64_t, 2>{1, 2}, {50, 257}, {130, 1024}, {2500, 264}, {300, 20000}, {3, 60000}}) {
       SCOPED_TRACE(vocab);
       check({values({tokens, 64}, 0.5), values({vocab, 64}, 0.2), ids({tokens}, vocab, tokens > 5)},
             [&](Context& c, const Inputs& x) {
