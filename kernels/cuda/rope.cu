@@ -1,53 +1,71 @@
 #include "kernels/ops/rope.h"
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-// A thread turns the pairs (i, i + R/2) of V neighbouring i of one head, or copies V channels behind R.
+constexpr int kThreads = 256, kHeads = 2;
+
+// Threads lie (channels, heads, tokens). A thread turns the pairs (i, i + R/2) of V neighbouring i, or copies
+// V channels behind R, of kHeads heads of one token at a time: it reads the table once for all of them, and
+// their loads are under way together.
 template <class T, int V>
-__global__ void rope_kernel(RopeRotate<T> a) {
-  const int64_t H = a.x.size[2], Dh = a.x.size[3], half = a.table.size[1], T_ = a.x.size[1];
-  const int64_t rest = Dh - 2 * half, per_head = (half + rest) / V;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= a.x.size[0] * T_ * H * per_head) return;
-  const int64_t head = index / per_head, i = index % per_head * V;
-  const T* const x = a.x.data + head * Dh;
-  T* const y = a.y.data + head * Dh;
-  using P = Pack<T, V>;
-  if (i >= half) {
-    *reinterpret_cast<P*>(y + half + i) = *reinterpret_cast<const P*>(x + half + i);
-    return;
-  }
-  const float* const angle = a.table.data + (head / H % T_ * half + i) * 2;
-  const P low = *reinterpret_cast<const P*>(x + i), high = *reinterpret_cast<const P*>(x + half + i);
-  P turned_low, turned_high;
+__global__ void __launch_bounds__(kThreads) rope_kernel(RopeRotate<T> a) {
+  const int64_t T_ = a.x.size[1], H = a.x.size[2], Dh = a.x.size[3], half = a.table.size[1];
+  const int64_t token = static_cast<int64_t>(blockIdx.x) * blockDim.z + threadIdx.z;
+  if (token >= a.x.size[0] * T_) return;
+  for (int64_t i = threadIdx.x * V; i < Dh - half; i += blockDim.x * V) {
+    const bool turns = i < half;
+    float angle[2 * V] = {};
+    if (turns) load(a.table.data + (token % T_ * half + i) * 2, angle);
+    const int64_t from = token * H * Dh + i;
+    for (int64_t head = threadIdx.y; head < H; head += blockDim.y * kHeads) {
+      Packed<T, V> low[kHeads], high[kHeads];
 #pragma unroll
-  for (int v = 0; v < V; ++v) {
-    const float cosine = angle[2 * v], sine = a.inverse ? -angle[2 * v + 1] : angle[2 * v + 1];
-    const float u = to_float(low.values[v]), w = to_float(high.values[v]);
-    turned_low.values[v] = from_float<T>(u * cosine - w * sine);
-    turned_high.values[v] = from_float<T>(w * cosine + u * sine);
+      for (int k = 0; k < kHeads; ++k)
+        if (const int64_t h = head + k * blockDim.y; h < H) {
+          if (turns) low[k].read(a.x.data + from + h * Dh);
+          high[k].read(a.x.data + from + h * Dh + half);
+        }
+#pragma unroll
+      for (int k = 0; k < kHeads; ++k)
+        if (const int64_t h = head + k * blockDim.y; h < H) {
+          if (turns) {
+            float u[V], w[V];
+            low[k].unpack(u);
+            high[k].unpack(w);
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+              const float cosine = angle[2 * v], sine = a.inverse ? -angle[2 * v + 1] : angle[2 * v + 1];
+              const float turned = u[v] * cosine - w[v] * sine;
+              w[v] = w[v] * cosine + u[v] * sine;
+              u[v] = turned;
+            }
+            low[k].pack(u);
+            high[k].pack(w);
+            low[k].write(a.y.data + from + h * Dh);
+          }
+          high[k].write(a.y.data + from + h * Dh + half);
+        }
+    }
   }
-  *reinterpret_cast<P*>(y + i) = turned_low;
-  *reinterpret_cast<P*>(y + half + i) = turned_high;
 }
 
 template <class T>
 void rope(const RopeRotate<T>& args, Stream& stream) {
-  constexpr int V = 16 / sizeof(T), kThreads = 256;
-  const int64_t half = args.table.size[1], rest = args.x.size[3] - 2 * half;
-  const int64_t heads = args.x.size[0] * args.x.size[1] * args.x.size[2];
-  if (heads == 0) return;
-  const bool wide =
-      half % V == 0 && rest % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.y.data, 16);
-  const int64_t threads = heads * (half + rest) / (wide ? V : 1);
-  if (wide)
-    rope_kernel<T, V><<<blocks_for(threads, kThreads), kThreads, 0, stream.native()>>>(args);
-  else
-    rope_kernel<T, 1><<<blocks_for(threads, kThreads), kThreads, 0, stream.native()>>>(args);
+  constexpr int V = 16 / sizeof(T);
+  const int64_t tokens = args.x.size[0] * args.x.size[1], H = args.x.size[2], Dh = args.x.size[3],
+                half = args.table.size[1];
+  if (tokens * H * Dh == 0) return;
+  const bool wide = half % V == 0 && Dh % V == 0 && is_aligned(args.x.data, 16) &&
+                    is_aligned(args.y.data, 16) && is_aligned(args.table.data, 16);
+  const auto channels = static_cast<unsigned>(std::min<int64_t>((Dh - half) / (wide ? V : 1), kThreads));
+  const unsigned heads = std::min(blocks_for(H, kHeads), kThreads / channels);
+  const unsigned block_tokens = std::min(kThreads / (channels * heads), 64u);  // the most that z can have
+  const auto kernel = wide ? rope_kernel<T, V> : rope_kernel<T, 1>;
+  kernel<<<blocks_for(tokens, block_tokens), dim3(channels, heads, block_tokens), 0, stream.native()>>>(args);
   check_launch(args.name);
 }
 
