@@ -8,29 +8,41 @@ using namespace cuda;
 
 constexpr int kThreads = 256;
 
+constexpr int kRows = 4;
+
+// Threads lie (columns, rows). A thread copies V columns of kRows rows at a time: a copy waits for its id
+// first, so several have to be under way.
 template <class T, int V>
-__global__ void embedding_forward_kernel(EmbeddingForward<T> a) {
-  const int64_t D = a.y.size[1], per_row = D / V;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= a.y.size[0] * per_row) return;
-  const int64_t n = index / per_row, d = index % per_row * V;
+__global__ void __launch_bounds__(kThreads) embedding_forward_kernel(EmbeddingForward<T> a) {
   using P = Pack<T, V>;
-  *reinterpret_cast<P*>(a.y.data + n * D + d) =
-      *reinterpret_cast<const P*>(a.weight.data + static_cast<int64_t>(a.ids.data[n]) * D + d);
+  const int64_t N = a.y.size[0], D = a.y.size[1];
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y * kRows + threadIdx.y;
+  int id[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+    if (const int64_t n = first + r * blockDim.y; n < N) id[r] = a.ids.data[n];
+  for (int64_t d = threadIdx.x * V; d < D; d += blockDim.x * V) {
+    P packs[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      if (first + r * blockDim.y < N) packs[r] = *reinterpret_cast<const P*>(a.weight.data + id[r] * D + d);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      if (const int64_t n = first + r * blockDim.y; n < N)
+        *reinterpret_cast<P*>(a.y.data + n * D + d) = packs[r];
+  }
 }
 
 template <class T>
 void embedding_forward(const EmbeddingForward<T>& args, Stream& stream) {
   constexpr int V = 16 / sizeof(T);
   if (args.y.numel() == 0) return;
-  const bool wide =
-      args.y.size[1] % V == 0 && is_aligned(args.y.data, 16) && is_aligned(args.weight.data, 16);
-  if (wide)
-    embedding_forward_kernel<T, V>
-        <<<blocks_for(args.y.numel(), kThreads * V), kThreads, 0, stream.native()>>>(args);
-  else
-    embedding_forward_kernel<T, 1>
-        <<<blocks_for(args.y.numel(), kThreads), kThreads, 0, stream.native()>>>(args);
+  const int64_t N = args.y.size[0], D = args.y.size[1];
+  const bool wide = D % V == 0 && is_aligned(args.y.data, 16) && is_aligned(args.weight.data, 16);
+  const auto columns = static_cast<unsigned>(std::min<int64_t>(wide ? D / V : D, kThreads));
+  const unsigned rows = kThreads / columns;
+  const auto kernel = wide ? embedding_forward_kernel<T, V> : embedding_forward_kernel<T, 1>;
+  kernel<<<blocks_for(N, rows * kRows), dim3(columns, rows), 0, stream.native()>>>(args);
   check_launch(args.name);
 }
 

@@ -34,7 +34,7 @@ TEST_F(GpuOps, Linear) {
 
 TEST_F(GpuOps, EmbeddingSumsRowsOfEqualIds) {
   for (const auto& [tokens, vocab, width] :
-       {std::array<int64_t, 3>{1, 1, 3}, {40, 7, 16}, {3000, 300, 24}, {700, 5000, 9}}) {
+       {std::array<int64_t, 3>{1, 1, 3}, {40, 7, 16}, {3000, 300, 24}, {700, 5000, 9}, {13, 9, 2056}}) {
     SCOPED_TRACE(tokens);
     check({ids({2, tokens}, vocab), values({vocab, width})},
           [](Context& c, const Inputs& x) { return apply<Embedding>(c, {}, x[0], x[1]); });
