@@ -5,33 +5,39 @@
 namespace headway::cuda {
 namespace {
 
-constexpr int kColumns = 32, kParts = 8;
+// A column's blocks lie a row apart, so what counts is how many of them are asked for at once.
+constexpr int kColumns = 16, kParts = 32;
 
 /// A column's blocks are summed in so many parts, and then the parts.
-__global__ void add_blocks_kernel(const float* partial, int64_t blocks, int64_t N, float* sums,
-                                  bool accumulate) {
+__global__ void __launch_bounds__(kColumns* kParts)
+    add_blocks_kernel(int64_t blocks, int64_t N, BlockSums first, BlockSums second) {
   __shared__ float parts[kParts][kColumns];
+  const BlockSums to = blockIdx.y == 0 ? first : second;
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
   float sum = 0;
   if (n < N)
-#pragma unroll 4
-    for (int64_t b = threadIdx.y; b < blocks; b += kParts) sum += partial[b * N + n];
+#pragma unroll 8
+    for (int64_t b = threadIdx.y; b < blocks; b += kParts) sum += to.partial[b * N + n];
   parts[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y != 0 || n >= N) return;
 #pragma unroll
   for (int part = 1; part < kParts; ++part) sum += parts[part][threadIdx.x];
-  sums[n] = accumulate ? sums[n] + sum : sum;
+  to.sums[n] = to.accumulate ? to.sums[n] + sum : sum;
 }
 
 }  // namespace
 
+void add_blocks(int64_t blocks, int64_t N, BlockSums first, BlockSums second, Stream& stream) {
+  if (N == 0) return;
+  add_blocks_kernel<<<dim3(blocks_for(N, kColumns), second.sums ? 2 : 1), dim3(kColumns, kParts), 0,
+                      stream.native()>>>(blocks, N, first, second);
+  check_launch("add_blocks");
+}
+
 void add_blocks(const float* partial, int64_t blocks, int64_t N, float* sums, bool accumulate,
                 Stream& stream) {
-  if (N == 0) return;
-  add_blocks_kernel<<<blocks_for(N, kColumns), dim3(kColumns, kParts), 0, stream.native()>>>(
-      partial, blocks, N, sums, accumulate);
-  check_launch("add_blocks");
+  add_blocks(blocks, N, {partial, sums, accumulate}, {}, stream);
 }
 
 }  // namespace headway::cuda

@@ -1,6 +1,7 @@
-// Rows of D values, a warp each. Rows of up to 4 packs a lane stay in registers, so memory is read once;
-// wider ones are read again from the cache. The weight's gradient is summed in three stages of fixed order:
-// every warp over the rows it sees, a block over its warps, and a second kernel over the blocks.
+// Rows of D values. Rows of up to 512 packs of 16 bytes are read once, by a block that holds them in
+// registers; wider ones and those whose packs are not aligned take a warp each, which reads them again from
+// the cache. The weight's gradient is summed in stages of fixed order: within a block, and by a second kernel
+// over the blocks.
 #include "kernels/ops/norm.h"
 
 #include "kernels/cuda/add_blocks.h"
@@ -112,145 +113,148 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-/// A row's packs of V of one lane: pack c starts at column (c * 32 + lane) * V.
-template <int V, int kPacks>
-struct RowPacks {
-  float values[kPacks][V] = {};
+// Short rows: a block takes kRows at a time, and a thread V neighbouring columns of each. A thread's part of
+// the weight and of its gradient stays in its registers, and it asks for all its packs before it uses one.
+constexpr int kRows = 4, kMostThreads = 512;
 
-  template <class F>
-  static __device__ void each(int64_t D, F f) {
-    const int lane = threadIdx.x % kWarp;
+/// Sums over the threads of a block, in every thread. Calls that follow each other need memory of their own.
+template <int K>
+__device__ void add_threads(float (&values)[K], float (&of_warp)[kMostThreads / kWarp][K]) {
 #pragma unroll
-    for (int c = 0; c < kPacks; ++c)
-      if (const int64_t d = (c * kWarp + lane) * V; d < D) f(c, d);
-  }
-  template <class T>
-  __device__ void read(const T* row, int64_t D) {
-    each(D, [&](int c, int64_t d) { load(row + d, values[c]); });
-  }
-  template <class T>
-  __device__ void write(T* row, int64_t D) const {
-    each(D, [&](int c, int64_t d) { store(row + d, values[c]); });
-  }
-};
+  for (int k = 0; k < K; ++k) values[k] = warp_sum(values[k]);
+  if (threadIdx.x % kWarp == 0)
+#pragma unroll
+    for (int k = 0; k < K; ++k) of_warp[threadIdx.x / kWarp][k] = values[k];
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < K; ++k) values[k] = of_warp[0][k];
+  for (int w = 1; w < blockDim.x / kWarp; ++w)
+#pragma unroll
+    for (int k = 0; k < K; ++k) values[k] += of_warp[w][k];
+}
 
-template <class T, int V, int kPacks>
-__global__ void __launch_bounds__(kWarps* kWarp) short_forward_kernel(NormForward<T> a) {
-  using Row = RowPacks<V, kPacks>;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp, D = a.x.size[1];
-  if (row >= a.x.size[0]) return;
-  const bool layer = a.kind == NormKind::layer;
-  Row x;
-  x.read(a.x.data + row * D, D);
-  float mean = 0, squares = 0;
-  if (layer) {
-    Row::each(D, [&](int c, int64_t) {
+template <class T, int V, NormKind kKind>
+__global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward<T> a) {
+  __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kRows];
+  const int64_t D = a.x.size[1], d = threadIdx.x * V, first = static_cast<int64_t>(blockIdx.x) * kRows;
+  const int rows = static_cast<int>(min(a.x.size[0] - first, int64_t{kRows}));
+  const bool inside = d < D;
+  Packed<T, V> packs[kRows];
+  float weight[V] = {}, bias[V] = {};
+  if (inside) {
 #pragma unroll
-      for (int v = 0; v < V; ++v) mean += x.values[c][v];
-    });
-    mean = warp_sum(mean) / static_cast<float>(D);
-  }
-  Row::each(D, [&](int c, int64_t) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) squares += (x.values[c][v] - mean) * (x.values[c][v] - mean);
-  });
-  const float inverse = rsqrtf(warp_sum(squares) / static_cast<float>(D) + static_cast<float>(a.eps));
-  Row::each(D, [&](int c, int64_t d) {
-    float weight[V], bias[V] = {};
+    for (int r = 0; r < kRows; ++r)
+      if (r < rows) packs[r].read(a.x.data + (first + r) * D + d);
     load(a.weight.data + d, weight);
     if (a.bias) load(a.bias.data + d, bias);
+  }
+  float mean[kRows] = {}, inverse[kRows] = {};
+  if constexpr (kKind == NormKind::layer) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) x.values[c][v] = (x.values[c][v] - mean) * inverse * weight[v] + bias[v];
-  });
-  x.write(a.y.data + row * D, D);
-  if (threadIdx.x % kWarp == 0) {
-    a.inverse.data[row] = inverse;
-    if (layer) a.mean.data[row] = mean;
+    for (int r = 0; r < kRows; ++r) {
+      float x[V];
+      packs[r].unpack(x);
+#pragma unroll
+      for (int v = 0; v < V; ++v) mean[r] += x[v];
+    }
+    add_threads(mean, of_warp[0]);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) mean[r] /= static_cast<float>(D);
+  }
+  if (inside)
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float x[V];
+      packs[r].unpack(x);
+#pragma unroll
+      for (int v = 0; v < V; ++v) inverse[r] += (x[v] - mean[r]) * (x[v] - mean[r]);
+    }
+  add_threads(inverse, of_warp[1]);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    inverse[r] = rsqrtf(inverse[r] / static_cast<float>(D) + static_cast<float>(a.eps));
+    if (!inside || r >= rows) continue;
+    float x[V];
+    packs[r].unpack(x);
+#pragma unroll
+    for (int v = 0; v < V; ++v) x[v] = (x[v] - mean[r]) * inverse[r] * weight[v] + bias[v];
+    store(a.y.data + (first + r) * D + d, x);
+    if (threadIdx.x != 0) continue;
+    a.inverse.data[first + r] = inverse[r];
+    if (kKind == NormKind::layer) a.mean.data[first + r] = mean[r];
   }
 }
 
 /// dweight and dbias [blocks, D]: sums over the rows of a block.
-template <class T, int V, int kPacks>
-__global__ void __launch_bounds__(kWarps* kWarp)
+template <class T, int V, NormKind kKind>
+__global__ void __launch_bounds__(kMostThreads)
     short_backward_kernel(NormBackward<T> a, float* dweight_of_blocks, float* dbias_of_blocks) {
-  using Row = RowPacks<V, kPacks>;
-  const int64_t N = a.x.size[0], D = a.x.size[1];
-  const int warp = threadIdx.x / kWarp;
-  const bool layer = a.kind == NormKind::layer;
-  Row dweight, dbias;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp; row < N;
-       row += static_cast<int64_t>(gridDim.x) * kWarps) {
-    Row x, dy;
-    x.read(a.x.data + row * D, D);
-    dy.read(a.dy.data + row * D, D);
-    const float inverse = a.inverse.data[row], mean = layer ? a.mean.data[row] : 0.0f;
-    float sum_g = 0, sum_gx = 0;
-    Row::each(D, [&](int c, int64_t d) {
-      float weight[V];
-      load(a.weight.data + d, weight);
+  constexpr bool kLayer = kKind == NormKind::layer;
+  constexpr int kSums = kLayer ? 2 : 1;
+  __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kSums * kRows];
+  const int64_t N = a.x.size[0], D = a.x.size[1], d = threadIdx.x * V;
+  const bool inside = d < D;
+  float weight[V] = {}, dweight[V] = {}, dbias[V] = {};
+  if (inside) load(a.weight.data + d, weight);
+  int turn = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRows; first < N;
+       first += static_cast<int64_t>(gridDim.x) * kRows) {
+    const int rows = static_cast<int>(min(N - first, int64_t{kRows}));
+    Packed<T, V> xs[kRows], dys[kRows], before[kRows];
+    float mean[kRows] = {}, inverse[kRows] = {};
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (!inside || r >= rows) continue;
+      const int64_t at = (first + r) * D + d;
+      xs[r].read(a.x.data + at);
+      dys[r].read(a.dy.data + at);
+      if (a.accumulate_x) before[r].read(a.dx.data + at);
+      inverse[r] = a.inverse.data[first + r];
+      if (kLayer) mean[r] = a.mean.data[first + r];
+    }
+    float sums[kSums * kRows] = {};  // over a row of g xhat, then of g
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float x[V], dy[V];
+      xs[r].unpack(x);
+      dys[r].unpack(dy);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        float &xhat = x.values[c][v], &g = dy.values[c][v];
-        xhat = (xhat - mean) * inverse;
-        dweight.values[c][v] += g * xhat;
-        dbias.values[c][v] += g;
-        g *= weight[v];
-        sum_g += g;
-        sum_gx += g * xhat;
+        const float xhat = (x[v] - mean[r]) * inverse[r], g = dy[v] * weight[v];
+        dweight[v] += dy[v] * xhat;
+        dbias[v] += dy[v];
+        sums[r] += g * xhat;
+        if constexpr (kLayer) sums[kRows + r] += g;
       }
-    });
-    const float mean_gx = warp_sum(sum_gx) / static_cast<float>(D);
-    const float mean_g = layer ? warp_sum(sum_g) / static_cast<float>(D) : 0.0f;
-    Row before;
-    if (a.accumulate_x) before.read(a.dx.data + row * D, D);
-    Row::each(D, [&](int c, int64_t) {
+    }
+    add_threads(sums, of_warp[turn]);
+    turn ^= 1;
 #pragma unroll
-      for (int v = 0; v < V; ++v)
-        x.values[c][v] =
-            before.values[c][v] + inverse * (dy.values[c][v] - mean_g - x.values[c][v] * mean_gx);
-    });
-    x.write(a.dx.data + row * D, D);
-  }
-  __shared__ float sums[2][kPacks * kWarp * V];
-  for (int w = 0; w < kWarps; ++w) {
-    if (w == warp)
-      Row::each(D, [&](int c, int64_t d) {
+    for (int r = 0; r < kRows; ++r) {
+      if (!inside || r >= rows) continue;
+      const float mean_gx = sums[r] / static_cast<float>(D);
+      const float mean_g = kLayer ? sums[(kSums - 1) * kRows + r] / static_cast<float>(D) : 0.0f;
+      float x[V], dy[V], dx[V];
+      xs[r].unpack(x);
+      dys[r].unpack(dy);
+      before[r].unpack(dx);
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
-          sums[0][d + v] = (w == 0 ? 0.0f : sums[0][d + v]) + dweight.values[c][v];
-          sums[1][d + v] = (w == 0 ? 0.0f : sums[1][d + v]) + dbias.values[c][v];
-        }
-      });
-    __syncthreads();
+      for (int v = 0; v < V; ++v) {
+        const float xhat = (x[v] - mean[r]) * inverse[r];
+        dx[v] += inverse[r] * (dy[v] * weight[v] - mean_g - xhat * mean_gx);
+      }
+      store(a.dx.data + (first + r) * D + d, dx);
+    }
   }
-  for (int64_t d = threadIdx.x; d < D; d += kWarps * kWarp) {
-    dweight_of_blocks[blockIdx.x * D + d] = sums[0][d];
-    dbias_of_blocks[blockIdx.x * D + d] = sums[1][d];
-  }
+  if (!inside) return;
+  store(dweight_of_blocks + blockIdx.x * D + d, dweight);
+  store(dbias_of_blocks + blockIdx.x * D + d, dbias);
 }
 
-constexpr int kMostPacks = 4;
-
-/// Calls f<kPacks>() for rows that fit the registers of a warp in packs of V; false for others.
-template <int V, class F>
-bool with_packs(int64_t D, F f) {
-  const int64_t packs = (D + kWarp * V - 1) / (kWarp * V);
-  if (D % V != 0 || packs > kMostPacks) return false;
-  switch (packs) {
-    case 1:
-      f.template operator()<1>();
-      break;
-    case 2:
-      f.template operator()<2>();
-      break;
-    case 3:
-      f.template operator()<3>();
-      break;
-    default:
-      f.template operator()<4>();
-      break;
-  }
-  return true;
+/// Threads of a block for short rows in packs of V, 0 for rows that are none.
+template <int V>
+unsigned threads_of_short_rows(int64_t D) {
+  return D % V == 0 && D <= kMostThreads * V ? blocks_for(D, kWarp * V) * kWarp : 0;
 }
 
 template <class T>
@@ -259,11 +263,11 @@ void norm_forward(const NormForward<T>& args, Stream& stream) {
   constexpr int V = 16 / sizeof(T);
   const unsigned blocks = blocks_for(args.x.size[0], kWarps);
   const bool wide = args.x.size[1] % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.y.data, 16);
-  const auto launch_short = [&]<int kPacks>() {
-    short_forward_kernel<T, V, kPacks><<<blocks, kWarps * kWarp, 0, stream.native()>>>(args);
-  };
-  if (wide && is_aligned(args.weight.data, 16) && is_aligned(args.bias.data, 16) &&
-      with_packs<V>(args.x.size[1], launch_short)) {
+  const unsigned threads = threads_of_short_rows<V>(args.x.size[1]);
+  if (wide && threads > 0 && is_aligned(args.weight.data, 16) && is_aligned(args.bias.data, 16)) {
+    const auto kernel = args.kind == NormKind::layer ? short_forward_kernel<T, V, NormKind::layer>
+                                                     : short_forward_kernel<T, V, NormKind::rms>;
+    kernel<<<blocks_for(args.x.size[0], kRows), threads, 0, stream.native()>>>(args);
     check_launch(args.name);
     return;
   }
@@ -278,17 +282,22 @@ template <class T>
 void norm_backward(const NormBackward<T>& args, Stream& stream) {
   const int64_t N = args.x.size[0], D = args.x.size[1];
   constexpr int V = 16 / sizeof(T);
-  constexpr unsigned kMaxBlocks = 264;  // two for each multiprocessor of the largest chips
+  constexpr unsigned kMultiprocessors = 132;
   const bool wide = D % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.dy.data, 16) &&
-                    is_aligned(args.dx.data, 16);
-  auto* const dweight = reinterpret_cast<float*>(
-      stream.scratch(static_cast<size_t>(kMaxBlocks) * 2 * D * sizeof(float)).data());
-  float* const dbias = dweight + kMaxBlocks * D;
-  unsigned blocks = std::min(kMaxBlocks, std::max(1u, blocks_for(N, kWarps)));
-  const auto launch_short = [&]<int kPacks>() {
-    short_backward_kernel<T, V, kPacks><<<blocks, kWarps * kWarp, 0, stream.native()>>>(args, dweight, dbias);
-  };
-  if (!wide || !is_aligned(args.weight.data, 16) || !with_packs<V>(D, launch_short)) {
+                    is_aligned(args.dx.data, 16) && is_aligned(args.weight.data, 16);
+  const unsigned threads = wide ? threads_of_short_rows<V>(D) : 0;
+  // Registers suffice for kMostThreads a multiprocessor.
+  const unsigned most_blocks = kMultiprocessors * (threads > 0 ? kMostThreads / threads : 2);
+  auto* const dweight =
+      reinterpret_cast<float*>(stream.scratch(size_t{most_blocks} * 2 * D * sizeof(float)).data());
+  float* const dbias = dweight + most_blocks * D;
+  unsigned blocks = 0;
+  if (threads > 0) {
+    blocks = std::clamp(blocks_for(N, kRows), 1u, most_blocks);
+    const auto kernel = args.kind == NormKind::layer ? short_backward_kernel<T, V, NormKind::layer>
+                                                     : short_backward_kernel<T, V, NormKind::rms>;
+    kernel<<<blocks, threads, 0, stream.native()>>>(args, dweight, dbias);
+  } else {
     constexpr size_t kSharedBytes = 96 << 10;  // two blocks fit a multiprocessor
     const size_t bytes_per_warp = static_cast<size_t>(2 * D) * sizeof(float);
     HEADWAY_CHECK(
@@ -297,7 +306,7 @@ void norm_backward(const NormBackward<T>& args, Stream& stream) {
     const int warps =
         static_cast<int>(std::clamp<size_t>(kSharedBytes / std::max<size_t>(bytes_per_warp, 1), 1, kWarps));
     const size_t shared = static_cast<size_t>(warps) * bytes_per_warp;
-    blocks = std::min(kMaxBlocks, std::max(1u, blocks_for(N, warps)));
+    blocks = std::clamp(blocks_for(N, warps), 1u, most_blocks);
     const auto kernel = wide ? norm_backward_kernel<T, V> : norm_backward_kernel<T, 1>;
     check_cuda(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
@@ -305,8 +314,8 @@ void norm_backward(const NormBackward<T>& args, Stream& stream) {
     kernel<<<blocks, static_cast<unsigned>(warps) * kWarp, shared, stream.native()>>>(args, dweight, dbias);
   }
   check_launch(args.name);
-  add_blocks(dweight, blocks, D, args.dweight.data, args.accumulate_weight, stream);
-  if (args.dbias) add_blocks(dbias, blocks, D, args.dbias.data, args.accumulate_bias, stream);
+  add_blocks(blocks, D, {dweight, args.dweight.data, args.accumulate_weight},
+             {dbias, args.dbias.data, args.accumulate_bias}, stream);
 }
 
 HEADWAY_KERNEL(cuda, norm_forward<float>);

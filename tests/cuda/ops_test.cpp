@@ -48,8 +48,14 @@ TEST_F(GpuOps, LearnedPositions) {
 
 TEST_F(GpuOps, Norms) {
   for (const NormKind kind : {NormKind::rms, NormKind::layer})
-    for (const auto& [rows, width] :
-         {std::array<int64_t, 2>{1, 1}, {5, 7}, {300, 64}, {1000, 768}, {33, 4096}}) {
+    for (const auto& [rows, width] : {std::array<int64_t, 2>{1, 1},
+                                      {5, 7},
+                                      {300, 64},
+                                      {1, 768},
+                                      {2999, 768},
+                                      {6, 776},
+                                      {33, 4096},
+                                      {9, 4104}}) {
       SCOPED_TRACE(width);
       if (width == 1 && kind == NormKind::layer) continue;  // its output is the bias alone
       check({values({rows, width}), vector({width}, 1), vector({width})}, [&](Context& c, const Inputs& x) {
@@ -57,6 +63,14 @@ TEST_F(GpuOps, Norms) {
                            kind == NormKind::layer ? x[2] : Variable());
       });
     }
+}
+
+TEST_F(GpuOps, GradientsOfNormsAreAddedToThoseOfWhatGoesAround) {
+  for (const auto& [rows, width] : {std::array<int64_t, 2>{5, 7}, {2999, 768}, {9, 4104}})
+    check({values({rows, width}), vector({width}, 1)}, [&](Context& c, const Inputs& x) {
+      return apply<Add>(c, {}, x[0],
+                        apply<Norm>(c, {.kind = NormKind::rms, .eps = 1e-5}, x[0], x[1], Variable()));
+    });
 }
 
 TEST_F(GpuOps, Activations) {
