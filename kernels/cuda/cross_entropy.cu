@@ -1,91 +1,126 @@
-// A block per row of logits: one pass for the maximum and the sum of exponentials (rescaled as the maximum
-// grows), and one more where the gradient is wanted, over a copy of the row in shared memory where it fits.
+// A block takes rows of logits in turn: one pass for the maximum and the sum of exponentials, rescaled as the
+// maximum grows, and one more where the gradient is wanted. Rows of up to 113 KiB are copied to shared memory
+// while the row before is worked on, so memory is read once and is never waited for by all threads at a time.
 #include "kernels/ops/cross_entropy.h"
 
-#include <cmath>
+#include <cfloat>
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-constexpr int kThreads = 512;
+constexpr int kMostThreads = 1024;
 
-struct MaxSum {
-  float max, sum;  // sum of exp(x - max)
-};
-__device__ MaxSum joined(MaxSum a, MaxSum b) {
-  const float max = fmaxf(a.max, b.max);
-  // Two empty parts have the maximum -inf, whose difference would be NaN.
-  const float to_a = a.max == max ? 1.0f : __expf(a.max - max),
-              to_b = b.max == max ? 1.0f : __expf(b.max - max);
-  return {max, a.sum * to_a + b.sum * to_b};
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+/// 2^x. Results below 2^-126 are zero: to keep them takes twice as many instructions.
+__device__ float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
-template <class T, int V, bool kKeepsRow>
-__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropy<T> a) {
-  extern __shared__ uint4 memory[];
-  __shared__ MaxSum of_warp[kThreads / kWarp];
-  const int64_t row = blockIdx.x, columns = a.logits.size[1];
-  T* const logits = a.logits.data + row * columns;
-  T* const kept = kKeepsRow ? reinterpret_cast<T*>(memory) : logits;
-  const int target = a.targets.data[row];
-  MaxSum part{-INFINITY, 0};
-  for (int64_t i = threadIdx.x * V; i < columns; i += kThreads * V) {
-    const auto pack = *reinterpret_cast<const Pack<T, V>*>(logits + i);
-    if constexpr (kKeepsRow) *reinterpret_cast<Pack<T, V>*>(kept + i) = pack;  // read by this thread alone
-    float largest = to_float(pack.values[0]);
-#pragma unroll
-    for (int v = 1; v < V; ++v) largest = fmaxf(largest, to_float(pack.values[v]));
-    MaxSum here{largest, 0};
-#pragma unroll
-    for (int v = 0; v < V; ++v) here.sum += __expf(to_float(pack.values[v]) - largest);
-    part = joined(part, here);
-  }
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2)
-    part = joined(part, {__shfl_xor_sync(0xffffffffu, part.max, offset),
-                         __shfl_xor_sync(0xffffffffu, part.sum, offset)});
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = part;
-  __syncthreads();
-  part = of_warp[0];
-#pragma unroll
-  for (int w = 1; w < kThreads / kWarp; ++w) part = joined(part, of_warp[w]);
+/// Of y = x log2(e).
+struct MaxSum {
+  float max, sum;  // sum of 2^(y - max)
+};
+/// Of all lanes of a warp, in every lane.
+__device__ MaxSum of_lanes(MaxSum part) {
+  const float max = warp_max(part.max);
+  return {max, warp_sum(part.sum * power_of_2(part.max - max))};
+}
 
-  if (threadIdx.x == 0)
-    a.losses.data[row] = target < 0 ? 0.0f : part.max + logf(part.sum) - to_float(logits[target]);
-  if (!a.write_gradient) return;
-  __syncthreads();  // the target's logit has been read
-  const float scale = target < 0 ? 0.0f : static_cast<float>(a.scale), factor = scale / part.sum;
-  for (int64_t i = threadIdx.x * V; i < columns; i += kThreads * V) {
-    auto pack = *reinterpret_cast<const Pack<T, V>*>(kept + i);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const float p = factor * __expf(to_float(pack.values[v]) - part.max);
-      pack.values[v] = from_float<T>(i + v == target ? p - scale : p);
+template <class T, int V, bool kCopiesRows>
+__global__ void __launch_bounds__(kMostThreads) cross_entropy_kernel(CrossEntropy<T> a) {
+  extern __shared__ uint4 memory[];  // two rows
+  __shared__ MaxSum of_warp[2][kWarp];
+  const int64_t rows = a.logits.size[0], columns = a.logits.size[1];
+  const int64_t first = threadIdx.x * V, step = blockDim.x * V;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  // A thread copies what it alone will read, so it waits for its own copies and for nobody.
+  const auto start_copy = [&](int64_t row, int turn) {
+    if constexpr (kCopiesRows) {
+      T* const to = reinterpret_cast<T*>(memory) + turn * columns;
+      if (row < rows)
+        for (int64_t i = first; i < columns; i += step)
+          copy_async(shared_address(to + i), a.logits.data + row * columns + i, true);
+      commit_copies();
     }
-    *reinterpret_cast<Pack<T, V>*>(logits + i) = pack;
+  };
+  int turn = 0;
+  start_copy(blockIdx.x, turn);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+    start_copy(row + gridDim.x, turn ^ 1);
+    wait_for_copies<1>();
+    T* const logits = a.logits.data + row * columns;
+    const T* const x = kCopiesRows ? reinterpret_cast<const T*>(memory) + turn * columns : logits;
+    const int target = a.targets.data[row];
+    MaxSum part{-FLT_MAX, 0};  // -inf less -inf would be NaN
+#pragma unroll 1
+    for (int64_t i = first; i < columns; i += step) {
+      float values[V];
+      load(x + i, values);
+      float largest = values[0];
+#pragma unroll
+      for (int v = 1; v < V; ++v) largest = fmaxf(largest, values[v]);
+      largest *= kLog2E;
+      if (largest > part.max) part = {largest, part.sum * power_of_2(part.max - largest)};
+#pragma unroll
+      for (int v = 0; v < V; ++v) part.sum += power_of_2(values[v] * kLog2E - part.max);
+    }
+    part = of_lanes(part);
+    if (lane == 0) of_warp[turn][warp] = part;
+    __syncthreads();  // once a row: who is here has read the other turn's parts
+    part = of_lanes(lane < blockDim.x / kWarp ? of_warp[turn][lane] : MaxSum{-FLT_MAX, 0});
+
+    // The target's logit and its gradient belong to the thread that has its columns.
+    const bool has_target = threadIdx.x == (target < 0 ? 0 : target / V % blockDim.x);
+    const float at_target = has_target && target >= 0 ? to_float(x[target]) : 0.0f;
+    if (has_target) a.losses.data[row] = target < 0 ? 0.0f : part.max * kLn2 + (logf(part.sum) - at_target);
+    if (!a.write_gradient) continue;
+    const float scale = target < 0 ? 0.0f : static_cast<float>(a.scale), factor = scale / part.sum;
+#pragma unroll 1
+    for (int64_t i = first; i < columns; i += step) {
+      float values[V];
+      load(x + i, values);
+#pragma unroll
+      for (int v = 0; v < V; ++v) values[v] = factor * power_of_2(values[v] * kLog2E - part.max);
+      store(logits + i, values);
+    }
+    if (has_target && target >= 0)
+      logits[target] = from_float<T>(factor * power_of_2(at_target * kLog2E - part.max) - scale);
   }
 }
 
 template <class T>
 void cross_entropy(const CrossEntropy<T>& args, Stream& stream) {
-  if (args.logits.size[0] == 0) return;
-  constexpr int V = 16 / sizeof(T);
-  constexpr size_t kLargestRow = 112 << 10;  // two blocks fit a multiprocessor
-  const auto blocks = static_cast<unsigned>(args.logits.size[0]);
-  const size_t row_bytes = static_cast<size_t>(args.logits.size[1]) * sizeof(T);
-  const bool wide = args.logits.size[1] % V == 0 && is_aligned(args.logits.data, 16);
-  const bool keeps = wide && args.write_gradient && row_bytes <= kLargestRow;
-  const auto kernel = keeps  ? cross_entropy_kernel<T, V, true>
+  const int64_t rows = args.logits.size[0], columns = args.logits.size[1];
+  if (rows == 0) return;
+  constexpr int V = 16 / sizeof(T), kPacksPerThread = 4;
+  constexpr unsigned kMultiprocessors = 132, kThreadsPerMultiprocessor = 2048;
+  constexpr size_t kSharedBytes = 226 << 10, kBlockBytes = 2 << 10;  // what a block takes besides its rows
+  const size_t two_rows = 2 * static_cast<size_t>(columns) * sizeof(T);
+  const bool wide = columns % V == 0 && is_aligned(args.logits.data, 16);
+  const bool copies = wide && two_rows <= kSharedBytes;
+  const unsigned threads =
+      std::clamp(blocks_for(columns, kPacksPerThread * V * kWarp) * kWarp, 128u, unsigned{kMostThreads});
+  const auto kernel = copies ? cross_entropy_kernel<T, V, true>
                       : wide ? cross_entropy_kernel<T, V, false>
                              : cross_entropy_kernel<T, 1, false>;
-  if (keeps)
+  unsigned per_multiprocessor = kThreadsPerMultiprocessor / threads;
+  if (copies) {
+    per_multiprocessor = std::min(
+        per_multiprocessor, static_cast<unsigned>(1 + (kSharedBytes - two_rows) / (two_rows + kBlockBytes)));
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(kLargestRow)),
+                                    static_cast<int>(kSharedBytes)),
                args.name);
-  kernel<<<blocks, kThreads, keeps ? row_bytes : 0, stream.native()>>>(args);
+  }
+  const auto blocks =
+      static_cast<unsigned>(std::min<int64_t>(rows, int64_t{kMultiprocessors} * per_multiprocessor));
+  kernel<<<blocks, threads, copies ? two_rows : 0, stream.native()>>>(args);
   check_launch(args.name);
 }
 
