@@ -6,12 +6,13 @@ namespace headway::cuda {
 namespace {
 
 // A column's blocks lie a row apart, so what counts is how many of them are asked for at once.
-constexpr int kColumns = 16, kParts = 32;
+constexpr int kColumns = 16, kParts = 64;
 
 /// A column's blocks are summed in so many parts, and then the parts.
 __global__ void __launch_bounds__(kColumns* kParts)
     add_blocks_kernel(int64_t blocks, int64_t N, BlockSums first, BlockSums second) {
   __shared__ float parts[kParts][kColumns];
+  cudaGridDependencySynchronize();  // the kernel before has written partial
   const BlockSums to = blockIdx.y == 0 ? first : second;
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
   float sum = 0;
@@ -30,9 +31,17 @@ __global__ void __launch_bounds__(kColumns* kParts)
 
 void add_blocks(int64_t blocks, int64_t N, BlockSums first, BlockSums second, Stream& stream) {
   if (N == 0) return;
-  add_blocks_kernel<<<dim3(blocks_for(N, kColumns), second.sums ? 2 : 1), dim3(kColumns, kParts), 0,
-                      stream.native()>>>(blocks, N, first, second);
-  check_launch("add_blocks");
+  // Its blocks may be placed while those of the kernel before end, which saves a launch's delay.
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks_for(N, kColumns), second.sums ? 2 : 1);
+  config.blockDim = dim3(kColumns, kParts);
+  config.stream = stream.native();
+  config.attrs = &early;
+  config.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&config, add_blocks_kernel, blocks, N, first, second), "add_blocks");
 }
 
 void add_blocks(const float* partial, int64_t blocks, int64_t N, float* sums, bool accumulate,

@@ -113,9 +113,15 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-// Short rows: a block takes kRows at a time, and a thread V neighbouring columns of each. A thread's part of
+// Short rows: a block takes a few at a time, and a thread V neighbouring columns of each. A thread's part of
 // the weight and of its gradient stays in its registers, and it asks for all its packs before it uses one.
-constexpr int kRows = 4, kMostThreads = 512;
+constexpr int kForwardRows = 4, kMostThreads = 512;
+// Backward needs 80 registers for three rows, or 128 for four and what dx is added to; so many threads of a
+// multiprocessor get them.
+template <bool kAdds>
+constexpr int kBackwardRows = kAdds ? 4 : 3;
+template <bool kAdds>
+constexpr int kResidentThreads = kAdds ? 512 : 768;
 
 /// Sums over the threads of a block, in every thread. Calls that follow each other need memory of their own.
 template <int K>
@@ -135,23 +141,23 @@ __device__ void add_threads(float (&values)[K], float (&of_warp)[kMostThreads / 
 
 template <class T, int V, NormKind kKind>
 __global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward<T> a) {
-  __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kRows];
-  const int64_t D = a.x.size[1], d = threadIdx.x * V, first = static_cast<int64_t>(blockIdx.x) * kRows;
-  const int rows = static_cast<int>(min(a.x.size[0] - first, int64_t{kRows}));
+  __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kForwardRows];
+  const int64_t D = a.x.size[1], d = threadIdx.x * V, first = static_cast<int64_t>(blockIdx.x) * kForwardRows;
+  const int rows = static_cast<int>(min(a.x.size[0] - first, int64_t{kForwardRows}));
   const bool inside = d < D;
-  Packed<T, V> packs[kRows];
+  Packed<T, V> packs[kForwardRows];
   float weight[V] = {}, bias[V] = {};
   if (inside) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kForwardRows; ++r)
       if (r < rows) packs[r].read(a.x.data + (first + r) * D + d);
     load(a.weight.data + d, weight);
     if (a.bias) load(a.bias.data + d, bias);
   }
-  float mean[kRows] = {}, inverse[kRows] = {};
+  float mean[kForwardRows] = {}, inverse[kForwardRows] = {};
   if constexpr (kKind == NormKind::layer) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kForwardRows; ++r) {
       float x[V];
       packs[r].unpack(x);
 #pragma unroll
@@ -159,11 +165,11 @@ __global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward
     }
     add_threads(mean, of_warp[0]);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) mean[r] /= static_cast<float>(D);
+    for (int r = 0; r < kForwardRows; ++r) mean[r] /= static_cast<float>(D);
   }
   if (inside)
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kForwardRows; ++r) {
       float x[V];
       packs[r].unpack(x);
 #pragma unroll
@@ -171,7 +177,7 @@ __global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward
     }
   add_threads(inverse, of_warp[1]);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kForwardRows; ++r) {
     inverse[r] = rsqrtf(inverse[r] / static_cast<float>(D) + static_cast<float>(a.eps));
     if (!inside || r >= rows) continue;
     float x[V];
@@ -186,21 +192,23 @@ __global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward
 }
 
 /// dweight and dbias [blocks, D]: sums over the rows of a block.
-template <class T, int V, NormKind kKind>
-__global__ void __launch_bounds__(kMostThreads)
+template <class T, int V, NormKind kKind, bool kAdds>
+__global__ void __launch_bounds__(kResidentThreads<kAdds>)
     short_backward_kernel(NormBackward<T> a, float* dweight_of_blocks, float* dbias_of_blocks) {
   constexpr bool kLayer = kKind == NormKind::layer;
-  constexpr int kSums = kLayer ? 2 : 1;
+  constexpr int kRows = kBackwardRows<kAdds>, kSums = kLayer ? 2 : 1;
   __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kSums * kRows];
+  cudaTriggerProgrammaticLaunchCompletion();  // add_blocks may be placed as blocks of this kernel end
   const int64_t N = a.x.size[0], D = a.x.size[1], d = threadIdx.x * V;
   const bool inside = d < D;
+  const float one_of_row = 1 / static_cast<float>(D);
   float weight[V] = {}, dweight[V] = {}, dbias[V] = {};
   if (inside) load(a.weight.data + d, weight);
   int turn = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRows; first < N;
        first += static_cast<int64_t>(gridDim.x) * kRows) {
     const int rows = static_cast<int>(min(N - first, int64_t{kRows}));
-    Packed<T, V> xs[kRows], dys[kRows], before[kRows];
+    Packed<T, V> xs[kRows], dys[kRows], before[kAdds ? kRows : 1];
     float mean[kRows] = {}, inverse[kRows] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -208,11 +216,11 @@ __global__ void __launch_bounds__(kMostThreads)
       const int64_t at = (first + r) * D + d;
       xs[r].read(a.x.data + at);
       dys[r].read(a.dy.data + at);
-      if (a.accumulate_x) before[r].read(a.dx.data + at);
+      if constexpr (kAdds) before[r].read(a.dx.data + at);
       inverse[r] = a.inverse.data[first + r];
       if (kLayer) mean[r] = a.mean.data[first + r];
     }
-    float sums[kSums * kRows] = {};  // over a row of g xhat, then of g
+    float sums[kSums * kRows] = {};  // over a row of g (x - mean), then of g
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float x[V], dy[V];
@@ -220,11 +228,11 @@ __global__ void __launch_bounds__(kMostThreads)
       dys[r].unpack(dy);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        const float xhat = (x[v] - mean[r]) * inverse[r], g = dy[v] * weight[v];
-        dweight[v] += dy[v] * xhat;
+        const float product = dy[v] * (kLayer ? x[v] - mean[r] : x[v]);
+        dweight[v] += product * inverse[r];
         dbias[v] += dy[v];
-        sums[r] += g * xhat;
-        if constexpr (kLayer) sums[kRows + r] += g;
+        sums[r] += product * weight[v];
+        if constexpr (kLayer) sums[kRows + r] += dy[v] * weight[v];
       }
     }
     add_threads(sums, of_warp[turn]);
@@ -232,17 +240,15 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (!inside || r >= rows) continue;
-      const float mean_gx = sums[r] / static_cast<float>(D);
-      const float mean_g = kLayer ? sums[(kSums - 1) * kRows + r] / static_cast<float>(D) : 0.0f;
-      float x[V], dy[V], dx[V];
+      const float slope = inverse[r] * inverse[r] * inverse[r] * sums[r] * one_of_row;
+      const float shift = kLayer ? inverse[r] * sums[(kSums - 1) * kRows + r] * one_of_row : 0.0f;
+      float x[V], dy[V], dx[V] = {};
       xs[r].unpack(x);
       dys[r].unpack(dy);
-      before[r].unpack(dx);
+      if constexpr (kAdds) before[r].unpack(dx);
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const float xhat = (x[v] - mean[r]) * inverse[r];
-        dx[v] += inverse[r] * (dy[v] * weight[v] - mean_g - xhat * mean_gx);
-      }
+      for (int v = 0; v < V; ++v)
+        dx[v] += dy[v] * weight[v] * inverse[r] - ((kLayer ? x[v] - mean[r] : x[v]) * slope + shift);
       store(a.dx.data + (first + r) * D + d, dx);
     }
   }
@@ -267,7 +273,7 @@ void norm_forward(const NormForward<T>& args, Stream& stream) {
   if (wide && threads > 0 && is_aligned(args.weight.data, 16) && is_aligned(args.bias.data, 16)) {
     const auto kernel = args.kind == NormKind::layer ? short_forward_kernel<T, V, NormKind::layer>
                                                      : short_forward_kernel<T, V, NormKind::rms>;
-    kernel<<<blocks_for(args.x.size[0], kRows), threads, 0, stream.native()>>>(args);
+    kernel<<<blocks_for(args.x.size[0], kForwardRows), threads, 0, stream.native()>>>(args);
     check_launch(args.name);
     return;
   }
@@ -286,17 +292,22 @@ void norm_backward(const NormBackward<T>& args, Stream& stream) {
   const bool wide = D % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.dy.data, 16) &&
                     is_aligned(args.dx.data, 16) && is_aligned(args.weight.data, 16);
   const unsigned threads = wide ? threads_of_short_rows<V>(D) : 0;
-  // Registers suffice for kMostThreads a multiprocessor.
-  const unsigned most_blocks = kMultiprocessors * (threads > 0 ? kMostThreads / threads : 2);
+  const unsigned most_blocks = kMultiprocessors * (threads > 0 ? kResidentThreads<false> / threads : 2);
   auto* const dweight =
       reinterpret_cast<float*>(stream.scratch(size_t{most_blocks} * 2 * D * sizeof(float)).data());
   float* const dbias = dweight + most_blocks * D;
   unsigned blocks = 0;
-  if (threads > 0) {
-    blocks = std::clamp(blocks_for(N, kRows), 1u, most_blocks);
-    const auto kernel = args.kind == NormKind::layer ? short_backward_kernel<T, V, NormKind::layer>
-                                                     : short_backward_kernel<T, V, NormKind::rms>;
+  const auto launch_short = [&]<bool kAdds>() {
+    blocks = std::clamp(blocks_for(N, kBackwardRows<kAdds>), 1u,
+                        kMultiprocessors * (kResidentThreads<kAdds> / threads));
+    const auto kernel = args.kind == NormKind::layer ? short_backward_kernel<T, V, NormKind::layer, kAdds>
+                                                     : short_backward_kernel<T, V, NormKind::rms, kAdds>;
     kernel<<<blocks, threads, 0, stream.native()>>>(args, dweight, dbias);
+  };
+  if (threads > 0 && args.accumulate_x) {
+    launch_short.template operator()<true>();
+  } else if (threads > 0) {
+    launch_short.template operator()<false>();
   } else {
     constexpr size_t kSharedBytes = 96 << 10;  // two blocks fit a multiprocessor
     const size_t bytes_per_warp = static_cast<size_t>(2 * D) * sizeof(float);

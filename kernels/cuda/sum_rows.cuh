@@ -17,6 +17,7 @@ template <int V, class F>
 __global__ void __launch_bounds__(kSumWarps* kWarp)
     sum_rows_kernel(int64_t rows, int64_t N, F f, float* partial) {
   __shared__ float sums[kSumWarps][kWarp * V];
+  cudaTriggerProgrammaticLaunchCompletion();  // add_blocks may be placed as blocks of this kernel end
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t n = (static_cast<int64_t>(blockIdx.x) * kWarp + lane) * V;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kSumRowsPerBlock;
