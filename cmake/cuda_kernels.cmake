@@ -19,6 +19,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/linear_attention.cu
   kernels/cuda/lrpe.cu
   kernels/cuda/matmul.cpp
+  kernels/cuda/matmul_trial.cu
   kernels/cuda/merge_attention.cu
   kernels/cuda/moh_gates.cu
   kernels/cuda/norm.cu

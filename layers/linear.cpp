@@ -11,7 +11,7 @@ LinearLayer::LinearLayer(int64_t in, int64_t out, Init init, bool bias)
 }
 
 Variable LinearLayer::forward(Context& ctx, const Variable& x) const {
-  return apply<Linear>(ctx, {}, x, weight_.variable(), bias_ ? bias_->variable() : Variable());
+  return apply<Linear>(ctx, {}, x, weight(), bias());
 }
 
 }  // namespace headway

@@ -2,6 +2,7 @@
 
 #include "autograd/apply.h"
 #include "autograd/ops/activation.h"
+#include "autograd/ops/gelu_mlp.h"
 
 namespace headway {
 
@@ -18,10 +19,9 @@ Mlp::Mlp(const ModelConfig& config, double output_init_std)
 }
 
 Variable Mlp::forward(Context& ctx, const Variable& x) const {
+  if (!gate_) return apply<GeluMlp>(ctx, {}, x, up_.weight(), up_.bias(), down_.weight(), down_.bias());
   const Variable up = up_.forward(ctx, x);
-  const Variable inner =
-      gate_ ? apply<SwiGlu>(ctx, {}, gate_->forward(ctx, x), up) : apply<Gelu>(ctx, {}, up);
-  return down_.forward(ctx, inner);
+  return down_.forward(ctx, apply<SwiGlu>(ctx, {}, gate_->forward(ctx, x), up));
 }
 
 }  // namespace headway

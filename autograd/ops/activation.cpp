@@ -50,24 +50,4 @@ Grads<2> SwiGlu::backward(Context& ctx, const Saved& saved, const Tensor& dy, co
   return {dgate, dup};
 }
 
-Tensor Gelu::forward(Context& ctx, Saved* saved, const Config&, const Tensor& x) {
-  if (saved) *saved = {x};
-  const Tensor y = empty_like(x);
-  dispatch<double, float, bf16>(x.dtype(), name, [&]<class T>() {
-    launch(GeluForward<T>{.x = flat<const T>(x, "x"), .y = flat<T>(y, "y")}, ctx.stream);
-  });
-  return y;
-}
-
-Grads<1> Gelu::backward(Context& ctx, const Saved& saved, const Tensor& dy, const Needs<1>&) {
-  const Tensor dx = empty_like(saved.x);
-  dispatch<double, float, bf16>(dy.dtype(), name, [&]<class T>() {
-    launch(
-        GeluBackward<T>{
-            .dy = flat<const T>(dy, "dy"), .x = flat<const T>(saved.x, "x"), .dx = flat<T>(dx, "dx")},
-        ctx.stream);
-  });
-  return {dx};
-}
-
 }  // namespace headway

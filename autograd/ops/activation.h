@@ -28,15 +28,4 @@ struct SwiGlu {
   static Grads<2> backward(Context&, const Saved&, const Tensor& dy, const Needs<2>&);
 };
 
-struct Gelu {
-  static constexpr const char* name = "gelu";
-  struct Config {};
-  struct Saved {
-    Tensor x;
-    auto tensors() const { return std::tie(x); }
-  };
-  static Tensor forward(Context&, Saved*, const Config&, const Tensor& x);
-  static Grads<1> backward(Context&, const Saved&, const Tensor& dy, const Needs<1>&);
-};
-
 }  // namespace headway

@@ -43,6 +43,32 @@ struct Matmul {
   }
 };
 
+/// A product and GELU (activation.h) in one pass over memory. Backends without a kernel do them one after the
+/// other, and so do sizes that do not fit.
+///
+///   forward:  inner = A B + bias,  c = gelu(inner)
+///   backward: c = (A B) gelu'(inner)
+template <class T>
+struct MatmulGelu {
+  static constexpr const char* name = "matmul_gelu";
+  enum class Direction : uint8_t { forward, backward };
+
+  Matmul<T> product;
+  View<T, 2> inner;  // [M,N], contiguous, as c is
+  Direction direction = Direction::forward;
+
+  /// Whether rows begin where wide accesses may.
+  static bool fits(int64_t num_columns) { return num_columns % (16 / static_cast<int64_t>(sizeof(T))) == 0; }
+  void check() const {
+    product.check();
+    HEADWAY_CHECK(
+        inner.size[0] == product.c.size[0] && inner.size[1] == product.c.size[1] && inner.is_contiguous() &&
+            product.c.is_contiguous() && fits(inner.size[1]) && !product.accumulate && !product.scale &&
+            product.batch.count == 1 && (direction == Direction::forward || !product.bias),
+        ShapeError, "matmul_gelu: inner and c must be of one shape and contiguous, and nothing is added");
+  }
+};
+
 /// sum[n] (+)= sum over m of x[m,n]: the gradient of a bias.
 template <class T>
 struct ColumnSum {

@@ -11,6 +11,7 @@
 #include "autograd/ops/activation.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
+#include "autograd/ops/gelu_mlp.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/ops/norm.h"
@@ -100,7 +101,18 @@ TEST_F(OpsTest, Norm) {
 TEST_F(OpsTest, Activations) {
   const Variable gate = leaf({3, 7}, 2), up = leaf({3, 7});
   expect_gradients({gate, up}, [&](Context& c) { return std::vector{apply<SwiGlu>(c, {}, gate, up)}; });
-  expect_gradients({gate}, [&](Context& c) { return std::vector{apply<Gelu>(c, {}, gate)}; });
+  expect_gradients({gate}, [&](Context& c) { return std::vector{apply<Silu>(c, {}, gate)}; });
+}
+
+TEST_F(OpsTest, GeluMlp) {
+  const Variable x = leaf({2, 3, 4}), up = leaf({7, 4}), up_bias = leaf({7}), down = leaf({5, 7}),
+                 down_bias = leaf({5}), none;
+  expect_gradients({x, up, up_bias, down, down_bias}, [&](Context& c) {
+    return std::vector{apply<headway::GeluMlp>(c, {}, x, up, up_bias, down, down_bias)};
+  });
+  expect_gradients({x, up, down}, [&](Context& c) {
+    return std::vector{apply<headway::GeluMlp>(c, {}, x, up, none, down, none)};
+  });
 }
 
 TEST_F(OpsTest, Embedding) {
@@ -205,7 +217,7 @@ TEST_F(OpsTest, LinearCrossEntropyHoldsOneBlockOfLogits) {
 TEST_F(OpsTest, RecomputedBlocksDropTheSameElements) {
   const Variable x = leaf({4, 5}), weight = leaf({3, 5});
   const BlockFunction block = [&](Context& c, const Variable& input) {
-    return dropout(c, apply<Gelu>(c, {}, apply<Linear>(c, {}, input, weight, Variable())), 0.5);
+    return dropout(c, apply<Silu>(c, {}, apply<Linear>(c, {}, input, weight, Variable())), 0.5);
   };
   expect_gradients({x, weight}, [&](Context& c) {
     return std::vector{recompute(c, block, x, {weight.edge().leaf}), dropout(c, x, 0.5)};

@@ -4,6 +4,7 @@
 #include "autograd/ops/activation.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
+#include "autograd/ops/gelu_mlp.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/ops/norm.h"
@@ -73,11 +74,30 @@ TEST_F(GpuOps, GradientsOfNormsAreAddedToThoseOfWhatGoesAround) {
     });
 }
 
+// Widths that the fused products take and ones that they do not.
+TEST_F(GpuOps, GeluMlp) {
+  for (const auto& [rows, width, inner, out] : {std::array<int64_t, 4>{1, 8, 8, 8},
+                                                {5, 7, 13, 9},
+                                                {37, 24, 40, 16},
+                                                {300, 128, 512, 128},
+                                                {129, 64, 260, 64}}) {
+    const double scale = 1 / std::sqrt(static_cast<double>(width)),
+                 inner_scale = 1 / std::sqrt(static_cast<double>(inner));
+    check({values({rows, width}, 2), values({inner, width}, scale), vector({inner}),
+           values({out, inner}, inner_scale), vector({out})},
+          [](Context& c, const Inputs& x) { return apply<GeluMlp>(c, {}, x[0], x[1], x[2], x[3], x[4]); });
+    check({values({rows, width}, 2), values({inner, width}, scale), values({out, inner}, inner_scale)},
+          [](Context& c, const Inputs& x) {
+            return apply<GeluMlp>(c, {}, x[0], x[1], Variable(), x[2], Variable());
+          });
+  }
+}
+
 TEST_F(GpuOps, Activations) {
   for (const int64_t count : {1, 1000, 4099}) {
     check({values({count}), values({count})},
           [](Context& c, const Inputs& x) { return apply<SwiGlu>(c, {}, x[0], x[1]); });
-    check({values({count}, 2)}, [](Context& c, const Inputs& x) { return apply<Gelu>(c, {}, x[0]); });
+    check({values({count}, 2)}, [](Context& c, const Inputs& x) { return apply<Silu>(c, {}, x[0]); });
     check({values({count}), values({count})},
           [](Context& c, const Inputs& x) { return apply<Add>(c, {}, x[0], x[1]); });
   }

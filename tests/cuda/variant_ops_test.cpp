@@ -53,7 +53,7 @@ TEST_F(GpuVariantOps, AffineScales) {
         check(inputs, [&](Context& c, const Inputs& x) {
           const auto [scale, bias] =
               apply<AffineScale>(c, {.scale = config, .has_bias = true}, x[0], x[1].value(), Tensor());
-          return apply<Add>(c, {}, scale, apply<Gelu>(c, {}, bias));  // tells the two gradients apart
+          return apply<Add>(c, {}, scale, apply<Silu>(c, {}, bias));  // tells the two gradients apart
         });
       }
 }
