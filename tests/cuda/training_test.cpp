@@ -103,14 +103,14 @@ class Training {
 };
 
 /// Roundings grow as steps follow each other; how fast differs by model.
-void expect_steps_of_the_cpu(const ModelConfig& config, double bf16_limit) {
+void expect_steps_of_the_cpu(const ModelConfig& config, double fp32_limit, double bf16_limit) {
   const Device gpu{Device::Kind::cuda, 0};
   const auto cpu = Training(Device{}, DType::f32, config).run(1, 20);
   EXPECT_LT(cpu.back(), cpu.front() - 1);
   const auto fp32 = Training(gpu, DType::f32, config).run(1, 20);
   const auto bf16 = Training(gpu, DType::bf16, config).run(1, 20);
   for (size_t i = 0; i < cpu.size(); ++i) {
-    EXPECT_LE(std::abs(fp32[i] - cpu[i]), 1e-3) << "step " << i + 1;
+    EXPECT_LE(std::abs(fp32[i] - cpu[i]), fp32_limit) << "step " << i + 1;
     EXPECT_LE(std::abs(bf16[i] - cpu[i]), bf16_limit) << "step " << i + 1;
   }
 }
@@ -139,7 +139,9 @@ void expect_bits_of_a_resumed_run(const ModelConfig& config) {
 
 class GpuTraining : public GpuTest, public ::testing::WithParamInterface<bool> {};
 
-TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) { expect_steps_of_the_cpu(small_model(GetParam()), 5e-2); }
+TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) {
+  expect_steps_of_the_cpu(small_model(GetParam()), 1e-3, 5e-2);
+}
 
 TEST_P(GpuTraining, BitsRepeatAndRecomputingChangesNone) { expect_bits_that_repeat(small_model(GetParam())); }
 
@@ -172,7 +174,11 @@ ModelConfig model_of(const Kind& kind) {
 
 class GpuKindTraining : public GpuTest, public ::testing::WithParamInterface<Kind> {};
 
-TEST_P(GpuKindTraining, TwentyStepsAreThoseOfTheCpu) { expect_steps_of_the_cpu(model_of(GetParam()), 1e-1); }
+TEST_P(GpuKindTraining, TwentyStepsAreThoseOfTheCpu) {
+  // Where keys are chosen, one rounding may choose another.
+  const bool chooses = GetParam().keys.at("kind") == "dynamic_mask";
+  expect_steps_of_the_cpu(model_of(GetParam()), chooses ? 2e-2 : 1e-3, 1e-1);
+}
 
 TEST_P(GpuKindTraining, BitsRepeatAndRecomputingChangesNone) {
   expect_bits_that_repeat(model_of(GetParam()));
