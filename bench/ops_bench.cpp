@@ -105,10 +105,10 @@ void run(int64_t N) {
   const auto line_read = [](const Tensor& x) { return flat<const T>(x, "x"); };
   {
     const Tensor a = bench.random({N, kWidth}, DType::bf16), b = bench.random({N, kWidth}, DType::bf16),
-                 y = bench.empty({N, kWidth}, DType::bf16), weight = bench.random({kWidth}, DType::f32),
-                 bias = bench.random({kWidth}, DType::f32), mean = bench.zeros({N}, DType::f32),
-                 inverse = bench.random({N}, DType::f32), dweight = bench.zeros({kWidth}, DType::f32),
-                 dbias = bench.zeros({kWidth}, DType::f32);
+                 y = bench.empty({N, kWidth}, DType::bf16), sum = bench.empty({N, kWidth}, DType::bf16),
+                 weight = bench.random({kWidth}, DType::f32), bias = bench.random({kWidth}, DType::f32),
+                 mean = bench.zeros({N}, DType::f32), inverse = bench.random({N}, DType::f32),
+                 dweight = bench.zeros({kWidth}, DType::f32), dbias = bench.zeros({kWidth}, DType::f32);
     const double row = Bench::bytes_of(a);
     bench.measure("add", 3 * row, AddForward<T>{.a = line_read(a), .b = line_read(b), .y = line(y)});
     bench.measure("accumulate", 3 * row, Accumulate<T, T>{.to = line(y), .from = line_read(b)});
@@ -125,6 +125,17 @@ void run(int64_t N) {
                                    .y = view(y),
                                    .mean = numbers(mean),
                                    .inverse = numbers(inverse)});
+      bench.measure("add and " + name + "_forward", 4 * row,
+                    NormForward<T>{.kind = kind,
+                                   .eps = 1e-5,
+                                   .x = read(a),
+                                   .weight = numbers(weight),
+                                   .bias = numbers(bias),
+                                   .update = read(b),
+                                   .sum = view(sum),
+                                   .y = view(y),
+                                   .mean = numbers(mean),
+                                   .inverse = numbers(inverse)});
       for (const bool adds : {false, true})
         bench.measure(name + (adds ? "_backward, added" : "_backward"), (adds ? 4 : 3) * row,
                       NormBackward<T>{.kind = kind,
@@ -133,10 +144,10 @@ void run(int64_t N) {
                                       .weight = numbers(weight),
                                       .mean = numbers(mean),
                                       .inverse = numbers(inverse),
+                                      .added = adds ? read(y) : View<const T, 2>(),
                                       .dx = view(y),
                                       .dweight = numbers(dweight),
-                                      .dbias = numbers(dbias),
-                                      .accumulate_x = adds});
+                                      .dbias = numbers(dbias)});
     }
     bench.measure("column_sum", row, ColumnSum<T>{.x = read(a), .sum = numbers(dbias)});
     const Shape heads{N / kTokens, kTokens, kHeads, kWidth / kHeads};

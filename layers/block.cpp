@@ -62,11 +62,9 @@ Variable Block::forward(Context& ctx, const Variable& x, const Positions& positi
 }
 
 Variable Block::run(Context& ctx, const Variable& x, const Positions& positions, AttentionState* state) {
-  const auto residual = [&](const Variable& stream, const Variable& update) {
-    return apply<Add>(ctx, {}, stream, dropout(ctx, update, dropout_));
-  };
-  const Variable y = residual(x, attention_->forward(ctx, attention_norm_.forward(ctx, x), positions, state));
-  return residual(y, mlp_.forward(ctx, mlp_norm_.forward(ctx, y)));
+  const Variable attended = attention_->forward(ctx, attention_norm_.forward(ctx, x), positions, state);
+  const auto [y, normed] = mlp_norm_.forward(ctx, x, dropout(ctx, attended, dropout_));
+  return apply<Add>(ctx, {}, y, dropout(ctx, mlp_.forward(ctx, normed), dropout_));
 }
 
 }  // namespace headway

@@ -15,4 +15,9 @@ Variable NormLayer::forward(Context& ctx, const Variable& x) const {
                      bias_ ? bias_->variable() : Variable());
 }
 
+std::array<Variable, 2> NormLayer::forward(Context& ctx, const Variable& x, const Variable& update) const {
+  return apply<AddNorm>(ctx, {.kind = kind_, .eps = eps_}, x, update, weight_.variable(),
+                        bias_ ? bias_->variable() : Variable());
+}
+
 }  // namespace headway

@@ -2,6 +2,7 @@
 // 1607.06450).
 #pragma once
 
+#include <array>
 #include <string_view>
 
 #include "autograd/ops/norm.h"
@@ -20,6 +21,8 @@ class NormLayer : public Module {
 
   /// x [..., dim] -> [..., dim]
   Variable forward(Context&, const Variable& x) const;
+  /// x + update, and its norm.
+  std::array<Variable, 2> forward(Context&, const Variable& x, const Variable& update) const;
 
  private:
   NormKind kind_;

@@ -32,6 +32,13 @@ void norm_forward(const NormForward<T>& args, Stream&) {
   for (int64_t n = 0; n < N; ++n) {
     const T* x = args.x.data + n * D;
     T* y = args.y.data + n * D;
+    if (args.update) {
+      const T* update = args.update.data + n * D;
+      T* sum = args.sum.data + n * D;
+#pragma omp simd
+      for (int64_t d = 0; d < D; ++d) sum[d] = x[d] + update[d];
+      x = sum;
+    }
     const T mean = centered ? mean_of(x, D) : T(0);
     const T inverse = T(1) / std::sqrt(mean_square_from(x, mean, D) + static_cast<T>(args.eps));
     if (centered) args.mean(n) = mean;
@@ -54,6 +61,7 @@ void backward_row(const NormBackward<T>& args, int64_t n, T* dweight, T* dbias) 
   const int64_t D = args.x.size[1];
   const T *dy = args.dy.data + n * D, *x = args.x.data + n * D, *weight = args.weight.data;
   T* dx = args.dx.data + n * D;
+  const T* added = args.added ? args.added.data + n * D : nullptr;
   const bool centered = args.kind == NormKind::layer;
   const T mean = centered ? args.mean(n) : T(0), inverse = args.inverse(n);
   T sum = 0, product = 0;
@@ -69,7 +77,7 @@ void backward_row(const NormBackward<T>& args, int64_t n, T* dweight, T* dbias) 
 #pragma omp simd
   for (int64_t d = 0; d < D; ++d) {
     const T xhat = (x[d] - mean) * inverse;
-    const T before = args.accumulate_x ? dx[d] : T(0);
+    const T before = added ? added[d] : T(0);
     dx[d] = before + inverse * (dy[d] * weight[d] - mean_g - xhat * mean_product);
   }
 }

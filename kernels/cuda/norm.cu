@@ -19,9 +19,21 @@ __global__ void __launch_bounds__(kWarps* kWarp) norm_forward_kernel(NormForward
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   const int64_t D = a.x.size[1];
   if (row >= a.x.size[0]) return;
-  const T* const x = a.x.data + row * D;
+  const T* x = a.x.data + row * D;
   T* const y = a.y.data + row * D;
   const bool layer = a.kind == NormKind::layer;
+  if (a.update) {  // a lane reads again only what it has written itself
+    T* const sum = a.sum.data + row * D;
+    for_columns<V>(D, lane, [&](int64_t d) {
+      float values[V], updates[V];
+      load(x + d, values);
+      load(a.update.data + row * D + d, updates);
+#pragma unroll
+      for (int v = 0; v < V; ++v) values[v] += updates[v];
+      store(sum + d, values);
+    });
+    x = sum;
+  }
   float mean = 0, squares = 0;
   if (layer) {
     for_columns<V>(D, lane, [&](int64_t d) {
@@ -97,8 +109,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
         const float xhat = (xs[v] - mean) * inverse, g = dys[v] * a.weight.data[d + v];
         xs[v] = inverse * (g - mean_g - xhat * mean_gx);
       }
-      if (a.accumulate_x) {
-        load(dx + d, dys);
+      if (a.added) {
+        load(a.added.data + row * D + d, dys);
 #pragma unroll
         for (int v = 0; v < V; ++v) xs[v] += dys[v];
       }
@@ -139,7 +151,7 @@ __device__ void add_threads(float (&values)[K], float (&of_warp)[kMostThreads / 
     for (int k = 0; k < K; ++k) values[k] += of_warp[w][k];
 }
 
-template <class T, int V, NormKind kKind>
+template <class T, int V, NormKind kKind, bool kAdds>
 __global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward<T> a) {
   __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kForwardRows];
   const int64_t D = a.x.size[1], d = threadIdx.x * V, first = static_cast<int64_t>(blockIdx.x) * kForwardRows;
@@ -151,6 +163,22 @@ __global__ void __launch_bounds__(kMostThreads) short_forward_kernel(NormForward
 #pragma unroll
     for (int r = 0; r < kForwardRows; ++r)
       if (r < rows) packs[r].read(a.x.data + (first + r) * D + d);
+    if constexpr (kAdds) {
+      Packed<T, V> updates[kForwardRows];
+#pragma unroll
+      for (int r = 0; r < kForwardRows; ++r)
+        if (r < rows) updates[r].read(a.update.data + (first + r) * D + d);
+#pragma unroll
+      for (int r = 0; r < kForwardRows; ++r) {
+        float x[V], update[V];
+        packs[r].unpack(x);
+        updates[r].unpack(update);
+#pragma unroll
+        for (int v = 0; v < V; ++v) x[v] += update[v];
+        packs[r].pack(x);
+        if (r < rows) packs[r].write(a.sum.data + (first + r) * D + d);
+      }
+    }
     load(a.weight.data + d, weight);
     if (a.bias) load(a.bias.data + d, bias);
   }
@@ -216,7 +244,7 @@ __global__ void __launch_bounds__(kResidentThreads<kAdds>)
       const int64_t at = (first + r) * D + d;
       xs[r].read(a.x.data + at);
       dys[r].read(a.dy.data + at);
-      if constexpr (kAdds) before[r].read(a.dx.data + at);
+      if constexpr (kAdds) before[r].read(a.added.data + at);
       inverse[r] = a.inverse.data[first + r];
       if (kLayer) mean[r] = a.mean.data[first + r];
     }
@@ -268,12 +296,16 @@ void norm_forward(const NormForward<T>& args, Stream& stream) {
   if (args.x.numel() == 0) return;
   constexpr int V = 16 / sizeof(T);
   const unsigned blocks = blocks_for(args.x.size[0], kWarps);
-  const bool wide = args.x.size[1] % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.y.data, 16);
+  const bool wide = args.x.size[1] % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.y.data, 16) &&
+                    is_aligned(args.update.data, 16) && is_aligned(args.sum.data, 16);
   const unsigned threads = threads_of_short_rows<V>(args.x.size[1]);
   if (wide && threads > 0 && is_aligned(args.weight.data, 16) && is_aligned(args.bias.data, 16)) {
-    const auto kernel = args.kind == NormKind::layer ? short_forward_kernel<T, V, NormKind::layer>
-                                                     : short_forward_kernel<T, V, NormKind::rms>;
-    kernel<<<blocks_for(args.x.size[0], kForwardRows), threads, 0, stream.native()>>>(args);
+    const auto launch_short = [&]<bool kAdds>() {
+      const auto kernel = args.kind == NormKind::layer ? short_forward_kernel<T, V, NormKind::layer, kAdds>
+                                                       : short_forward_kernel<T, V, NormKind::rms, kAdds>;
+      kernel<<<blocks_for(args.x.size[0], kForwardRows), threads, 0, stream.native()>>>(args);
+    };
+    args.update ? launch_short.template operator()<true>() : launch_short.template operator()<false>();
     check_launch(args.name);
     return;
   }
@@ -290,7 +322,8 @@ void norm_backward(const NormBackward<T>& args, Stream& stream) {
   constexpr int V = 16 / sizeof(T);
   constexpr unsigned kMultiprocessors = 132;
   const bool wide = D % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.dy.data, 16) &&
-                    is_aligned(args.dx.data, 16) && is_aligned(args.weight.data, 16);
+                    is_aligned(args.dx.data, 16) && is_aligned(args.added.data, 16) &&
+                    is_aligned(args.weight.data, 16);
   const unsigned threads = wide ? threads_of_short_rows<V>(D) : 0;
   const unsigned most_blocks = kMultiprocessors * (threads > 0 ? kResidentThreads<false> / threads : 2);
   auto* const dweight =
@@ -304,7 +337,7 @@ void norm_backward(const NormBackward<T>& args, Stream& stream) {
                                                      : short_backward_kernel<T, V, NormKind::rms, kAdds>;
     kernel<<<blocks, threads, 0, stream.native()>>>(args, dweight, dbias);
   };
-  if (threads > 0 && args.accumulate_x) {
+  if (threads > 0 && args.added) {
     launch_short.template operator()<true>();
   } else if (threads > 0) {
     launch_short.template operator()<false>();

@@ -84,6 +84,20 @@ TEST_F(OpsTest, GradientsThatNobodyWantsAreNotMade) {
   });
 }
 
+TEST_F(OpsTest, AddNorm) {
+  const Variable x = leaf({2, 3, 5}), update = leaf({2, 3, 5}), weight = leaf({5}), bias = leaf({5});
+  for (const NormKind kind : {NormKind::rms, NormKind::layer})
+    for (const bool uses_sum : {false, true}) {
+      std::vector<Variable> leaves{x, update, weight};
+      if (kind == NormKind::layer) leaves.push_back(bias);
+      expect_gradients(leaves, [&](Context& c) {
+        const auto [sum, normed] = apply<headway::AddNorm>(c, {.kind = kind}, x, update, weight,
+                                                           kind == NormKind::layer ? bias : Variable());
+        return uses_sum ? std::vector{sum, normed} : std::vector{normed};
+      });
+    }
+}
+
 TEST_F(OpsTest, Norm) {
   for (const NormKind kind : {NormKind::rms, NormKind::layer})
     for (const Shape& shape : {Shape{7, 9}, Shape{2, 3, 4, 10}, Shape{40, 8}}) {

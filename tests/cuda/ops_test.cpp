@@ -66,6 +66,18 @@ TEST_F(GpuOps, Norms) {
     }
 }
 
+TEST_F(GpuOps, NormsOfSums) {
+  for (const NormKind kind : {NormKind::rms, NormKind::layer})
+    for (const auto& [rows, width] : {std::array<int64_t, 2>{1, 8}, {5, 7}, {2999, 768}, {9, 4104}})
+      for (const bool uses_sum : {false, true})
+        check({values({rows, width}), values({rows, width}), vector({width}, 1), vector({width})},
+              [&](Context& c, const Inputs& x) {
+                const auto [sum, normed] = apply<AddNorm>(c, {.kind = kind, .eps = 1e-5}, x[0], x[1], x[2],
+                                                          kind == NormKind::layer ? x[3] : Variable());
+                return uses_sum ? apply<Add>(c, {}, sum, apply<Silu>(c, {}, normed)) : normed;
+              });
+}
+
 TEST_F(GpuOps, GradientsOfNormsAreAddedToThoseOfWhatGoesAround) {
   for (const auto& [rows, width] : {std::array<int64_t, 2>{5, 7}, {2999, 768}, {9, 4104}})
     check({values({rows, width}), vector({width}, 1)}, [&](Context& c, const Inputs& x) {
