@@ -9,7 +9,7 @@ namespace headway {
 struct GatedNorm {
   static constexpr const char* name = "gated_norm";
   struct Config {
-    GateActivation activation = GateActivation::none;
+    GateActivation activation = GateActivation::identity;
     double eps = 1e-6;
   };
   struct Saved {

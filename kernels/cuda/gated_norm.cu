@@ -16,7 +16,7 @@ struct Gate {
   float value, slope;
 };
 __device__ Gate gate_of(float u, GateActivation activation) {
-  if (activation == GateActivation::none) return {u, 1};
+  if (activation == GateActivation::identity) return {u, 1};
   const float s = 1 / (1 + expf(-u));
   return {s, s * (1 - s)};
 }

@@ -9,17 +9,25 @@
 
 #include "core/dtype.h"
 #include "core/view.h"
+#include "kernels/gate_activation.h"
 #include "kernels/op.h"
 
 namespace headway {
 
-enum class GateActivation : uint8_t { none, sigmoid };
+namespace detail {
+
+inline void check_norm_gate(GateActivation activation, const char* name) {
+  HEADWAY_CHECK(activation == GateActivation::identity || activation == GateActivation::sigmoid, ShapeError,
+                std::string(name) + ": expected the gate itself or its sigmoid");
+}
+
+}  // namespace detail
 
 template <class T>
 struct GatedNormForward {
   static constexpr const char* name = "gated_norm_forward";
 
-  GateActivation activation = GateActivation::none;
+  GateActivation activation = GateActivation::identity;
   double eps = 0;
   View<const T, 2> x;            // [N,D]
   View<const Acc<T>, 1> weight;  // [D], optional: ones
@@ -28,6 +36,7 @@ struct GatedNormForward {
   View<Acc<T>, 1> inverse;       // [N], 1 / sqrt(mean(x^2) + eps)
 
   void check() const {
+    detail::check_norm_gate(activation, name);
     HEADWAY_CHECK(x.is_contiguous() && y.is_contiguous() && y.numel() == x.numel() &&
                       inverse.size[0] == x.size[0] && (!weight || weight.size[0] == x.size[1]) &&
                       (!gate || (gate.is_contiguous() && gate.numel() == x.numel())),
@@ -39,7 +48,7 @@ template <class T>
 struct GatedNormBackward {
   static constexpr const char* name = "gated_norm_backward";
 
-  GateActivation activation = GateActivation::none;
+  GateActivation activation = GateActivation::identity;
   View<const T, 2> dy, x;        // [N,D]
   View<const Acc<T>, 1> weight;  // [D], optional
   View<const T, 2> gate;         // [N,D], optional
@@ -50,6 +59,7 @@ struct GatedNormBackward {
   bool accumulate_weight = false;
 
   void check() const {
+    detail::check_norm_gate(activation, name);
     const auto fits = [this](const auto& view) { return view.is_contiguous() && view.numel() == x.numel(); };
     HEADWAY_CHECK(x.is_contiguous() && fits(dy) && fits(dx) && inverse.size[0] == x.size[0] &&
                       (!gate || (fits(gate) && fits(dgate))) &&

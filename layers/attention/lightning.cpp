@@ -79,7 +79,7 @@ double slope(const LightningConfig& config, const ModelShape& shape, int64_t h) 
 class OutputNorm : public Module {
  public:
   OutputNorm(const LightningConfig& config)
-      : settings_{.activation = config.gate == "sigmoid" ? GateActivation::sigmoid : GateActivation::none,
+      : settings_{.activation = config.gate == "sigmoid" ? GateActivation::sigmoid : GateActivation::identity,
                   .eps = config.norm_eps} {
     if (config.out_norm == "rms") weight_ = &add_parameter("weight", {config.width()}, Init::ones(), false);
   }

@@ -44,7 +44,7 @@ TEST_F(LightningOpsTest, Silu) {
 
 TEST_F(LightningOpsTest, GatedNorm) {
   const Variable x = leaf({2, 3, 7}), weight = leaf({7}), gate = leaf({2, 3, 7});
-  for (const GateActivation activation : {GateActivation::none, GateActivation::sigmoid})
+  for (const GateActivation activation : {GateActivation::identity, GateActivation::sigmoid})
     for (const bool weighted : {false, true})
       for (const bool gated : {false, true}) {
         const Variable w = weighted ? weight : Variable(), g = gated ? gate : Variable();

@@ -138,7 +138,7 @@ TEST_F(GpuLinearOps, Silu) {
 }
 
 TEST_F(GpuLinearOps, GatedNorm) {
-  for (const GateActivation activation : {GateActivation::none, GateActivation::sigmoid})
+  for (const GateActivation activation : {GateActivation::identity, GateActivation::sigmoid})
     for (const auto& [rows, width] :
          {std::array<int64_t, 2>{1, 3}, {5, 7}, {300, 64}, {70, 1000}, {20, 4096}})
       for (const bool weighted : {false, true})

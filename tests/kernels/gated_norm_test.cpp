@@ -13,10 +13,10 @@ class GatedNormTest : public KernelTest {
     bool weighted, gated;
     GateActivation activation;
   };
-  static constexpr Case kCases[] = {{false, false, GateActivation::none},
-                                    {true, false, GateActivation::none},
-                                    {false, true, GateActivation::none},
-                                    {true, true, GateActivation::none},
+  static constexpr Case kCases[] = {{false, false, GateActivation::identity},
+                                    {true, false, GateActivation::identity},
+                                    {false, true, GateActivation::identity},
+                                    {true, true, GateActivation::identity},
                                     {true, true, GateActivation::sigmoid}};
 };
 
