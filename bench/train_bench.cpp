@@ -79,7 +79,7 @@ bench::DecoderShape shape_of(const ModelConfig& model) {
           .query_width = attention.num_heads * attention.head_dim,
           .kv_width = attention.num_kv_heads * attention.head_dim,
           .mlp_dim = model.mlp_dim,
-          .mlp_inputs = model.mlp == "swiglu" ? 2 : 1,
+          .mlp_inputs = model.has_gated_mlp() ? 2 : 1,
           .vocab_size = model.vocab_size};
 }
 

@@ -33,7 +33,7 @@ class LayerMetrics final : public MetricSink {
 Block::Block(const ModelConfig& config, int64_t layer_index)
     : layer_index_(layer_index),
       dropout_(config.dropout),
-      attention_norm_(NormLayer::parse_kind(config.norm), config.model_dim, config.norm_eps, config.bias),
+      attention_norm_(NormLayer::parse_style(config.norm), config.model_dim, config.norm_eps, config.bias),
       attention_(
           find_attention(config.attention.of_layer(layer_index).kind)
               .make(config.attention.of_layer(layer_index), {.model_dim = config.model_dim,
@@ -41,7 +41,7 @@ Block::Block(const ModelConfig& config, int64_t layer_index)
                                                              .layer_index = layer_index,
                                                              .init_std = config.init_std,
                                                              .output_init_std = output_init_std(config)})),
-      mlp_norm_(NormLayer::parse_kind(config.norm), config.model_dim, config.norm_eps, config.bias),
+      mlp_norm_(NormLayer::parse_style(config.norm), config.model_dim, config.norm_eps, config.bias),
       mlp_(config, output_init_std(config)) {
   add_child("attention_norm", attention_norm_);
   add_child("attention", *attention_);

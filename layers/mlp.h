@@ -1,4 +1,4 @@
-// The feed-forward layer: down(silu(gate(x)) * up(x)), or down(gelu(up(x))).
+// The feed-forward layer: down(silu(gate(x)) * up(x)), the same without the silu, or down(gelu(up(x))).
 #pragma once
 
 #include <memory>
@@ -15,7 +15,8 @@ class Mlp : public Module {
   Variable forward(Context&, const Variable& x) const;
 
  private:
-  std::unique_ptr<LinearLayer> gate_;  // swiglu only
+  bool activates_gate_;
+  std::unique_ptr<LinearLayer> gate_;  // of the gated kinds
   LinearLayer up_;
   LinearLayer down_;
 };

@@ -1,6 +1,7 @@
 #include "layers/model.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "autograd/apply.h"
 #include "autograd/ops/argmax.h"
@@ -28,7 +29,7 @@ Model::Model(const ModelConfig& config)
     : config_(config),
       embedding_(add_parameter("embedding", {config.vocab_size, config.model_dim},
                                Init::normal(config.init_std), true)),
-      norm_(NormLayer::parse_kind(config.norm), config.model_dim, config.norm_eps, config.bias) {
+      norm_(NormLayer::parse_style(config.norm), config.model_dim, config.norm_eps, config.bias) {
   if (config.learned_positions) {
     position_embedding_ = &add_parameter("position_embedding", {config.max_seq_len, config.model_dim},
                                          Init::normal(config.init_std), true);
@@ -45,6 +46,8 @@ Model::Model(const ModelConfig& config)
 
 Variable Model::embed(Context& ctx, const Tensor& tokens, int64_t offset) const {
   Variable x = apply<Embedding>(ctx, {}, tokens, embedding_.variable());
+  if (config_.scale_embedding)
+    x = apply<Scale>(ctx, {.factor = std::sqrt(static_cast<double>(config_.model_dim))}, x);
   if (position_embedding_)
     x = apply<AddPositions>(ctx, {.offset = offset}, x, position_embedding_->variable());
   return dropout(ctx, x, config_.dropout);

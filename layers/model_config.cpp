@@ -121,12 +121,16 @@ void ModelConfig::describe(FieldVisitor& v) {
   v("max_seq_len", max_seq_len, "rows of learned positions; 0 = data.seq_len", {.min = 0, .max = 1e9});
   v("learned_positions", learned_positions,
     "add a learned vector per position (GPT-2); then set attention.rope = false");
-  v("mlp", mlp, "feed-forward kind: swiglu (arXiv 2002.05202) or gelu (tanh form, as GPT-2)",
-    {.choices = {"swiglu", "gelu"}});
+  v("scale_embedding", scale_embedding, "multiply embedded tokens by sqrt(model_dim), as TransNormerLLM");
+  v("mlp", mlp,
+    "feed-forward kind: swiglu (arXiv 2002.05202), glu (the same without an activation, TransNormerLLM's "
+    "SGLU) or gelu (tanh form, as GPT-2)",
+    {.choices = {"swiglu", "glu", "gelu"}});
   v("mlp_dim", mlp_dim,
-    "inner width; 0 = 8/3 model_dim up to a multiple of 64 (swiglu) or 4 model_dim (gelu)",
+    "inner width; 0 = 8/3 model_dim up to a multiple of 64 (swiglu, glu) or 4 model_dim (gelu)",
     {.min = 0, .max = 1048576});
-  v("norm", norm, "normalisation before each layer and the head", {.choices = {"rms_norm", "layer_norm"}});
+  v("norm", norm, "normalisation before each layer and the head; srms_norm: rms_norm without a weight",
+    {.choices = {"rms_norm", "layer_norm", "srms_norm"}});
   v("norm_eps", norm_eps, "added to the mean square or variance", {.min = 0, .max = 1});
   v("bias", bias, "biases in the feed-forward layers and layer_norm");
   v("tied_head", tied_head, "the output head shares the embedding matrix");
@@ -147,7 +151,7 @@ void ModelConfig::resolve(int64_t tokenizer_vocab_size, int64_t seq_len) {
   HEADWAY_CHECK(
       !learned_positions || max_seq_len >= seq_len, ConfigError,
       fmt::format("model.max_seq_len = {} is shorter than data.seq_len = {}", max_seq_len, seq_len));
-  if (mlp_dim == 0) mlp_dim = mlp == "swiglu" ? round_up(model_dim * 8 / 3, 64) : 4 * model_dim;
+  if (mlp_dim == 0) mlp_dim = has_gated_mlp() ? round_up(model_dim * 8 / 3, 64) : 4 * model_dim;
 
   attention.check(num_layers);
   attention.for_each(

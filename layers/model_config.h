@@ -65,8 +65,9 @@ struct ModelConfig {
   int64_t vocab_size = 0;   // 0: the tokenizer's, rounded up to a multiple of 64
   int64_t max_seq_len = 0;  // 0: data.seq_len; rows of learned positions
   bool learned_positions = false;
+  bool scale_embedding = false;
   std::string mlp = "swiglu";
-  int64_t mlp_dim = 0;  // 0: swiglu 8/3 model_dim up to a multiple of 64, gelu 4 model_dim
+  int64_t mlp_dim = 0;  // 0: swiglu and glu 8/3 model_dim up to a multiple of 64, gelu 4 model_dim
   std::string norm = "rms_norm";
   double norm_eps = 1e-5;
   bool bias = false;
@@ -75,6 +76,8 @@ struct ModelConfig {
   double init_std = 0.02;
   LayerAttention attention;
 
+  /// Whether the feed-forward layer is a product of two projections.
+  bool has_gated_mlp() const { return mlp != "gelu"; }
   void describe(FieldVisitor&);
   /// Replaces zeros that stand for derived values; ConfigError naming the keys that do not fit together.
   void resolve(int64_t tokenizer_vocab_size, int64_t seq_len);

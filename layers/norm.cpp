@@ -1,23 +1,35 @@
 #include "layers/norm.h"
 
 #include "autograd/apply.h"
+#include "autograd/ops/elementwise.h"
+#include "autograd/ops/gated_norm.h"
 #include "autograd/ops/norm.h"
 
 namespace headway {
+namespace {
 
-NormLayer::NormLayer(NormKind kind, int64_t dim, double eps, bool bias)
-    : kind_(kind), eps_(eps), weight_(add_parameter("weight", {dim}, Init::ones(), false)) {
-  if (kind == NormKind::layer && bias) bias_ = &add_parameter("bias", {dim}, Init::zeros(), false);
+NormKind kind_of(NormStyle style) { return style == NormStyle::layer ? NormKind::layer : NormKind::rms; }
+Variable optional(const Parameter* parameter) { return parameter ? parameter->variable() : Variable(); }
+
+}  // namespace
+
+NormLayer::NormLayer(NormStyle style, int64_t dim, double eps, bool bias) : style_(style), eps_(eps) {
+  if (style != NormStyle::srms) weight_ = &add_parameter("weight", {dim}, Init::ones(), false);
+  if (style == NormStyle::layer && bias) bias_ = &add_parameter("bias", {dim}, Init::zeros(), false);
 }
 
 Variable NormLayer::forward(Context& ctx, const Variable& x) const {
-  return apply<Norm>(ctx, {.kind = kind_, .eps = eps_}, x, weight_.variable(),
-                     bias_ ? bias_->variable() : Variable());
+  if (!weight_) return apply<GatedNorm>(ctx, {.eps = eps_}, x, Variable(), Variable());
+  return apply<Norm>(ctx, {.kind = kind_of(style_), .eps = eps_}, x, weight_->variable(), optional(bias_));
 }
 
 std::array<Variable, 2> NormLayer::forward(Context& ctx, const Variable& x, const Variable& update) const {
-  return apply<AddNorm>(ctx, {.kind = kind_, .eps = eps_}, x, update, weight_.variable(),
-                        bias_ ? bias_->variable() : Variable());
+  if (!weight_) {
+    const Variable sum = apply<Add>(ctx, {}, x, update);
+    return {sum, forward(ctx, sum)};
+  }
+  return apply<AddNorm>(ctx, {.kind = kind_of(style_), .eps = eps_}, x, update, weight_->variable(),
+                        optional(bias_));
 }
 
 }  // namespace headway

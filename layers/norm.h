@@ -1,22 +1,24 @@
-// Normalisation over the last dimension, by RMS (arXiv 1910.07467) or by mean and variance (arXiv
-// 1607.06450).
+// Normalisation over the last dimension, by RMS (arXiv 1910.07467), by mean and variance (arXiv 1607.06450),
+// or by RMS without a learned weight (SRMSNorm, arXiv 2307.14995).
 #pragma once
 
 #include <array>
 #include <string_view>
 
-#include "autograd/ops/norm.h"
 #include "core/context.h"
 #include "layers/module.h"
 
 namespace headway {
 
+enum class NormStyle : uint8_t { rms, layer, srms };
+
 class NormLayer : public Module {
  public:
   /// bias: layer norm only.
-  NormLayer(NormKind kind, int64_t dim, double eps, bool bias);
-  static NormKind parse_kind(std::string_view name) {
-    return name == "layer_norm" ? NormKind::layer : NormKind::rms;
+  NormLayer(NormStyle style, int64_t dim, double eps, bool bias);
+  /// By the names of `model.norm`.
+  static NormStyle parse_style(std::string_view name) {
+    return name == "layer_norm" ? NormStyle::layer : name == "srms_norm" ? NormStyle::srms : NormStyle::rms;
   }
 
   /// x [..., dim] -> [..., dim]
@@ -25,9 +27,9 @@ class NormLayer : public Module {
   std::array<Variable, 2> forward(Context&, const Variable& x, const Variable& update) const;
 
  private:
-  NormKind kind_;
+  NormStyle style_;
   double eps_;
-  Parameter& weight_;
+  Parameter* weight_ = nullptr;
   Parameter* bias_ = nullptr;
 };
 

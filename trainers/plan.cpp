@@ -31,7 +31,7 @@ double started_program_bytes() {
 /// feed-forward layer and its products.
 double block_values_per_token(const ModelConfig& model) {
   const auto D = static_cast<double>(model.model_dim), F = static_cast<double>(model.mlp_dim);
-  return 2 * D + D + (model.mlp == "swiglu" ? 3 * F : 2 * F);
+  return 2 * D + D + (model.has_gated_mlp() ? 3 * F : 2 * F);
 }
 
 }  // namespace
@@ -52,7 +52,7 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
     if (path.find('/') == std::string::npos) plan.num_embedding_parameters += parameter.shape.numel();
   });
 
-  const double mlp_flop = 2 * D * F * (config.mlp == "swiglu" ? 3 : 2);
+  const double mlp_flop = 2 * D * F * (config.has_gated_mlp() ? 3 : 2);
   const double head_flop = 2 * D * V;
   double attention_saved = 0, attention_workspace = 0;
   plan.forward_flop_per_token = L * mlp_flop + head_flop;

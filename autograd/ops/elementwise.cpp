@@ -7,6 +7,15 @@
 namespace headway {
 namespace {
 
+Tensor scaled(Context& ctx, const Scale::Config& config, const Tensor& x) {
+  const Tensor y = empty_like(x);
+  dispatch<double, float, bf16>(x.dtype(), Scale::name, [&]<class T>() {
+    launch(ScaleForward<T>{.x = flat<const T>(x, "x"), .y = flat<T>(y, "y"), .factor = config.factor},
+           ctx.stream);
+  });
+  return y;
+}
+
 Tensor mask(Context& ctx, const Dropout::Config& config, const Tensor& x) {
   const Tensor y = empty_like(x);
   dispatch<double, float, bf16>(x.dtype(), Dropout::name, [&]<class T>() {
@@ -29,6 +38,15 @@ Tensor Add::forward(Context& ctx, Saved*, const Config&, const Tensor& a, const 
            ctx.stream);
   });
   return y;
+}
+
+Tensor Scale::forward(Context& ctx, Saved* saved, const Config& config, const Tensor& x) {
+  if (saved) *saved = {config};
+  return scaled(ctx, config, x);
+}
+
+Grads<1> Scale::backward(Context& ctx, const Saved& saved, const Tensor& dy, const Needs<1>&) {
+  return {scaled(ctx, saved.config, dy)};
 }
 
 Tensor Dropout::forward(Context& ctx, Saved* saved, const Config& config, const Tensor& x) {

@@ -1,4 +1,4 @@
-// Residual sums and dropout (equations in kernels/ops/elementwise.h).
+// Residual sums, constant factors and dropout (equations in kernels/ops/elementwise.h).
 #pragma once
 
 #include "autograd/node.h"
@@ -14,6 +14,19 @@ struct Add {
   };
   static Tensor forward(Context&, Saved*, const Config&, const Tensor& a, const Tensor& b);
   static Grads<2> backward(Context&, const Saved&, const Tensor& dy, const Needs<2>&) { return {dy, dy}; }
+};
+
+struct Scale {
+  static constexpr const char* name = "scale";
+  struct Config {
+    double factor = 1;
+  };
+  struct Saved {
+    Config config;
+    auto tensors() const { return std::tie(); }
+  };
+  static Tensor forward(Context&, Saved*, const Config&, const Tensor& x);
+  static Grads<1> backward(Context&, const Saved&, const Tensor& dy, const Needs<1>&);
 };
 
 struct Dropout {

@@ -16,6 +16,16 @@ void add(const AddForward<T>& args, Stream&) {
   for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
 }
 
+template <class T>
+void scale(const ScaleForward<T>& args, Stream&) {
+  const int64_t n = args.y.size[0];
+  const T factor = static_cast<T>(args.factor);
+  const T* x = args.x.data;
+  T* y = args.y.data;
+#pragma omp parallel for simd if (n >= kSmallestParallel)
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
+}
+
 // A Philox block serves four elements, so the loop runs over the blocks that the elements lie in.
 template <class T>
 void dropout_mask(const DropoutMask<T>& args, Stream&) {
@@ -35,6 +45,8 @@ void dropout_mask(const DropoutMask<T>& args, Stream&) {
 
 HEADWAY_KERNEL(cpu, add<float>);
 HEADWAY_KERNEL(cpu, add<double>);
+HEADWAY_KERNEL(cpu, scale<float>);
+HEADWAY_KERNEL(cpu, scale<double>);
 HEADWAY_KERNEL(cpu, dropout_mask<float>);
 HEADWAY_KERNEL(cpu, dropout_mask<double>);
 

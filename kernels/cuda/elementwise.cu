@@ -30,6 +30,14 @@ void add(const AddForward<T>& args, Stream& stream) {
       in(args.a.data), in(args.b.data), out(args.y.data));
 }
 
+template <class T>
+void scale(const ScaleForward<T>& args, Stream& stream) {
+  map(
+      args.y.size[0], stream, args.name,
+      [factor = static_cast<float>(args.factor)] __device__(int64_t, float x, float& y) { y = x * factor; },
+      in(args.x.data), out(args.y.data));
+}
+
 constexpr int kDropoutThreads = 256, kDropoutPacks = 4, kDropoutElements = 8;
 
 /// random_block of core/rng.h with the keys of the rounds made once, on the host: in the kernel they were a
@@ -123,6 +131,8 @@ HEADWAY_KERNEL(cuda, accumulate<float, bf16>);
 HEADWAY_KERNEL(cuda, accumulate<bf16, float>);
 HEADWAY_KERNEL(cuda, add<float>);
 HEADWAY_KERNEL(cuda, add<bf16>);
+HEADWAY_KERNEL(cuda, scale<float>);
+HEADWAY_KERNEL(cuda, scale<bf16>);
 HEADWAY_KERNEL(cuda, dropout<float>);
 HEADWAY_KERNEL(cuda, dropout<bf16>);
 

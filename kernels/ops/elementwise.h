@@ -19,6 +19,16 @@ struct AddForward {
   }
 };
 
+/// y = factor x. Its own backward, with dy for x.
+template <class T>
+struct ScaleForward {
+  static constexpr const char* name = "scale";
+  View<const T, 1> x;
+  View<T, 1> y;
+  double factor = 1;
+  void check() const { HEADWAY_CHECK(x.size[0] == y.size[0], ShapeError, "scale: sizes differ"); }
+};
+
 /// y = x / (1 - rate) where uniform(key, i) >= rate, else 0. Its own backward, with dy for x.
 template <class T>
 struct DropoutMask {

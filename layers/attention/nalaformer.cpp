@@ -82,7 +82,7 @@ class NalaformerLayer final : public AttentionLayer {
         query_(shape, config, "query", *this),
         key_(shape, config, "key", *this),
         value_(shape, config, "value", *this),
-        norm_(over_all_heads() ? NormKind::layer : NormKind::rms,
+        norm_(over_all_heads() ? NormStyle::layer : NormStyle::rms,
               over_all_heads() ? config.width() : config.head_dim, config.norm_eps, true),
         output_(config.width(), shape.model_dim, Init::normal(shape.output_init_std), false) {
     if (config_.lambda_learnable)

@@ -25,8 +25,8 @@ Projections::Projections(const AttentionConfig& config, const ModelShape& shape)
   add_child("key", key_);
   add_child("value", value_);
   if (config.qk_norm) {
-    query_norm_ = std::make_unique<NormLayer>(NormKind::rms, head_dim_, kQkNormEps, false);
-    key_norm_ = std::make_unique<NormLayer>(NormKind::rms, head_dim_, kQkNormEps, false);
+    query_norm_ = std::make_unique<NormLayer>(NormStyle::rms, head_dim_, kQkNormEps, false);
+    key_norm_ = std::make_unique<NormLayer>(NormStyle::rms, head_dim_, kQkNormEps, false);
     add_child("query_norm", *query_norm_);
     add_child("key_norm", *key_norm_);
   }

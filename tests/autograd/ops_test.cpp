@@ -155,9 +155,10 @@ TEST_F(OpsTest, Rope) {
   expect_gradients({x}, [&](Context& c) { return std::vector{apply<headway::Rope>(c, {}, x, angles)}; });
 }
 
-TEST_F(OpsTest, AddAndDropout) {
+TEST_F(OpsTest, AddScaleAndDropout) {
   const Variable a = leaf({4, 5}), b = leaf({4, 5});
   expect_gradients({a, b}, [&](Context& c) { return std::vector{apply<Add>(c, {}, a, b)}; });
+  expect_gradients({a}, [&](Context& c) { return std::vector{apply<Scale>(c, {.factor = -2.5}, a)}; });
   expect_gradients({a}, [&](Context& c) { return std::vector{dropout(c, a, 0.4), dropout(c, a, 0.4)}; });
 }
 

@@ -112,6 +112,8 @@ TEST_F(GpuOps, Activations) {
     check({values({count}, 2)}, [](Context& c, const Inputs& x) { return apply<Silu>(c, {}, x[0]); });
     check({values({count}), values({count})},
           [](Context& c, const Inputs& x) { return apply<Add>(c, {}, x[0], x[1]); });
+    check({values({count})},
+          [](Context& c, const Inputs& x) { return apply<Scale>(c, {.factor = 27.7}, x[0]); });
   }
 }
 

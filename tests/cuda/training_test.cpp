@@ -16,13 +16,16 @@ namespace {
 
 constexpr int64_t kVocab = 61, kBatch = 4, kTokens = 40;
 
-ModelConfig small_model(bool gpt2) {
+enum class Style { gpt2, llama, transnormer };
+void PrintTo(Style style, std::ostream* out) { *out << static_cast<int>(style); }
+
+ModelConfig small_model(Style style) {
   ModelConfig config;
   config.num_layers = 2;
   config.model_dim = 128;
   config.vocab_size = 64;
   config.attention->num_heads = 2;
-  if (gpt2) {
+  if (style == Style::gpt2) {
     config.learned_positions = true;
     config.mlp = "gelu";
     config.norm = "layer_norm";
@@ -32,6 +35,11 @@ ModelConfig small_model(bool gpt2) {
   } else {
     config.attention->num_kv_heads = 1;
     config.attention->qk_norm = true;
+  }
+  if (style == Style::transnormer) {
+    config.mlp = "glu";
+    config.norm = "srms_norm";
+    config.scale_embedding = true;
   }
   config.resolve(kVocab, kTokens);
   return config;
@@ -137,7 +145,7 @@ void expect_bits_of_a_resumed_run(const ModelConfig& config) {
   EXPECT_EQ(second.run(11, 20), std::vector<double>(whole.begin() + 10, whole.end()));
 }
 
-class GpuTraining : public GpuTest, public ::testing::WithParamInterface<bool> {};
+class GpuTraining : public GpuTest, public ::testing::WithParamInterface<Style> {};
 
 TEST_P(GpuTraining, TwentyStepsAreThoseOfTheCpu) {
   expect_steps_of_the_cpu(small_model(GetParam()), 1e-3, 5e-2);
@@ -149,8 +157,13 @@ TEST_P(GpuTraining, AResumedRunHasTheBitsOfAWholeOne) {
   expect_bits_of_a_resumed_run(small_model(GetParam()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, GpuTraining, ::testing::Bool(),
-                         [](const auto& test) { return test.param ? "Gpt2" : "Llama"; });
+INSTANTIATE_TEST_SUITE_P(Models, GpuTraining,
+                         ::testing::Values(Style::gpt2, Style::llama, Style::transnormer),
+                         [](const auto& test) {
+                           return test.param == Style::gpt2    ? "Gpt2"
+                                  : test.param == Style::llama ? "Llama"
+                                                               : "Transnormer";
+                         });
 
 /// A kind of attention with some of its keys.
 struct Kind {

@@ -25,6 +25,24 @@ TEST_F(ElementwiseTest, AddSumsElements) {
   }
 }
 
+TEST_F(ElementwiseTest, ScaleMultipliesElements) {
+  constexpr double kFactor = 27.712812921102035;
+  for (const int64_t n : {1, 77, 40003}) {
+    const auto x = random(n);
+    const Tensor x_tensor = tensor(x, {n});
+    const Output y({n});
+    launch(
+        ScaleForward<float>{
+            .x = x_tensor.view<const float, 1>("x"), .y = y.tensor().view<float, 1>("y"), .factor = kFactor},
+        *stream);
+    expect_close({&y}, [&]<class S>(S) {
+      std::vector<S> products(static_cast<size_t>(n));
+      for (int64_t i = 0; i < n; ++i) products[i] = S(x[i]) * S(kFactor);
+      return Values<S>{products};
+    });
+  }
+}
+
 TEST_F(ElementwiseTest, AccumulateOverwritesThenAdds) {
   const int64_t n = 40003;
   const auto from = random(n);

@@ -44,6 +44,20 @@ ModelConfig llama_style() {
   return config;
 }
 
+ModelConfig transnormer_style() {
+  ModelConfig config;
+  config.num_layers = 2;
+  config.model_dim = 8;
+  config.mlp = "glu";
+  config.mlp_dim = 12;
+  config.norm = "srms_norm";
+  config.scale_embedding = true;
+  testing::JsonFields fields({{"kind", "lightning"}, {"num_heads", 2}, {"lrpe", "first_layer"}});
+  config.attention.describe(fields);
+  fields.check_all_used();
+  return config;
+}
+
 ModelConfig with(ModelConfig config, const std::function<void(ModelConfig&)>& change) {
   change(config);
   return config;
@@ -67,6 +81,7 @@ const std::map<std::string, ModelConfig>& configs() {
   static const std::map<std::string, ModelConfig> all{
       {"gpt2", gpt2_style()},
       {"llama", llama_style()},
+      {"transnormer", transnormer_style()},
       {"qk_norm_and_half_rope", with(llama_style(),
                                      [](ModelConfig& c) {
                                        c.attention->qk_norm = true;
@@ -202,8 +217,8 @@ TEST_P(ModelTest, ALaterTokenChangesNoEarlierState) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ModelTest,
-                         ::testing::Values("gpt2", "llama", "qk_norm_and_half_rope", "window_and_dropout",
-                                           "hybrid"),
+                         ::testing::Values("gpt2", "llama", "transnormer", "qk_norm_and_half_rope",
+                                           "window_and_dropout", "hybrid"),
                          [](const auto& test) { return test.param; });
 
 TEST(ModelGradients, TwoMicroBatchesAddUpToTheWholeBatch) {
@@ -248,6 +263,18 @@ TEST(ModelSize, TinyLlamaHasItsPublishedNumberOfParameters) {
   config.attention->head_dim = 64;
   config.resolve(32000, 2048);
   EXPECT_EQ(Model(config).num_parameters(), 1'100'048'384);
+}
+
+/// arXiv 2405.17381: 24 layers of 5 d^2 and 3 d 2816 and the tied table, angles of the first layer apart.
+TEST(ModelSize, TransNormerHasNoParametersInItsNorms) {
+  ModelConfig config = transnormer_style();
+  config.num_layers = 24;
+  config.model_dim = 1024;
+  config.mlp_dim = 2816;
+  config.vocab_size = 50265;
+  config.attention->num_heads = 8;
+  config.resolve(50265, 2048);
+  EXPECT_EQ(Model(config).num_parameters(), 24 * (5 * 1024 * 1024 + 3 * 1024 * 2816) + 50265 * 1024 + 1024);
 }
 
 TEST(ModelStart, TheFirstLossIsThatOfAGuess) {
