@@ -88,6 +88,10 @@ void TaskRecipe::describe(FieldVisitor& v) {
   v("gap_power", gap_power, "mqar: keys return after g slots with probability ~ (1 + g)^(gap_power - 1)",
     {.min = -10, .max = 10});
   v("random_filler", random_filler, "mqar: tokens between the questions are random, not 0");
+  v("depth", depth,
+    "passkey, needle: where the (first) fact stands, 0 = at the start, 1 = before the questions; -1 = "
+    "anywhere",
+    {.min = -1, .max = 1});
   v("examples", examples, "training examples, made when they are read", {.min = 1, .max = 16e6});
   v("val_examples", val_examples, "validation examples", {.min = 1, .max = 16e6});
 }
@@ -228,6 +232,7 @@ void Recipe::check() const {
         fmt::format("data.task.kind = \"{}\" and data.text or data.tokens are both set: expected one "
                     "of them",
                     data.task.kind));
+    if (data.is_task()) check_task(data);
     HEADWAY_CHECK(data.is_task() || !data.text.empty() || !data.tokens.empty(), ConfigError,
                   "data.text is empty: expected the files to train on, or token shards in data.tokens");
     HEADWAY_CHECK(

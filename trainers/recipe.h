@@ -29,6 +29,7 @@ struct TaskRecipe {
   int64_t vocab_size = 8192;
   double gap_power = 0.01;
   bool random_filler = true;
+  double depth = -1;  // below 0: random
   int64_t examples = 100'000;
   int64_t val_examples = 1000;
   void describe(FieldVisitor&);

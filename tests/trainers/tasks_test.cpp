@@ -178,6 +178,38 @@ TEST(Tasks, NeedleAsksEveryFactOnce) {
   });
 }
 
+// The share of the filler that stands before the first fact, and nothing else, follows the depth.
+TEST(Tasks, ADepthPlacesTheFirstFact) {
+  const uint32_t seed = fresh_seed();
+  constexpr int64_t kLength = 100;
+  for (const auto& [kind, num_filler] : {std::pair{"passkey", 100 - 7 - 5}, {"needle", 100 - 1 - 15 - 11}}) {
+    SCOPED_TRACE(kind);
+    DataRecipe recipe = recipe_of(kind, kLength, 3);
+    for (int64_t i = 0; i < kExamples; ++i) {
+      std::set<std::vector<int32_t>> facts;
+      for (const double depth : {0.0, 0.5, 1.0}) {
+        recipe.task.depth = depth;
+        const Example e = example(*open_task(recipe, seed), kLength, i);
+        const auto open = std::ranges::find(e.tokens, TaskVocabulary::open);
+        ASSERT_EQ(open - e.tokens.begin() - 1, static_cast<int64_t>(depth * num_filler));
+        facts.insert({open, open + 5});
+      }
+      ASSERT_EQ(facts.size(), 1u);
+    }
+  }
+}
+
+TEST(Tasks, ADepthIsRefusedWhereFactsHavePlacesOfTheirOwn) {
+  for (const Task* task : all_tasks()) {
+    DataRecipe recipe = recipe_of(std::string(task->name), 64, 4);
+    recipe.task.depth = 0.5;
+    if (task->has_depth)
+      EXPECT_NO_THROW(open_task(recipe, 1));
+    else
+      EXPECT_THROW(open_task(recipe, 1), ConfigError) << task->name;
+  }
+}
+
 TEST(Tasks, ExamplesDependOnSeedSplitAndIndexAlone) {
   for (const Task* task : all_tasks()) {
     SCOPED_TRACE(task->name);

@@ -71,9 +71,20 @@ class Tasks(Runs):
         refused = self.train("parts", "checkpoint.resume=auto", "data.task.items=4", status=4)
         self.assertIn("digest of the training data", refused.stdout)
 
+    def test_a_trained_model_is_measured_at_depths_and_lengths(self):
+        self.use("passkey")
+        self.train("grid", "train.stop_step=1")
+        for depth in ("0", "0.5", "1"):
+            done = self.headway("eval", "runs/grid", f"data.task.depth={depth}", "data.seq_len=48")
+            self.assertRegex(done.stdout, r"val/accuracy [01]\.\d+, val/exact_match [01]\.\d+, over 90 tokens")
+
     def test_mistakes_are_named(self):
         self.use("mqar")
         self.assertIn("data.task.items = 9: expected at most 8 for mqar", self.train("a", "data.task.items=9", status=2).stdout)
+        self.assertIn("data.task.depth = 0.5: expected -1 for mqar", self.train("a", "data.task.depth=0.5", status=2).stdout)
+        planned = self.headway("plan", self.recipe, "data.task.items=9")
+        self.assertEqual(planned.returncode, 2)
+        self.assertIn("data.task.items = 9: expected at most 8 for mqar", planned.stdout)
         self.assertIn("both set", self.train("a", "data.text=[x]", status=2).stdout)
         self.assertIn("data.task.kind = mqra: expected one of", self.train("a", "data.task.kind=mqra", status=2).stdout)
         self.train("a", "train.stop_step=1")

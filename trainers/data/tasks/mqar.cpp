@@ -48,7 +48,7 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
 }
 
 HEADWAY_TASK(mqar, "multi-query associative recall: `items` pairs of key and value, every key asked once",
-             most_items, generate);
+             false, most_items, generate);
 
 }  // namespace
 }  // namespace headway

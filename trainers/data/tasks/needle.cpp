@@ -1,5 +1,5 @@
-// Several facts in filler, the first at a random depth p and the others evenly between it and the end; then
-// every one of them is asked for, in random order.
+// Several facts in filler, the first at a depth p, random unless the recipe fixes it, and the others evenly
+// between it and the end; then every one of them is asked for, in random order.
 //
 //   begin filler ... open key assign value close ... filler query key answer value query ...
 //   asked at every `answer`: the value
@@ -27,7 +27,7 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
   const std::vector<int32_t> keys = draw.distinct(n, ids.first_key(), ids.first_value()),
                              values = draw.distinct(n, ids.first_value(), ids.first_filler()),
                              questions = draw.distinct(n, 0, n);
-  const double depth = draw.uniform();
+  const double depth = fact_depth(recipe, draw);
   int64_t written = 0;
   const auto write_filler_up_to = [&](double share) {
     for (; written < static_cast<int64_t>(share * static_cast<double>(num_filler)); ++written)
@@ -51,7 +51,7 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
   }
 }
 
-HEADWAY_TASK(needle, "find `items` facts (key = value) scattered in filler", most_items, generate);
+HEADWAY_TASK(needle, "find `items` facts (key = value) scattered in filler", true, most_items, generate);
 
 }  // namespace
 }  // namespace headway

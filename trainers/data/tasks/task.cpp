@@ -12,11 +12,18 @@ namespace headway {
 namespace {
 
 // Changes whenever a generator changes what it makes.
-constexpr int kGeneratorVersion = 1;
+constexpr int kGeneratorVersion = 2;
 
 std::vector<const Task*>& registry() {
   static std::vector<const Task*> tasks;
   return tasks;
+}
+
+const Task& find_task(const std::string& name) {
+  const auto found = std::ranges::find(registry(), name, &Task::name);
+  HEADWAY_CHECK(found != registry().end(), ConfigError,
+                fmt::format("data.task.kind = \"{}\" is unknown", name));
+  return **found;
 }
 
 class TaskExamples final : public ExampleSource {
@@ -36,9 +43,10 @@ class TaskExamples final : public ExampleSource {
     task_.generate(recipe_, draw, {tokens, targets});
   }
   std::string fingerprint() const override {
-    const std::string definition = fmt::format(
-        "{} {} {} {} {} {} {} {} {} {}", task_.name, kGeneratorVersion, seed_, seq_len_, recipe_.items,
-        recipe_.vocab_size, recipe_.gap_power, recipe_.random_filler, recipe_.examples, recipe_.val_examples);
+    const std::string definition =
+        fmt::format("{} {} {} {} {} {} {} {} {} {} {}", task_.name, kGeneratorVersion, seed_, seq_len_,
+                    recipe_.items, recipe_.vocab_size, recipe_.gap_power, recipe_.random_filler,
+                    recipe_.depth, recipe_.examples, recipe_.val_examples);
     return xxh3_64(definition.data(), definition.size());
   }
   bool asks_questions() const override { return true; }
@@ -80,17 +88,22 @@ bool register_task(const Task* task) {
   return true;
 }
 
-std::unique_ptr<ExampleSource> open_task(const DataRecipe& recipe, int64_t seed) {
-  const auto found = std::ranges::find(registry(), recipe.task.kind, &Task::name);
-  HEADWAY_CHECK(found != registry().end(), ConfigError,
-                fmt::format("data.task.kind = \"{}\" is unknown", recipe.task.kind));
-  const int64_t most = (*found)->most_items(recipe.task, recipe.seq_len);
+void check_task(const DataRecipe& recipe) {
+  const Task& task = find_task(recipe.task.kind);
+  const int64_t most = task.most_items(recipe.task, recipe.seq_len);
   HEADWAY_CHECK(
       recipe.task.items <= most, ConfigError,
       fmt::format("data.task.items = {}: expected at most {} for {} with data.seq_len = {} and "
                   "data.task.vocab_size = {}",
                   recipe.task.items, most, recipe.task.kind, recipe.seq_len, recipe.task.vocab_size));
-  return std::make_unique<TaskExamples>(**found, recipe, seed);
+  HEADWAY_CHECK(task.has_depth || recipe.task.depth == -1, ConfigError,
+                fmt::format("data.task.depth = {}: expected -1 for {}, whose facts have places of their own",
+                            recipe.task.depth, recipe.task.kind));
+}
+
+std::unique_ptr<ExampleSource> open_task(const DataRecipe& recipe, int64_t seed) {
+  check_task(recipe);
+  return std::make_unique<TaskExamples>(find_task(recipe.task.kind), recipe, seed);
 }
 
 }  // namespace headway

@@ -46,6 +46,13 @@ struct TaskVocabulary {
   int64_t first_filler() const { return size * 5 / 8; }
 };
 
+/// Where a fact stands, as a share of the filler: the recipe's depth or a random one. Draws a number either
+/// way, so that examples of different depths differ in nothing else.
+inline double fact_depth(const TaskRecipe& recipe, Draw& draw) {
+  const double random = draw.uniform();
+  return recipe.depth < 0 ? random : recipe.depth;
+}
+
 /// One example as it is written, from left to right; what is not asked keeps the target -1.
 struct ExampleRows {
   std::span<int32_t> tokens, targets;
@@ -59,6 +66,7 @@ struct ExampleRows {
 struct Task {
   std::string_view name;
   std::string_view summary;
+  bool has_depth;  // takes data.task.depth
   /// Largest data.task.items that data.seq_len and the vocabulary leave room for; 0: none fits.
   int64_t (*most_items)(const TaskRecipe&, int64_t seq_len);
   void (*generate)(const TaskRecipe&, Draw&, ExampleRows);
@@ -68,13 +76,15 @@ struct Task {
 std::span<const Task* const> all_tasks();
 bool register_task(const Task*);
 
-/// ConfigError for an unknown task, and for items that do not fit.
+/// ConfigError for an unknown task, for items that do not fit and for a depth that the task does not have.
+void check_task(const DataRecipe&);
+/// Checks it first.
 std::unique_ptr<ExampleSource> open_task(const DataRecipe&, int64_t seed);
 
 }  // namespace headway
 
 /// Last line of a task's file.
-#define HEADWAY_TASK(task_name, summary_text, most_items_function, generate_function)          \
-  static const ::headway::Task task_name##_task{#task_name, summary_text, most_items_function, \
-                                                generate_function};                            \
+#define HEADWAY_TASK(task_name, summary_text, takes_depth, most_items_function, generate_function)          \
+  static const ::headway::Task task_name##_task{#task_name, summary_text, takes_depth, most_items_function, \
+                                                generate_function};                                         \
   [[maybe_unused]] static const bool task_name##_registered = ::headway::register_task(&task_name##_task)
