@@ -12,7 +12,7 @@
 #include <string>
 
 #include "autograd/apply.h"
-#include "autograd/ops/sink_share.h"
+#include "autograd/ops/attention_figures.h"
 #include "kernels/attention/softmax.h"
 
 namespace headway {
@@ -55,7 +55,7 @@ struct SoftmaxAttention {
       args.y = y.optional_view<T, 4>("y");
       launch(args, ctx.stream);
       if (ctx.metrics)
-        report_sink_share<V>(ctx, config.params, args.scale, q, k, log_sum_exp, key_bias, key_end);
+        report_attention<V>(ctx, config.params, args.scale, q, k, log_sum_exp, key_bias, key_end);
     });
     if (saved) *saved = inputs;
     return o;

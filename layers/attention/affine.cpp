@@ -27,7 +27,9 @@ struct AffineConfig : AttentionConfigOf<AffineConfig> {
   int64_t affine_n_fixed = 64;
   bool affine_beta = true;
   bool affine_bias = false;
+  std::string affine_init = "normal";
   double affine_ema_rho = 0.9;
+  double affine_ema_init = 0;
   std::string affine_ema_scope = "head";
   std::string affine_ema_use = "prev";
   bool affine_ema_stopgrad = true;
@@ -43,6 +45,9 @@ struct AffineConfig : AttentionConfigOf<AffineConfig> {
       {.min = 1, .max = 1e9});
     v("affine_beta", affine_beta, "shift the weights as well as scale them");
     v("affine_bias", affine_bias, "bias of the scale's projection");
+    v("affine_init", affine_init, "start of the scale's projection; zero: every scale is 0.5",
+      {.choices = {"normal", "zero"}});
+    v("affine_ema_init", affine_ema_init, "running mean before the first step", {.min = 0, .max = 1});
     v("affine_ema_rho", affine_ema_rho, "share of the running mean that a step keeps", {.min = 0, .max = 1});
     v("affine_ema_scope", affine_ema_scope, "a running mean per head", {.choices = {"head"}});
     v("affine_ema_use", affine_ema_use, "a step uses the mean from before it", {.choices = {"prev"}});
@@ -59,7 +64,9 @@ class AffineLayer final : public AttentionLayer {
       : config_(config),
         shape_(shape),
         projections_(config, shape),
-        scores_(shape.model_dim, config.num_heads, Init::normal(shape.init_std), config.affine_bias),
+        scores_(shape.model_dim, config.num_heads,
+                config.affine_init == "zero" ? Init::zeros() : Init::normal(shape.init_std),
+                config.affine_bias),
         output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
                 config.bias) {
     HEADWAY_CHECK(
@@ -111,7 +118,11 @@ class AffineLayer final : public AttentionLayer {
     archive.tensor(join_path(prefix, "running_mean"), mean_, stream);
   }
   void make_buffers(DType dtype, Stream& stream) override {
-    mean_ = Tensor::zeros({config_.num_heads}, dtype, stream);
+    dispatch<double, float>(dtype, "running_mean", [&]<class T>() {
+      const std::vector<T> start(static_cast<size_t>(config_.num_heads),
+                                 static_cast<T>(config_.affine_ema_init));
+      mean_ = Tensor::from<T>(start, {config_.num_heads}, stream);
+    });
     alpha_sums_ = Tensor::zeros({config_.num_heads}, dtype, stream);
   }
 
@@ -158,7 +169,7 @@ class AffineLayer final : public AttentionLayer {
   LinearLayer scores_;
   std::unique_ptr<AttentionGate> gate_;
   LinearLayer output_;
-  Tensor mean_;        // [H]: mu, zero before the first step
+  Tensor mean_;        // [H]: mu
   Tensor alpha_sums_;  // [H], over the tokens of the step so far
 };
 

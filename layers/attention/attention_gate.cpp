@@ -42,6 +42,8 @@ void GateKeys::describe(FieldVisitor& v, std::vector<std::string_view> positions
   v("gate_input_dims", gate_input_dims, "channels of x the scores are made from; 0 = all",
     {.min = 0, .max = 1e6});
   v("gate_bias", gate_bias, "bias of the gate's projection");
+  v("gate_init", gate_init, "start of the gate's projection; zero: every score is 0",
+    {.choices = {"normal", "zero"}});
 }
 
 void GateKeys::check(const AttentionConfig& config) const {
@@ -74,7 +76,8 @@ AttentionGate::AttentionGate(const GateKeys& keys, const AttentionConfig& config
     logit_ = &add_parameter("logit", {num_heads_, width_}, Init::zeros(), false);
     return;
   }
-  weight_ = &add_parameter("weight", {num_scores(), num_inputs_}, Init::normal(init_std), true);
+  weight_ = &add_parameter("weight", {num_scores(), num_inputs_},
+                           keys_.gate_init == "zero" ? Init::zeros() : Init::normal(init_std), true);
   if (keys_.gate_bias) bias_ = &add_parameter("bias", {num_scores()}, Init::zeros(), false);
 }
 

@@ -23,6 +23,7 @@ struct GateKeys {
   std::string gate_input = "x";
   int64_t gate_input_dims = 0;
   bool gate_bias = false;
+  std::string gate_init = "normal";
 
   /// positions: the values gate_position may have.
   void describe(FieldVisitor&, std::vector<std::string_view> positions);

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "layers/model.h"
@@ -40,6 +42,34 @@ TEST_F(HealthTest, EqualWeightsHaveTheUniformSinkShare) {
   EXPECT_NEAR(values.at("sink_share_uniform"), uniform, 1e-14);
 }
 
+// Row i of equal weights has log(i + 1) nats, log of its window where that is shorter.
+TEST_F(HealthTest, EqualWeightsHaveTheLargestEntropy) {
+  for (const int64_t window : {0, 4}) {
+    auto layer =
+        make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}, {"window", window}});
+    set(*layer, "query/weight", std::vector<double>(kDim * kDim, 0));
+    double largest = 0;
+    for (int64_t i = 1; i < kLength; ++i) {
+      const int64_t seen = window > 0 ? std::min(i + 1, window) : i + 1;
+      largest += std::log(static_cast<double>(seen)) / static_cast<double>(kLength - 1);
+    }
+    EXPECT_NEAR(report(*layer, random({2, kLength, kDim})).at("entropy"), largest, 1e-13);
+    set_random(*layer, "query/weight", 3);
+    EXPECT_LT(report(*layer, random({2, kLength, kDim})).at("entropy"), largest);
+  }
+}
+
+// Two keys of equal scores and a sink of the same: three equal shares. One kept key: nothing to choose.
+TEST_F(HealthTest, EntropyCountsTheSinkAsAKeyAndDroppedKeysNot) {
+  const nlohmann::json heads{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
+  auto sink = make("softmax", kDim, with(heads, {{"sink", true}}));
+  set(*sink, "query/weight", std::vector<double>(kDim * kDim, 0));
+  EXPECT_NEAR(report(*sink, random({1, 2, kDim})).at("entropy"), std::log(3.0), 1e-13);
+  auto one_key = make("dynamic_mask", kDim, with(heads, {{"top_w", 1}}));
+  perturb(*one_key);
+  EXPECT_NEAR(report(*one_key, random({1, kLength, kDim})).at("entropy"), 0, 1e-13);
+}
+
 // Two tokens: row 1 gives the first key 1 / (1 + exp(S_11 - S_10)), and a sink logit takes its part.
 TEST_F(HealthTest, TheSinkShareIsTheFirstKeysWeight) {
   for (const bool sink : {false, true}) {
@@ -61,8 +91,8 @@ TEST_F(HealthTest, AWindowHidesTheFirstKey) {
 }
 
 TEST_F(HealthTest, AnUntrainedGateIsHalfOpen) {
-  auto layer = make("gated", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}});
-  set(*layer, "gate/weight", std::vector<double>(kDim * kDim, 0));
+  auto layer =
+      make("gated", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}, {"gate_init", "zero"}});
   const auto values = report(*layer, random({1, kLength, kDim}));
   for (const char* name : {"gate_min", "gate_mean", "gate_max"}) EXPECT_EQ(values.at(name), 0.5) << name;
   EXPECT_EQ(values.at("gate_below_tenth"), 0);
@@ -94,6 +124,23 @@ TEST_F(HealthTest, AffineReportsTheRangeOfAlpha) {
   EXPECT_LE(values.at("alpha_mean"), values.at("alpha_max"));
 }
 
+// Scores of zero scale every row by one half, and a running mean of one half shifts none.
+TEST_F(HealthTest, AffineMayStartAsHalfOfSoftmaxAttention) {
+  const nlohmann::json heads{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
+  auto affine = make("affine", kDim, with(heads, {{"affine_init", "zero"}, {"affine_ema_init", 0.5}}));
+  auto softmax = make("softmax", kDim, heads);
+  for (const char* path : {"query/weight", "key/weight", "value/weight", "output/weight"})
+    set(*softmax, path, parameter(*affine, path).value.to_vector<double>(*stream));
+  const Tensor x = random({2, kLength, kDim});
+  const auto values = report(*affine, x);
+  EXPECT_EQ(values.at("alpha_min"), 0.5);
+  EXPECT_EQ(values.at("alpha_max"), 0.5);
+  const Tensor half = run(*affine, x), whole = run(*softmax, x);
+  for (int64_t i = 0; i < whole.numel(); ++i)
+    EXPECT_NEAR(half.data<double>()[i], 0.5 * whole.data<double>()[i],
+                1e-14 * std::abs(whole.data<double>()[i]) + 1e-15);
+}
+
 TEST_F(HealthTest, AModelNamesTheLayerAndReportsOncePerStep) {
   ModelConfig config;
   config.num_layers = 2;
@@ -107,8 +154,8 @@ TEST_F(HealthTest, AModelNamesTheLayerAndReportsOncePerStep) {
     Collected collected;
     Context c{.stream = *stream, .rng = rng, .training = true, .recording = true, .metrics = &collected};
     backward(c, model.loss(c, tokens, tokens, 1, mode), MicroStep::last);
-    EXPECT_EQ(collected.values.size(), 2u * 3);
-    for (const char* name : {"sink_share", "sink_share_uniform", "max_activation"})
+    EXPECT_EQ(collected.values.size(), 2u * 4);
+    for (const char* name : {"sink_share", "sink_share_uniform", "entropy", "max_activation"})
       EXPECT_GT(collected.values.at(std::string("attention/1/") + name), 0) << name;
   }
 }
