@@ -1,4 +1,6 @@
-#include "kernels/ops/linear_attention.h"
+#include "kernels/cpu/linear_attention.h"
+
+#include <limits>
 
 #include "tests/kernels/kernel_test.h"
 
@@ -11,12 +13,17 @@ class LinearAttentionKernelTest : public KernelTest {
     Tensor o, denominator, state, dq, dk, dv, dnorm_q, dnorm_k, dstate;
     std::vector<Tensor> all() const { return {o, denominator, state, dq, dk, dv, dnorm_q, dnorm_k, dstate}; }
   };
-  template <class T>
+  /// With chunks of kChunk tokens, or as launch() does it. Outputs hold NaN before.
+  template <class T, int64_t kChunk = 0>
   Results run(const std::vector<std::vector<float>>& values, const std::vector<Shape>& shapes) {
     std::vector<Tensor> x;
     for (size_t i = 0; i < values.size(); ++i)
       x.push_back(tensor(std::vector<T>(values[i].begin(), values[i].end()), shapes[i]));
-    const auto empty = [](const Shape& shape) { return Tensor::empty(shape, dtype_of<T>, Device{}); };
+    const auto empty = [](const Shape& shape) {
+      const Tensor output = Tensor::empty(shape, dtype_of<T>, Device{});
+      std::fill_n(output.data<T>(), output.numel(), std::numeric_limits<T>::quiet_NaN());
+      return output;
+    };
     const Shape features = shapes[0], heads = shapes[2];
     const Results r{empty(heads),     empty({heads[0], heads[1], heads[2]}),
                     empty(shapes[5]), empty(features),
@@ -33,23 +40,29 @@ class LinearAttentionKernelTest : public KernelTest {
     in.slope = x[6].view<const T, 1>("slope");
     in.normalise = true;
     in.eps = 1e-6;
-    launch(LinearAttentionForward<T>{.in = in,
-                                     .o = r.o.template view<T, 4>("o"),
-                                     .denominator = r.denominator.template view<T, 3>("denominator"),
-                                     .state = r.state.template view<T, 4>("state")},
-           *stream);
-    launch(LinearAttentionBackward<T>{.in = in,
-                                      .o = r.o.template view<const T, 4>("o"),
-                                      .denominator = r.denominator.template view<const T, 3>("denominator"),
-                                      .dout = x[7].view<const T, 4>("dout"),
-                                      .dstate = x[8].view<const T, 4>("dstate"),
-                                      .dq = r.dq.template view<T, 4>("dq"),
-                                      .dk = r.dk.template view<T, 4>("dk"),
-                                      .dv = r.dv.template view<T, 4>("dv"),
-                                      .dnorm_q = r.dnorm_q.template view<T, 4>("dnorm_q"),
-                                      .dnorm_k = r.dnorm_k.template view<T, 4>("dnorm_k"),
-                                      .dstate_in = r.dstate.template view<T, 4>("dstate")},
-           *stream);
+    const LinearAttentionForward<T> forward{.in = in,
+                                            .o = r.o.template view<T, 4>("o"),
+                                            .denominator = r.denominator.template view<T, 3>("denominator"),
+                                            .state = r.state.template view<T, 4>("state")};
+    const LinearAttentionBackward<T> backward{
+        .in = in,
+        .o = r.o.template view<const T, 4>("o"),
+        .denominator = r.denominator.template view<const T, 3>("denominator"),
+        .dout = x[7].view<const T, 4>("dout"),
+        .dstate = x[8].view<const T, 4>("dstate"),
+        .dq = r.dq.template view<T, 4>("dq"),
+        .dk = r.dk.template view<T, 4>("dk"),
+        .dv = r.dv.template view<T, 4>("dv"),
+        .dnorm_q = r.dnorm_q.template view<T, 4>("dnorm_q"),
+        .dnorm_k = r.dnorm_k.template view<T, 4>("dnorm_k"),
+        .dstate_in = r.dstate.template view<T, 4>("dstate")};
+    if constexpr (kChunk == 0) {
+      launch(forward, *stream);
+      launch(backward, *stream);
+    } else {
+      chunked::linear_attention_forward<kChunk>(forward, *stream);
+      chunked::linear_attention_backward<kChunk>(backward, *stream);
+    }
     return r;
   }
   /// Positive features, so that no denominator is near zero.
@@ -78,6 +91,25 @@ TEST_F(LinearAttentionKernelTest, TheFloatKernelIsNearTheDoubleOne) {
       // Sums of up to 130 tokens times 64 features.
       EXPECT_TRUE(error.rms <= 2e-5) << "output " << i << ": " << error.rms;
     }
+  }
+}
+
+TEST_F(LinearAttentionKernelTest, TheLengthOfAChunkDoesNotMatter) {
+  for (const int64_t length : {1, 150, 256}) {
+    SCOPED_TRACE("tokens " + std::to_string(length));
+    const auto sizes = shapes(2, length, 2, 17, 6);
+    const auto values = inputs(sizes);
+    const std::vector<Tensor> expected = run<double>(values, sizes).all();
+    const auto expect_equal = [&](const std::vector<Tensor>& actual, int64_t chunk) {
+      for (size_t i = 0; i < expected.size(); ++i) {
+        const auto error = testing::error_of<double, double>(actual[i].to_vector<double>(*stream),
+                                                             expected[i].to_vector<double>(*stream));
+        EXPECT_TRUE(error.rms <= 1e-12) << "chunk " << chunk << " output " << i << ": " << error.rms;
+      }
+    };
+    expect_equal(run<double, 16>(values, sizes).all(), 16);
+    expect_equal(run<double, 32>(values, sizes).all(), 32);
+    expect_equal(run<double, 128>(values, sizes).all(), 128);
   }
 }
 
