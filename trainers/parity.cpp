@@ -13,6 +13,7 @@
 #include "core/comm/local.h"
 #include "core/io/hdf5_archive.h"
 #include "core/io/memory_archive.h"
+#include "core/max_or_nan.h"
 #include "layers/attention/attention_layer.h"
 #include "layers/attention/recurrent_state.h"
 #include "trainers/config/field_reader.h"
@@ -196,8 +197,7 @@ class Runner {
       refuse(fmt::format("{} has {} values where the layer gives {}", path, expected.size(), values.size()));
     double largest = 0, magnitude = 0;
     for (size_t i = 0; i < expected.size(); ++i) {
-      const double difference = std::abs(values[i] - expected[i]);
-      largest = difference <= largest ? largest : difference;  // keeps a NaN
+      largest = max_or_nan(largest, std::abs(values[i] - expected[i]));
       magnitude = std::max(magnitude, std::abs(expected[i]));
     }
     result_.errors.push_back({name, largest == 0 ? 0 : largest / std::max(magnitude, 1e-300)});

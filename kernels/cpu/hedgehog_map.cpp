@@ -90,10 +90,7 @@ void hedgehog_map_backward(const HedgehogMapBackward<T>& args, Stream&) {
 template <class T>
 T largest_magnitude(const T* u, int64_t n) {
   T largest = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const T magnitude = std::abs(u[i]);
-    largest = magnitude <= largest ? largest : magnitude;  // keeps a NaN
-  }
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(u[i]));
   return largest;
 }
 

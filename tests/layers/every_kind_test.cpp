@@ -138,8 +138,7 @@ TEST_P(EveryKind, Float32FollowsFloat64) {
     rope_tables = {};
     double largest = 0, magnitude = 0;
     for (size_t i = 0; i < y.size(); ++i) {
-      const double error = std::abs(y[i] - exact[i]);
-      largest = error <= largest ? largest : error;  // keeps a NaN
+      largest = max_or_nan(largest, std::abs(y[i] - exact[i]));
       magnitude = std::max(magnitude, std::abs(exact[i]));
     }
     EXPECT_TRUE(largest <= 1e-4 * magnitude) << largest << " of " << magnitude;

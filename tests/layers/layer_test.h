@@ -13,6 +13,7 @@
 #include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "core/backend.h"
+#include "core/max_or_nan.h"
 #include "layers/attention/attention_layer.h"
 #include "tests/layers/json_fields.h"
 #include "tests/support/seed.h"
@@ -95,8 +96,8 @@ class LayerTest : public ::testing::Test {
     ASSERT_EQ(actual.shape(), expected.shape());
     double largest = 0, magnitude = 0;
     for (int64_t i = 0; i < actual.numel(); ++i) {
-      const double e = expected.data<double>()[i], difference = std::abs(actual.data<double>()[i] - e);
-      largest = difference <= largest ? largest : difference;  // keeps a NaN
+      const double e = expected.data<double>()[i];
+      largest = max_or_nan(largest, std::abs(actual.data<double>()[i] - e));
       magnitude = std::max(magnitude, std::abs(e));
     }
     EXPECT_TRUE(largest <= limit * magnitude) << "largest difference " << largest << " of " << magnitude;

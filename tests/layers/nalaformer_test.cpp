@@ -15,13 +15,15 @@ class NalaformerTest : public LayerTest {
  protected:
   static constexpr int64_t kDim = 12;
   const Json plain{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
-  /// A layer that ends with the attention itself: no gate, no norm to speak of, no output projection.
+  /// A layer that ends with the attention itself: no gate, no norm to speak of, no output projection. Keys
+  /// are queries, so that a token has weight at least for itself where signs must agree.
   std::unique_ptr<AttentionLayer> bare(const Json& more) {
     Json keys = with(plain, {{"short_conv", 0}, {"gate", "none"}, {"out_norm", "rms_head"}, {"norm_eps", 0}});
     auto layer = make("nalaformer", kDim, with(keys, more));
     std::vector<double> identity(static_cast<size_t>(kDim * kDim));
     for (int64_t i = 0; i < kDim; ++i) identity[i * kDim + i] = 1;
     set(*layer, "output/weight", identity);
+    set(*layer, "key/weight", parameter(*layer, "query/weight").value.to_vector<double>(*stream));
     return layer;
   }
 };
@@ -44,6 +46,57 @@ TEST_F(NalaformerTest, ScalesCancelWhereTheyShould) {
     // tanh(1e-6 r) moves the power by some 1e-5.
     expect_near(run(*layer, x), expected, 1e-3);
   }
+}
+
+// So a gradient has no part along the keys.
+TEST_F(NalaformerTest, GradientsOfKeysAreOrthogonalToThem) {
+  for (const char* map : {"cosine", "relu_split"}) {
+    const auto layer = bare({{"feature_map", map}, {"normaliser_eps", 0}});
+    ctx.recording = true;
+    const Variable y = run(*layer, Variable(random({2, 9, kDim})));
+    const Tensor dy = random(y.shape());
+    backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
+    ctx.recording = false;
+    const auto weight = parameter(*layer, "key/weight").value.to_vector<double>(*stream),
+               gradient = parameter(*layer, "key/weight").gradient->grad.to_vector<double>(*stream);
+    double along = 0, terms = 0;
+    for (size_t i = 0; i < weight.size(); ++i)
+      along += weight[i] * gradient[i], terms += std::abs(weight[i] * gradient[i]);
+    EXPECT_TRUE(std::abs(along) <= 1e-9 * terms) << map << ": " << along << " of " << terms;
+  }
+}
+
+// Power one and no phase: linear attention with the absolute values of queries and keys.
+TEST_F(NalaformerTest, PowerOneWithoutPhaseIsLinearAttentionOfAbsoluteValues) {
+  const auto layer =
+      bare({{"phase", "none"}, {"lambda", 1}, {"tau", 1}, {"qnorm_scale", 1e-6}, {"normaliser_eps", 0}});
+  const int64_t T = 9, Dh = 6;
+  const Tensor x = random({1, T, kDim}), expected = Tensor::zeros(x.shape(), DType::f64, *stream);
+  const auto project = [&](const char* name) {
+    const auto weight = parameter(*layer, name).value.to_vector<double>(*stream);
+    std::vector<double> rows(static_cast<size_t>(T * kDim));
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t c = 0; c < kDim; ++c)
+        for (int64_t i = 0; i < kDim; ++i)
+          rows[t * kDim + c] += weight[c * kDim + i] * x.data<double>()[t * kDim + i];
+    return rows;
+  };
+  const auto q = project("query/weight"), k = project("key/weight"), v = project("value/weight");
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t h = 0; h < 2; ++h) {
+      std::vector<double> o(Dh);
+      for (int64_t j = 0; j <= t; ++j) {
+        double score = 0;
+        for (int64_t d = h * Dh; d < (h + 1) * Dh; ++d) score += std::abs(q[t * kDim + d] * k[j * kDim + d]);
+        for (int64_t d = 0; d < Dh; ++d) o[d] += score * v[j * kDim + h * Dh + d];
+      }
+      double squares = 0;  // of the norm, in which the sum of the weights cancels
+      for (const double value : o) squares += value * value / static_cast<double>(Dh);
+      for (int64_t d = 0; d < Dh; ++d)
+        expected.data<double>()[t * kDim + h * Dh + d] = o[d] / std::sqrt(squares);
+    }
+  // tanh(1e-6 r) moves the power by some 1e-5.
+  expect_near(run(*layer, x), expected, 1e-3);
 }
 
 // The norm of a query acts where its power is free.
