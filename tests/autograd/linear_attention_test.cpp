@@ -1,65 +1,15 @@
 // Linear attention: against its quadratic definition, against central differences, and in segments.
-#include "autograd/ops/linear_attention.h"
-
-#include <gtest/gtest.h>
+#include "tests/autograd/linear_attention_test.h"
 
 #include <algorithm>
-#include <cmath>
-#include <memory>
-#include <vector>
+#include <cstring>
 
-#include "autograd/engine.h"
 #include "autograd/gradcheck.h"
-#include "core/backend.h"
-#include "tests/support/seed.h"
 
 namespace headway {
 namespace {
 
-struct Case {
-  int64_t B, T, H, F, V;
-  bool decay = false, normalise = false, apart = false, state = false;
-};
-
-class LinearAttentionTest : public testing::Test {
- protected:
-  std::unique_ptr<Stream> stream = cpu_backend().make_stream();
-  const uint32_t seed = fresh_seed();
-  Rng rng{seed};
-  Context ctx{.stream = *stream, .rng = rng};
-
-  Variable leaf(const Shape& shape, bool positive) {
-    std::vector<double> values = random_values<double>(shape.numel(), seed, next_++);
-    if (positive)
-      for (double& value : values) value = std::abs(value) + 0.1;
-    return Variable::leaf(Tensor::from<double>(values, shape, *stream));
-  }
-  /// With a normaliser, features are positive, so that no denominator is near zero.
-  LinearInputs inputs(const Case& c) {
-    const Shape features{c.B, c.T, c.H, c.F};
-    LinearInputs in{.q = leaf(features, c.normalise),
-                    .k = leaf(features, c.normalise),
-                    .v = leaf({c.B, c.T, c.H, c.V}, false)};
-    if (c.apart) in.norm_q = leaf(features, true), in.norm_k = leaf(features, true);
-    if (c.state) in.state = leaf({c.B, c.H, c.F, c.V + (c.normalise ? 1 : 0)}, c.normalise);
-    if (c.decay) {
-      std::vector<double> slopes;
-      for (int64_t h = 0; h < c.H; ++h) slopes.push_back(0.05 + 0.3 * static_cast<double>(h));
-      in.slope = Tensor::from<double>(slopes, {c.H}, *stream);
-    }
-    return in;
-  }
-  static std::vector<Variable> leaves(const LinearInputs& in) {
-    std::vector<Variable> all{in.q, in.k, in.v};
-    for (const Variable& input : {in.norm_q, in.norm_k, in.state})
-      if (input.defined()) all.push_back(input);
-    return all;
-  }
-
- private:
-  uint32_t next_ = 0;
-  testing::ScopedTrace trace_{__FILE__, __LINE__, "HEADWAY_TEST_SEED=" + std::to_string(seed)};
-};
+using Case = LinearCase;
 
 // Chunks hold 64 tokens: one short chunk, exactly one, and several with a rest.
 const Case kCases[] = {
@@ -148,39 +98,41 @@ TEST_F(LinearAttentionTest, Gradients) {
   }
 }
 
+// Segments whose ends are no ends of chunks, and a token at a time.
 TEST_F(LinearAttentionTest, SegmentsCarryTheState) {
-  for (Case c : kCases) {
-    SCOPED_TRACE("T " + std::to_string(c.T));
-    c.B = 1;
-    const LinearInputs in = inputs(c);
-    const auto whole = linear_attention(ctx, in, config_of(c));
-    const auto part = [&](const Variable& x, int64_t begin, int64_t end) {
-      return x.defined() ? Variable(x.value().slice(1, begin, end)) : Variable();
-    };
-    Variable state = in.state;
-    for (int64_t begin = 0; begin < c.T;) {
-      const int64_t end = std::min(c.T, begin + (begin % 3 == 0 ? 1 : 70));
-      const auto [o, next] = linear_attention(ctx,
-                                              {.q = part(in.q, begin, end),
-                                               .k = part(in.k, begin, end),
-                                               .v = part(in.v, begin, end),
-                                               .norm_q = part(in.norm_q, begin, end),
-                                               .norm_k = part(in.norm_k, begin, end),
-                                               .state = state,
-                                               .slope = in.slope},
-                                              config_of(c));
-      const Tensor expected = whole[0].value().slice(1, begin, end);
-      for (int64_t i = 0; i < expected.numel(); ++i)
-        ASSERT_NEAR(o.value().data<double>()[i], expected.data<double>()[i],
-                    1e-11 * (1 + std::abs(expected.data<double>()[i])));
-      state = next;
-      begin = end;
+  for (const int64_t longest : {1, 70})
+    for (Case c : kCases) {
+      SCOPED_TRACE("T " + std::to_string(c.T) + " longest segment " + std::to_string(longest));
+      c.B = 1;
+      const LinearInputs in = inputs(c);
+      const auto whole = linear_attention(ctx, in, config_of(c));
+      const auto part = [&](const Variable& x, int64_t begin, int64_t end) {
+        return x.defined() ? Variable(x.value().slice(1, begin, end)) : Variable();
+      };
+      Variable state = in.state;
+      for (int64_t begin = 0; begin < c.T;) {
+        const int64_t end = std::min(c.T, begin + (begin % 3 == 0 ? 1 : longest));
+        const auto [o, next] = linear_attention(ctx,
+                                                {.q = part(in.q, begin, end),
+                                                 .k = part(in.k, begin, end),
+                                                 .v = part(in.v, begin, end),
+                                                 .norm_q = part(in.norm_q, begin, end),
+                                                 .norm_k = part(in.norm_k, begin, end),
+                                                 .state = state,
+                                                 .slope = in.slope},
+                                                config_of(c));
+        const Tensor expected = whole[0].value().slice(1, begin, end);
+        for (int64_t i = 0; i < expected.numel(); ++i)
+          ASSERT_NEAR(o.value().data<double>()[i], expected.data<double>()[i],
+                      1e-11 * (1 + std::abs(expected.data<double>()[i])));
+        state = next;
+        begin = end;
+      }
+      for (int64_t i = 0; i < state.value().numel(); ++i) {
+        const double expected = whole[1].value().data<double>()[i];
+        ASSERT_NEAR(state.value().data<double>()[i], expected, 1e-11 * (1 + std::abs(expected)));
+      }
     }
-    for (int64_t i = 0; i < state.value().numel(); ++i) {
-      const double expected = whole[1].value().data<double>()[i];
-      ASSERT_NEAR(state.value().data<double>()[i], expected, 1e-11 * (1 + std::abs(expected)));
-    }
-  }
 }
 
 // Decay and eps of each token: against the recurrence itself, central differences and segments.
@@ -273,6 +225,31 @@ TEST_F(LinearAttentionTest, LimitsOfTheDecay) {
   for (int64_t t = 0; t < T; ++t)
     EXPECT_NEAR(sums.data<double>()[t], (1 - std::pow(lambda, static_cast<double>(t + 1))) / (1 - lambda),
                 1e-12);
+}
+
+TEST_F(LinearAttentionTest, WithoutDecayItIsThePrefixSum) {
+  LinearInputs in = inputs({.B = 1, .T = 150, .H = 1, .F = 4, .V = 3});
+  const Tensor o = linear_attention(ctx, in, {})[0].value();
+  in.slope = Tensor::zeros({1}, DType::f64, *stream);
+  const Tensor of_zero_slope = linear_attention(ctx, in, {})[0].value();
+  EXPECT_EQ(std::memcmp(o.raw(), of_zero_slope.raw(), o.bytes()), 0);
+  const double *const q = in.q.value().data<double>(), *const k = in.k.value().data<double>(),
+                      *const v = in.v.value().data<double>();
+  double sums[4][3] = {};
+  for (int64_t t = 0; t < 150; ++t)
+    for (int64_t c = 0; c < 3; ++c) {
+      double expected = 0;
+      for (int64_t f = 0; f < 4; ++f) {
+        sums[f][c] += k[t * 4 + f] * v[t * 3 + c];
+        expected += q[t * 4 + f] * sums[f][c];
+      }
+      EXPECT_TRUE(std::abs(o.data<double>()[t * 3 + c] - expected) <= 1e-11) << t;
+    }
+  // Equal keys and queries of length one, values of one: tokens are counted.
+  for (const Variable& x : {in.q, in.k}) std::fill_n(x.value().data<double>(), 600, 0.5);
+  std::fill_n(in.v.value().data<double>(), 450, 1.0);
+  const Tensor counts = linear_attention(ctx, in, {})[0].value();
+  for (int64_t i = 0; i < 450; ++i) EXPECT_EQ(counts.data<double>()[i], static_cast<double>(i / 3 + 1));
 }
 
 TEST_F(LinearAttentionTest, RefusesAStateOfAnotherWidth) {
