@@ -1,10 +1,12 @@
 // The operations of Lightning against central differences in float64.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 #include <vector>
 
 #include "autograd/apply.h"
+#include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops/activation.h"
 #include "autograd/ops/gated_norm.h"
@@ -67,6 +69,54 @@ TEST_F(LightningOpsTest, Lrpe) {
     expect_gradients(
         {x, theta},
         [&](Context& c) { return std::vector{apply<headway::Lrpe>(c, {.offset = offset}, x, theta)}; }, 1e-8);
+}
+
+// <y_p, y'_s> = sum over channels of x x' cos(theta (p - s)), wherever the first token stands.
+TEST_F(LightningOpsTest, LrpeProductsSeeTheDistance) {
+  const int64_t T = 9, Dh = 5;
+  const Variable q = leaf({1, T, 1, Dh}), k = leaf({1, T, 1, Dh}), theta = leaf({1, Dh});
+  for (const int64_t offset : {0, 1000}) {
+    const Tensor rq = apply<headway::Lrpe>(ctx, {.offset = offset}, q, theta).value(),
+                 rk = apply<headway::Lrpe>(ctx, {.offset = offset}, k, theta).value();
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t s = 0; s < T; ++s) {
+        double expected = 0, actual = 0;
+        for (int64_t m = 0; m < Dh; ++m)
+          expected += q.value().data<double>()[t * Dh + m] * k.value().data<double>()[s * Dh + m] *
+                      std::cos(theta.value().data<double>()[m] * static_cast<double>(t - s));
+        for (int64_t m = 0; m < 2 * Dh; ++m)
+          actual += rq.data<double>()[t * 2 * Dh + m] * rk.data<double>()[s * 2 * Dh + m];
+        // Angles of up to some thousands keep 1e-12.
+        EXPECT_TRUE(std::abs(actual - expected) <= 1e-11) << t << " " << s;
+      }
+  }
+}
+
+// Without eps a factor of a row cancels, so that its gradient is orthogonal to it.
+TEST_F(LightningOpsTest, TheNormDoesNotSeeTheScaleOfARow) {
+  const int64_t N = 6, D = 7;
+  const Variable x = leaf({N, D}), weight = leaf({D}), gate = leaf({N, D});
+  const GatedNorm::Config config{.activation = GateActivation::sigmoid, .eps = 1e-30};
+  ctx.recording = true;
+  const Variable y = apply<headway::GatedNorm>(ctx, config, x, weight, gate);
+  const Tensor dy = leaf({N, D}).value();
+  backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
+  ctx.recording = false;
+  const Tensor scaled = x.value().clone(*stream);
+  for (int64_t row = 0; row < N; ++row) {
+    double along = 0, terms = 0;
+    for (int64_t c = 0; c < D; ++c) {
+      const double term = x.value().data<double>()[row * D + c] * x.grad().data<double>()[row * D + c];
+      along += term, terms += std::abs(term);
+      scaled.data<double>()[row * D + c] *= std::pow(10.0, static_cast<double>(row - 3));
+    }
+    EXPECT_TRUE(std::abs(along) <= 1e-13 * (terms + 1)) << row;
+  }
+  const Tensor other = apply<headway::GatedNorm>(ctx, config, Variable(scaled), weight, gate).value();
+  for (int64_t i = 0; i < N * D; ++i) {
+    const double expected = y.value().data<double>()[i];
+    EXPECT_TRUE(std::abs(other.data<double>()[i] - expected) <= 1e-13 * std::abs(expected)) << i;
+  }
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
-// Lightning attention: golden cases, slopes, the limits of its decay and norm, decoding, counts.
+// Lightning attention: slopes, the norm over all heads, LRPE, counts.
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 #include "layers/attention/recurrent_state.h"
@@ -16,9 +17,10 @@ class LightningTest : public LayerTest {
  protected:
   static constexpr int64_t kDim = 12;
   const Json plain{{"num_heads", 3}, {"num_kv_heads", 3}, {"head_dim", 4}};
-  /// From what is left of a state of ones after a token of zeros.
-  double slope_of(const Json& keys, int64_t head, int64_t num_layers, int64_t layer_index) {
-    const int64_t H = keys.at("num_heads");
+  /// Of every head, from what is left of a state of ones after a token of zeros.
+  std::vector<double> slopes_of(int64_t H, const char* decay, int64_t num_layers, int64_t layer_index) {
+    const Json keys{{"num_heads", H}, {"num_kv_heads", H},       {"head_dim", 1},
+                    {"decay", decay}, {"qk_activation", "none"}, {"gate", "none"}};
     const ModelShape shape{.model_dim = H,
                            .num_layers = num_layers,
                            .layer_index = layer_index,
@@ -26,36 +28,52 @@ class LightningTest : public LayerTest {
                            .output_init_std = 1};
     const auto layer = find_attention("lightning").make(*make_config("lightning", keys), shape);
     layer->materialize(DType::f64, seed, *stream);
-    std::vector<double> identity(static_cast<size_t>(H * H));
-    for (int64_t h = 0; h < H; ++h) identity[h * H + h] = 1;
-    for (const char* name : {"query/weight", "key/weight", "value/weight"}) set(*layer, name, identity);
     RecurrentState state;
-    const Tensor zeros = Tensor::zeros({1, 1, H}, DType::f64, *stream);
     state.matrix = Variable(
         Tensor::from<double>(std::vector<double>(static_cast<size_t>(H), 1.0), {1, H, 1, 1}, *stream));
-    run(*layer, Variable(zeros), &state, 0);
-    return -std::log(state.matrix.value().data<double>()[head]);
+    run(*layer, Variable(Tensor::zeros({1, 1, H}, DType::f64, *stream)), &state, 0);
+    std::vector<double> slopes = state.matrix.value().to_vector<double>(*stream);
+    for (double& slope : slopes) slope = -std::log(slope);
+    return slopes;
+  }
+  static void expect_slopes(const std::vector<double>& actual, const std::vector<double>& flat,
+                            double factor) {
+    ASSERT_EQ(actual.size(), flat.size());
+    for (size_t h = 0; h < flat.size(); ++h) EXPECT_NEAR(actual[h], flat[h] * factor, 1e-14) << "head " << h;
   }
 };
 
+// As that code computes them: a geometric series from 2^(-8/H) for a power of two, else one for the next
+// smaller power and every second slope of twice that.
 TEST_F(LightningTest, SlopesOfThePublishedCode) {
-  const auto keys = [](int64_t H, const char* decay) {
-    return Json{{"num_heads", H}, {"num_kv_heads", H},       {"head_dim", 1},
-                {"decay", decay}, {"qk_activation", "none"}, {"gate", "none"}};
+  const auto series = [](int64_t P) {
+    std::vector<double> slopes{std::pow(2.0, -8.0 / static_cast<double>(P))};
+    while (static_cast<int64_t>(slopes.size()) < P) slopes.push_back(slopes.back() * slopes.front());
+    return slopes;
   };
-  const std::vector<double> eight{0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625};
-  for (int64_t h = 0; h < 8; ++h) {
-    EXPECT_NEAR(slope_of(keys(8, "alibi_flat"), h, 4, 1), eight[h], 1e-14);
-    EXPECT_NEAR(slope_of(keys(8, "alibi"), h, 4, 1), eight[h] * (1 - 1.0 / 3 + 1e-5), 1e-14);
-    EXPECT_NEAR(slope_of(keys(8, "alibi"), h, 4, 3), eight[h] * 1e-5, 1e-14);
-    EXPECT_NEAR(slope_of(keys(8, "alibi"), h, 1, 0), eight[h] * (1 + 1e-5), 1e-14);
-    EXPECT_NEAR(slope_of(keys(8, "linear"), h, 4, 1), static_cast<double>(h) * 0.75, 1e-13);
+  std::map<int64_t, std::vector<double>> tables{
+      {8, {0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625}},
+      {16, series(16)},
+      {64, series(64)},
+      {3, {0.0625, 0.00390625, 0.25}},
+      {1, {0.00390625}}};
+  tables[12] = tables[8];
+  for (const double slope :
+       {0.70710678118654752, 0.35355339059327376, 0.17677669529663688, 0.088388347648318447})
+    tables[12].push_back(slope);
+  for (const auto& [H, flat] : tables) {
+    SCOPED_TRACE("heads " + std::to_string(H));
+    expect_slopes(slopes_of(H, "alibi_flat", 4, 1), flat, 1);
+    expect_slopes(slopes_of(H, "alibi", 4, 0), flat, 1 + 1e-5);
+    expect_slopes(slopes_of(H, "alibi", 4, 1), flat, 1 - 1.0 / 3 + 1e-5);
+    expect_slopes(slopes_of(H, "alibi", 4, 3), flat, 1e-5);
+    expect_slopes(slopes_of(H, "alibi", 1, 0), flat, 1 + 1e-5);
   }
-  const std::vector<double> rest{0.70710678118654752, 0.35355339059327376, 0.17677669529663688,
-                                 0.088388347648318447};
-  for (int64_t h = 8; h < 12; ++h) EXPECT_NEAR(slope_of(keys(12, "alibi_flat"), h, 4, 1), rest[h - 8], 1e-14);
-  const std::vector<double> three{0.0625, 0.00390625, 0.25};
-  for (int64_t h = 0; h < 3; ++h) EXPECT_NEAR(slope_of(keys(3, "alibi_flat"), h, 4, 1), three[h], 1e-14);
+}
+
+TEST_F(LightningTest, SlopesOfThePrintedFormula) {
+  const std::vector<double> slopes = slopes_of(8, "linear", 4, 1);
+  for (size_t h = 0; h < 8; ++h) EXPECT_NEAR(slopes[h], static_cast<double>(h) * 0.75, 1e-13);
 }
 
 // The norm spans all heads of a token: without a gate, what enters the output projection has mean square one.
