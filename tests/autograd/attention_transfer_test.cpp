@@ -9,6 +9,8 @@
 #include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops/attention_transfer.h"
+#include "autograd/ops/head_linear.h"
+#include "autograd/ops/hedgehog_map.h"
 #include "core/backend.h"
 #include "core/error.h"
 #include "tests/support/seed.h"
@@ -123,6 +125,25 @@ TEST_F(AttentionTransferTest, EqualWeightsLoseNothingAndHaveNoGradient) {
     for (const double value : leaf.grad().to_vector<double>(*stream)) EXPECT_LE(std::abs(value), 1e-16);
 }
 
+// The papers' cross entropy is never below the teacher's entropy, however near the weights come.
+TEST_F(AttentionTransferTest, IsNeverNegative) {
+  const Tensor zero = Tensor::zeros({1, 40, 2, 3}, DType::f64, *stream);
+  double before = 1;
+  for (const double distance : {0.3, 1e-2, 1e-4, 1e-8}) {
+    const auto near_one = [&] {
+      const Tensor x = random({1, 40, 2, 5}, true);
+      for (int64_t i = 0; i < x.numel(); ++i) x.data<double>()[i] = std::pow(x.data<double>()[i], distance);
+      return x;
+    };
+    const double loss = apply<AttentionTransfer>(ctx, {.scale = 1}, zero, zero, near_one(), near_one())
+                            .value()
+                            .to_vector<double>(*stream)[0];
+    EXPECT_GE(loss, -1e-15) << distance;
+    EXPECT_LT(loss, before) << distance;
+    before = loss;
+  }
+}
+
 TEST_F(AttentionTransferTest, VanishingWeightsStayFinite) {
   const Tensor q = to_float(random({1, 40, 1, 4}), *stream);
   std::vector<float> features(80, 0.0f);
@@ -140,6 +161,79 @@ TEST_F(AttentionTransferTest, TheTeacherHasNoGradient) {
   const Variable q = Variable::leaf(random({1, 3, 1, 2})), f = Variable::leaf(random({1, 3, 1, 2}, true));
   const Variable loss = apply<AttentionTransfer>(ctx, {.scale = 1}, q, q, f, f);
   EXPECT_THROW(backward(ctx, loss, MicroStep::last), ShapeError);
+}
+
+// Maps of one head learn the weights of a softmax head, and with them how spiky they are.
+TEST_F(AttentionTransferTest, MapsLearnASoftmaxHead) {
+  const int64_t T = 64, E = 8, Dh = 16, Df = 32;
+  const Tensor x = random({1, T, 1, E});
+  // Queries and keys of unit size, from rows of E numbers.
+  const auto project = [&](Tensor weight) {
+    for (int64_t i = 0; i < weight.numel(); ++i)
+      weight.data<double>()[i] /= std::sqrt(static_cast<double>(E));
+    return apply<HeadLinear>(ctx, {}, Variable(x), Variable(weight), Variable()).value();
+  };
+  const Tensor q = project(random({1, Dh, E})), k = project(random({1, Dh, E}));
+  const double scale = 1 / std::sqrt(static_cast<double>(Dh));
+  std::vector<double> identity(static_cast<size_t>(Df * Dh));
+  for (int64_t i = 0; i < Dh; ++i) identity[i * Dh + i] = 1;
+  const std::vector<Variable> maps{Variable::leaf(Tensor::from<double>(identity, {1, Df, Dh}, *stream)),
+                                   Variable::leaf(Tensor::from<double>(identity, {1, Df, Dh}, *stream))};
+  std::vector<Tensor> features(2);
+  const auto divergence = [&] {
+    std::vector<Variable> outputs;
+    for (const auto& [map, rows] : {std::pair(maps[0], q), std::pair(maps[1], k)})
+      outputs.push_back(apply<HedgehogMap>(ctx, {.features = HedgehogFeatures::softmax},
+                                           apply<HeadLinear>(ctx, {}, Variable(rows), map, Variable()),
+                                           Tensor()));
+    features = {outputs[0].value(), outputs[1].value()};
+    return apply<AttentionTransfer>(ctx, {.scale = scale}, q, k, outputs[0], outputs[1]);
+  };
+  const auto entropy = [&](const std::vector<double>& weights) {
+    double sum = 0, result = 0;
+    for (const double w : weights) sum += w;
+    for (const double w : weights) result -= w / sum * std::log(w / sum);
+    return result;
+  };
+  const auto mean_entropy = [&](const Tensor& x, const Tensor& y, const auto& weight) {
+    double sum = 0;
+    for (int64_t i = 0; i < T; ++i) {
+      std::vector<double> weights;
+      for (int64_t j = 0; j <= i; ++j) {
+        double product = 0;
+        for (int64_t c = 0; c < x.size(3); ++c)
+          product += x.data<double>()[i * x.size(3) + c] * y.data<double>()[j * x.size(3) + c];
+        weights.push_back(weight(product));
+      }
+      sum += entropy(weights);
+    }
+    return sum / static_cast<double>(T);
+  };
+  const auto student = [&] { return mean_entropy(features[0], features[1], [](double w) { return w; }); };
+  const double teacher = mean_entropy(q, k, [&](double s) { return std::exp(scale * s); });
+
+  // Adam without a correction of its averages' start.
+  std::vector<std::vector<double>> means(2), squares(2);
+  for (auto* moments : {&means, &squares})
+    for (auto& moment : *moments) moment.assign(identity.size(), 0);
+  double first = 0, last = 0, first_entropy = 0;
+  for (int step = 0; step < 300; ++step) {
+    const Variable loss = divergence();
+    last = loss.value().to_vector<double>(*stream)[0];
+    if (step == 0) first = last, first_entropy = student();
+    for (const Variable& map : maps) map.edge().leaf->written = false;
+    backward(ctx, loss, MicroStep::last);
+    for (size_t m = 0; m < 2; ++m)
+      for (size_t i = 0; i < identity.size(); ++i) {
+        const double g = maps[m].grad().data<double>()[i];
+        means[m][i] = 0.9 * means[m][i] + 0.1 * g;
+        squares[m][i] = 0.99 * squares[m][i] + 0.01 * g * g;
+        maps[m].value().data<double>()[i] -= 0.03 * means[m][i] / (std::sqrt(squares[m][i]) + 1e-10);
+      }
+  }
+  EXPECT_LE(last, 0.1 * first) << "from " << first << " to " << last;
+  EXPECT_LE(std::abs(student() - teacher), 0.25 * std::abs(first_entropy - teacher))
+      << "from " << first_entropy << " to " << student() << " for " << teacher;
 }
 
 }  // namespace

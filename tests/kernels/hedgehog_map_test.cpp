@@ -101,6 +101,17 @@ TEST_F(HedgehogMapTest, NormalisedMapsStandLargeInputs) {
     for (const float value : map(features, u, Df)) EXPECT_TRUE(value >= 0 && value <= 1) << value;
 }
 
+// So that a pair of rows weighs between 0 and 2, and t tokens together no more than 2 t.
+TEST_F(HedgehogMapTest, SoftmaxHalvesSumToOne) {
+  const int64_t N = 40, Df = 16;
+  const auto y = map(Features::softmax, random(N * Df, 20), Df);
+  for (int64_t half = 0; half < 2 * N; ++half) {
+    double sum = 0;
+    for (int64_t i = 0; i < Df; ++i) sum += static_cast<double>(y[half * Df + i]);
+    EXPECT_NEAR(sum, 1, 1e-6);
+  }
+}
+
 TEST_F(HedgehogMapTest, SoftmaxFeaturesDoNotSeeACommonShift) {
   const int64_t N = 5, Df = 8;
   auto u = random(N * Df);

@@ -1,9 +1,10 @@
-// Hedgehog: golden cases, the identities of its maps and weights, decoding, counts.
+// Hedgehog: its definition in plain loops, the identities of its maps and weights, its state, counts.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "core/error.h"
+#include "layers/attention/recurrent_state.h"
 #include "tests/layers/layer_test.h"
 
 namespace headway::testing {
@@ -27,12 +28,89 @@ class HedgehogTest : public LayerTest {
     set(layer, "value/weight", identity);
     set(layer, "output/weight", identity);
   }
+  /// x [1,T,D] -> query or key features [T,H,2*Df] of a layer without rotation.
+  std::vector<double> features(AttentionLayer& layer, const std::string& name, const std::string& kind,
+                               const Tensor& x) {
+    const auto projection = parameter(layer, name + "/weight").value.to_vector<double>(*stream);
+    const Tensor map = parameter(layer, name + "_map/weight").value,
+                 bias = parameter(layer, name + "_map/bias").value;
+    const int64_t T = x.size(1), H = map.size(0), Df = map.size(1), Dh = map.size(2);
+    std::vector<double> all;
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t h = 0; h < H; ++h) {
+        std::vector<double> u(bias.data<double>() + h * Df, bias.data<double>() + (h + 1) * Df);
+        for (int64_t d = 0; d < Dh; ++d) {
+          double value = 0;
+          for (int64_t i = 0; i < kDim; ++i)
+            value += projection[(h * Dh + d) * kDim + i] * x.data<double>()[t * kDim + i];
+          for (int64_t f = 0; f < Df; ++f) u[f] += map.data<double>()[(h * Df + f) * Dh + d] * value;
+        }
+        const double top = *std::max_element(u.begin(), u.end()),
+                     bottom = *std::min_element(u.begin(), u.end());
+        double plus = 0, minus = 0, joint = 0;
+        for (const double value : u) {
+          plus += std::exp(value), minus += std::exp(-value);
+          joint += std::exp(2 * value) + std::exp(-2 * value);
+        }
+        for (const double sign : {1.0, -1.0})
+          for (const double value : u)
+            all.push_back(kind == "softmax" ? std::exp(sign * value) / (sign > 0 ? plus : minus)
+                          : kind == "exp"   ? std::exp(sign * value)
+                          : kind == "joint" ? std::exp(2 * sign * value) / joint
+                                            : std::exp(sign * (value - (sign > 0 ? top : bottom))));
+      }
+    return all;
+  }
   void negate(AttentionLayer& layer, const std::string& path) {
     auto values = parameter(layer, path).value.to_vector<double>(*stream);
     for (double& value : values) value = -value;
     set(layer, path, values);
   }
 };
+
+// More tokens than a chunk has, with and without eps; and the state is the sum of key features times values
+// and one, which a kind may hold divided by exp(log_scale).
+TEST_F(HedgehogTest, EveryMapIsItsDefinition) {
+  const int64_t T = 70, H = 2, Df = 5, F = 2 * Df, Dh = 6;
+  for (const std::string kind : {"softmax", "exp", "expmax", "joint"})
+    for (const double eps : {0.0, 0.1}) {
+      SCOPED_TRACE(kind + " eps " + std::to_string(eps));
+      const auto layer = random_layer(with(plain, {{"feature_map", kind},
+                                                   {"feature_dim", Df},
+                                                   {"map_bias", true},
+                                                   {"normaliser_eps", eps},
+                                                   {"rope", false}}));
+      pass_values_through(*layer);
+      const Tensor x = random({1, T, kDim}), expected = Tensor::zeros(x.shape(), DType::f64, *stream);
+      const auto fq = features(*layer, "query", kind, x), fk = features(*layer, "key", kind, x);
+      std::vector<double> sums(static_cast<size_t>(H * F * (Dh + 1)));
+      for (int64_t t = 0; t < T; ++t)
+        for (int64_t h = 0; h < H; ++h) {
+          double denominator = eps;
+          std::vector<double> numerator(Dh);
+          for (int64_t j = 0; j <= t; ++j) {
+            double weight = 0;
+            for (int64_t f = 0; f < F; ++f) weight += fq[(t * H + h) * F + f] * fk[(j * H + h) * F + f];
+            denominator += weight;
+            for (int64_t d = 0; d < Dh; ++d) numerator[d] += weight * x.data<double>()[j * kDim + h * Dh + d];
+          }
+          for (int64_t d = 0; d < Dh; ++d)
+            expected.data<double>()[t * kDim + h * Dh + d] = numerator[d] / denominator;
+          for (int64_t f = 0; f < F; ++f)
+            for (int64_t d = 0; d <= Dh; ++d)
+              sums[(h * F + f) * (Dh + 1) + d] +=
+                  fk[(t * H + h) * F + f] * (d < Dh ? x.data<double>()[t * kDim + h * Dh + d] : 1);
+        }
+      const auto state = layer->make_state(1, T, DType::f64, Device{});
+      expect_near(run(*layer, Variable(x), state.get()).value(), expected, 1e-11);
+      const auto& past = static_cast<const RecurrentState&>(*state);
+      std::vector<double> held = past.matrix.value().to_vector<double>(*stream);
+      for (size_t i = 0; past.log_scale && i < held.size(); ++i)
+        held[i] *= std::exp(past.log_scale.data<double>()[static_cast<int64_t>(i) / (F * (Dh + 1))]);
+      expect_near(Tensor::from<double>(held, past.matrix.shape(), *stream),
+                  Tensor::from<double>(sums, past.matrix.shape(), *stream), 1e-11);
+    }
+}
 
 // Weights are positive and sum to one: outputs lie among the values so far.
 TEST_F(HedgehogTest, OutputsLieInTheHullOfTheValues) {
