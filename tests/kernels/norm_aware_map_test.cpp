@@ -166,6 +166,29 @@ TEST_F(NormAwareMapTest, CosineSimilaritiesAreBoundedFromBothSides) {
     }
 }
 
+// Why phases are bounded: opposite unit vectors have the lowest similarity there is. With the direction
+// itself for a phase it would be cos(2) < 0, and a sum of weights could vanish.
+TEST_F(NormAwareMapTest, OppositeUnitVectorsHaveTheLowestSimilarity) {
+  const int64_t Dh = 4;
+  const std::vector<double> q{1, 0, 0, 0}, k{-1, 0, 0, 0};
+  const auto similarity = [&](Settings::Phase phase) {
+    const auto change = [&](Settings& s) { s.phase = phase; };
+    return dot(map(with(kQuery, change), q, Dh), 0, map(with(kKey, change), k, Dh), 0);
+  };
+  const double lowest = std::cos(std::numbers::pi / 2 * std::tanh(1.0));
+  EXPECT_NEAR(lowest, 0.36579, 1e-5);
+  EXPECT_NEAR(similarity(Settings::Phase::tanh_direction), lowest, 1e-12);
+  EXPECT_NEAR(similarity(Settings::Phase::tanh_row), lowest, 1e-12);
+  EXPECT_NEAR(similarity(Settings::Phase::direction), 0, 1e-12);
+  EXPECT_NEAR(similarity(Settings::Phase::none), 1, 1e-11);
+  const Tensor amplitude_q = map(with(kQuery, [](Settings&s) { s.phase = Settings::Phase::none; }), q, Dh),
+               amplitude_k = map(with(kKey, [](Settings&s) { s.phase = Settings::Phase::none; }), k, Dh);
+  double unbounded = 0;
+  for (int64_t i = 0; i < Dh; ++i)
+    unbounded += amplitude_q.data<double>()[i] * amplitude_k.data<double>()[i] * std::cos(q[i] - k[i]);
+  EXPECT_LT(unbounded, -0.4);
+}
+
 TEST_F(NormAwareMapTest, ReluSplitIsNeverNegative) {
   const int64_t N = 20, Dh = 16;
   const auto split = [](Settings& s) { s.map = Settings::Map::relu_split; };
@@ -213,30 +236,55 @@ TEST_F(NormAwareMapTest, ReluSplitWithPowerOneKeepsProductsOfEqualSign) {
   EXPECT_NEAR(dot(map(with(kQuery, linear), q, Dh), 0, map(with(kKey, linear), k, Dh), 0), expected, 1e-12);
 }
 
+TEST_F(NormAwareMapTest, PowerOneWithoutPhaseIsTheAbsoluteValue) {
+  const int64_t N = 5, Dh = 12;
+  const auto x = rows(N, Dh);
+  const auto plain = [](Settings& s) {
+    s.phase = Settings::Phase::none, s.lambda = 1, s.power_from_norm = false;
+  };
+  const Tensor fq = map(with(kQuery, plain), x, Dh), fk = map(with(kKey, plain), x, Dh);
+  for (int64_t n = 0; n < N; ++n) {
+    double squares = kQuery.eps;
+    for (int64_t i = 0; i < Dh; ++i) squares += x[n * Dh + i] * x[n * Dh + i];
+    for (int64_t i = 0; i < Dh; ++i) {
+      const double size = std::abs(x[n * Dh + i]);
+      EXPECT_NEAR(fq.data<double>()[n * 2 * Dh + i], size / std::sqrt(squares), 1e-14);
+      EXPECT_NEAR(fk.data<double>()[n * 2 * Dh + i], size, 1e-14);
+      EXPECT_EQ(fq.data<double>()[n * 2 * Dh + Dh + i], 0);
+      EXPECT_EQ(fk.data<double>()[n * 2 * Dh + Dh + i], 0);
+    }
+  }
+}
+
 // The larger the norm of a query, the more even small differences of its weights count: their mean entropy
 // falls.
 TEST_F(NormAwareMapTest, LongerQueriesHaveLessEntropy) {
-  const int64_t queries = 64, keys = 128, Dh = 32;
-  const auto k = rows(keys, Dh), unit = rows(queries, Dh);
-  const Tensor fk = map(kKey, k, Dh);
-  double before = std::log(static_cast<double>(keys));
-  for (const double scale : {0.02, 0.05, 0.1, 0.2, 0.4}) {
-    std::vector<double> q = unit;
-    for (double& value : q) value *= scale;
-    const Tensor fq = map(kQuery, q, Dh);
-    double mean = 0;
-    for (int64_t i = 0; i < queries; ++i) {
-      double sum = 0, entropy = 0;
-      for (int64_t j = 0; j < keys; ++j) sum += dot(fq, i, fk, j);
-      for (int64_t j = 0; j < keys; ++j) {
-        const double weight = dot(fq, i, fk, j) / sum;
-        entropy -= weight * std::log(weight);
+  const int64_t queries = 64, keys = 128;
+  for (const auto kind : {Settings::Map::cosine, Settings::Map::relu_split})
+    for (const int64_t Dh : {32, 64}) {
+      const auto of_kind = [&](Settings& s) { s.map = kind; };
+      const auto k = rows(keys, Dh), unit = rows(queries, Dh);
+      const Tensor fk = map(with(kKey, of_kind), k, Dh);
+      double before = std::log(static_cast<double>(keys));
+      for (const double scale : {0.02, 0.05, 0.1, 0.2, 0.4}) {
+        std::vector<double> q = unit;
+        for (double& value : q) value *= scale;
+        const Tensor fq = map(with(kQuery, of_kind), q, Dh);
+        double mean = 0;
+        for (int64_t i = 0; i < queries; ++i) {
+          double sum = 0, entropy = 0;
+          for (int64_t j = 0; j < keys; ++j) sum += dot(fq, i, fk, j);
+          for (int64_t j = 0; j < keys; ++j) {
+            const double weight = dot(fq, i, fk, j) / sum;
+            entropy -= weight * std::log(weight);
+          }
+          mean += entropy / static_cast<double>(queries);
+        }
+        EXPECT_LT(mean, before) << "map " << static_cast<int>(kind) << " Dh " << Dh << " norm scale "
+                                << scale;
+        before = mean;
       }
-      mean += entropy / static_cast<double>(queries);
     }
-    EXPECT_LT(mean, before) << "norm scale " << scale;
-    before = mean;
-  }
 }
 
 TEST_F(NormAwareMapTest, EqualBitsForAnyNumberOfThreads) {
