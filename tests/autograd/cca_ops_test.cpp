@@ -1,10 +1,12 @@
 // The operations of compressed convolutional attention against central differences in float64.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 #include <vector>
 
 #include "autograd/apply.h"
+#include "autograd/engine.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops/cca_prologue.h"
 #include "autograd/ops/token_shift.h"
@@ -29,6 +31,23 @@ class CcaOpsTest : public testing::Test {
     const GradCheck check = gradcheck(ctx, function, leaves);
     // Short rows have steep norms: the fifth derivative in the formula's error grows with 1 / |x|^5.
     EXPECT_TRUE(check.error <= 1e-8) << "error " << check.error << ": " << check.worst;
+  }
+  Variable constant(const Shape& shape, double value) {
+    const std::vector<double> values(static_cast<size_t>(shape.numel()), value);
+    return Variable(Tensor::from<double>(values, shape, *stream));
+  }
+  /// sum over the last dimension of x dx, and of its magnitudes, for row (b, t, h).
+  struct Along {
+    double sum = 0, terms = 0;
+  };
+  static Along along(const Tensor& x, const Tensor& dx, int64_t b, int64_t t, int64_t h) {
+    Along result;
+    const int64_t first = ((b * x.size(1) + t) * x.size(2) + h) * x.size(3);
+    for (int64_t i = first; i < first + x.size(3); ++i) {
+      const double term = x.data<double>()[i] * dx.data<double>()[i];
+      result.sum += term, result.terms += std::abs(term);
+    }
+    return result;
   }
 
  private:
@@ -70,6 +89,84 @@ TEST_F(CcaOpsTest, Prologue) {
       return std::vector{apply<CcaPrologue>(context, config, query, key, conv_a, conv_a_bias, conv_b,
                                             conv_b_bias, temperature, query_history, key_history)[1]};
     });
+  }
+}
+
+// Queries and keys are of fixed length: a factor of a group's rows cancels where no bias stands beside it,
+// and the temperature's gradient is that of a factor of the keys.
+TEST_F(CcaOpsTest, FactorsOfRowsCancelAndThoseOfKeysAreTheTemperature) {
+  const int64_t B = 2, T = 6, H = 4, K = 2, Dh = 5, channels = (H + K) * Dh;
+  for (const auto kind : {CcaTemperature::exponential, CcaTemperature::linear}) {
+    const Variable query = leaf({B, T, H, Dh}), key = leaf({B, T, K, Dh}), temperature = leaf({K}, 0.5);
+    const Variable no_bias = constant({channels}, 0);
+    ctx.recording = true;
+    const auto [q, k] =
+        apply<CcaPrologue>(ctx, {.temperature = kind}, query, key, leaf({channels, 2}), no_bias,
+                           leaf({H + K, Dh, Dh, 2}), no_bias, temperature, Tensor(), Tensor());
+    const std::vector<Variable> roots{q, k};
+    const std::vector<Tensor> seeds{values(q.shape()), values(k.shape())};
+    backward(ctx, roots, seeds, MicroStep::last);
+    ctx.recording = false;
+    for (int64_t g = 0; g < K; ++g) {
+      double beta_gradient = 0, beta_terms = 0;
+      for (int64_t b = 0; b < B; ++b) {
+        Along total;
+        const auto add = [&](const Along& part) { total.sum += part.sum, total.terms += part.terms; };
+        for (int64_t t = 0; t < T; ++t) {
+          add(along(key.value(), key.grad(), b, t, g));
+          for (int64_t h = g * H / K; h < (g + 1) * H / K; ++h)
+            add(along(query.value(), query.grad(), b, t, h));
+          const Along of_key = along(k.value(), seeds[1], b, t, g);
+          beta_gradient += of_key.sum, beta_terms += of_key.terms;
+        }
+        EXPECT_TRUE(std::abs(total.sum) <= 1e-9 * total.terms) << "sequence " << b << " group " << g;
+      }
+      // beta dL/dbeta
+      const double factor = kind == CcaTemperature::linear ? temperature.value().data<double>()[g] : 1;
+      const double actual = factor * temperature.grad().data<double>()[g];
+      EXPECT_TRUE(std::abs(actual - beta_gradient) <= 1e-13 * beta_terms) << "group " << g;
+    }
+  }
+}
+
+// Convolutions that pass the row itself: then each row's gradient is orthogonal to it.
+TEST_F(CcaOpsTest, GradientsOfRowsAreOrthogonalToThem) {
+  const int64_t B = 2, T = 4, H = 4, K = 2, Dh = 5, channels = (H + K) * Dh;
+  const Variable query = leaf({B, T, H, Dh}), key = leaf({B, T, K, Dh}),
+                 identity = constant({H + K, Dh, Dh, 1}, 0), no_bias = constant({channels}, 0);
+  for (int64_t c = 0; c < channels; ++c) identity.value().data<double>()[c * Dh + c % Dh] = 1;
+  ctx.recording = true;
+  const auto [q, k] = apply<CcaPrologue>(ctx, {.qk_mean = false}, query, key, constant({channels, 1}, 1),
+                                         no_bias, identity, no_bias, leaf({K}, 0.5), Tensor(), Tensor());
+  const std::vector<Variable> roots{q, k};
+  const std::vector<Tensor> seeds{values(q.shape()), values(k.shape())};
+  backward(ctx, roots, seeds, MicroStep::last);
+  for (const Variable& x : {query, key})
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = 0; t < T; ++t)
+        for (int64_t h = 0; h < x.size(2); ++h) {
+          const Along row = along(x.value(), x.grad(), b, t, h);
+          EXPECT_TRUE(std::abs(row.sum) <= 1e-9 * (row.terms + 1)) << t << " " << h;
+        }
+}
+
+// Without convolutions the mean of equal queries and keys is what they were.
+TEST_F(CcaOpsTest, EqualQueriesAndKeysAreTheirOwnMean) {
+  const int64_t T = 4, H = 3, Dh = 5, channels = 2 * H * Dh;
+  const Variable x = leaf({1, T, H, Dh}), zero = constant({channels}, 0), temperature = leaf({H}, 0.5);
+  const auto [q, k] =
+      apply<CcaPrologue>(ctx, {}, x, x, leaf({channels, 2}), leaf({channels}),
+                         constant({2 * H, Dh, Dh, 2}, 0), zero, temperature, Tensor(), Tensor());
+  for (int64_t row = 0; row < T * H; ++row) {
+    double squares = 1e-12;
+    for (int64_t d = 0; d < Dh; ++d) squares += std::pow(x.value().data<double>()[row * Dh + d], 2);
+    const double beta = std::exp(temperature.value().data<double>()[row % H]);
+    for (int64_t d = 0; d < Dh; ++d) {
+      const double expected =
+          std::sqrt(static_cast<double>(Dh) / squares) * x.value().data<double>()[row * Dh + d];
+      EXPECT_NEAR(q.value().data<double>()[row * Dh + d], expected, 1e-13);
+      EXPECT_NEAR(k.value().data<double>()[row * Dh + d], beta * expected, 1e-12);
+    }
   }
 }
 
