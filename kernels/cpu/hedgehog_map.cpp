@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/max_or_nan.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -90,7 +91,7 @@ void hedgehog_map_backward(const HedgehogMapBackward<T>& args, Stream&) {
 template <class T>
 T largest_magnitude(const T* u, int64_t n) {
   T largest = 0;
-  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(u[i]));
+  for (int64_t i = 0; i < n; ++i) largest = max_or_nan(largest, std::abs(u[i]));
   return largest;
 }
 
