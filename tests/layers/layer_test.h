@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "core/max_or_nan.h"
 #include "layers/attention/attention_layer.h"
 #include "tests/layers/json_fields.h"
+#include "tests/support/from_doubles.h"
 #include "tests/support/seed.h"
 
 namespace headway::testing {
@@ -64,6 +66,9 @@ class LayerTest : public ::testing::Test {
                      [](double x) { return static_cast<T>(x); });
     });
   }
+  static void fill(AttentionLayer& layer, const std::string& path, double value) {
+    set(layer, path, std::vector<double>(static_cast<size_t>(parameter(layer, path).value.numel()), value));
+  }
   void set_random(AttentionLayer& layer, const std::string& path, double scale = 1, double center = 0) {
     std::vector<double> values =
         random_values<double>(parameter(layer, path).value.numel(), seed, next_++, scale);
@@ -82,8 +87,21 @@ class LayerTest : public ::testing::Test {
     layer.visit("", [&](const std::string&, Parameter& p) { total += p.shape.numel(); });
     return total;
   }
-  Tensor random(const Shape& shape, double scale = 1) {
-    return Tensor::from<double>(random_values<double>(shape.numel(), seed, next_++, scale), shape, *stream);
+  /// Gives `to` the parameters of `from`, which it must have too.
+  void copy_parameters(AttentionLayer& from, AttentionLayer& to) {
+    from.visit("", [&](const std::string& path, Parameter& p) {
+      parameter(to, path).value.copy_from(p.value, *stream);
+    });
+  }
+  /// The output projection becomes the identity: the output is the heads side by side.
+  static void expose_heads(AttentionLayer& layer) {
+    const int64_t width = parameter(layer, "output/weight").value.size(0);
+    std::vector<double> identity(static_cast<size_t>(width * width), 0.0);
+    for (int64_t i = 0; i < width; ++i) identity[static_cast<size_t>(i * (width + 1))] = 1;
+    set(layer, "output/weight", identity);
+  }
+  Tensor random(const Shape& shape, double scale = 1, DType dtype = DType::f64) {
+    return from_doubles(random_values<double>(shape.numel(), seed, next_++, scale), shape, dtype, *stream);
   }
 
   Variable run(AttentionLayer& layer, const Variable& x, AttentionState* state = nullptr,
@@ -92,6 +110,59 @@ class LayerTest : public ::testing::Test {
   }
   Tensor run(AttentionLayer& layer, const Tensor& x) { return run(layer, Variable(x)).value(); }
 
+  /// Of "x" and of every parameter, for the output's gradient dy.
+  std::map<std::string, Tensor> gradients(AttentionLayer& layer, const Tensor& x, const Tensor& dy) {
+    layer.visit("", [](const std::string&, Parameter& p) {
+      if (p.gradient) p.gradient->written = false;
+    });
+    ctx.recording = true;
+    const Variable leaf = Variable::leaf(x), y = run(layer, leaf);
+    backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
+    ctx.recording = false;
+    std::map<std::string, Tensor> all{{"x", leaf.grad()}};
+    layer.visit("",
+                [&](const std::string& path, Parameter& p) { all[path] = p.gradient->grad.clone(*stream); });
+    return all;
+  }
+  /// x [B,T,I], weight [O,I] -> x weight^T [B,T,O], in plain loops.
+  static Tensor product(const Tensor& x, const Tensor& weight) {
+    const int64_t rows = x.size(0) * x.size(1), O = weight.size(0), I = weight.size(1);
+    const Tensor y = Tensor::empty({x.size(0), x.size(1), O}, DType::f64, Device{});
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t o = 0; o < O; ++o) {
+        double sum = 0;
+        for (int64_t i = 0; i < I; ++i) sum += x.data<double>()[r * I + i] * weight.data<double>()[o * I + i];
+        y.data<double>()[r * O + o] = sum;
+      }
+    return y;
+  }
+  /// The gradient of that weight, [O,I], for the gradient dy [B,T,O] of the product.
+  static Tensor weight_gradient(const Tensor& dy, const Tensor& x) {
+    const int64_t rows = x.size(0) * x.size(1), O = dy.size(2), I = x.size(2);
+    const Tensor gradient = Tensor::empty({O, I}, DType::f64, Device{});
+    for (int64_t o = 0; o < O; ++o)
+      for (int64_t i = 0; i < I; ++i) {
+        double sum = 0;
+        for (int64_t r = 0; r < rows; ++r) sum += dy.data<double>()[r * O + o] * x.data<double>()[r * I + i];
+        gradient.data<double>()[o * I + i] = sum;
+      }
+    return gradient;
+  }
+
+  static void expect_equal_bits(const Tensor& a, const Tensor& b) {
+    ASSERT_EQ(a.shape(), b.shape());
+    ASSERT_EQ(a.dtype(), b.dtype());
+    EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0);
+  }
+  void expect_zero(const Tensor& x) {
+    for (const double value : to_doubles(x, *stream)) ASSERT_EQ(value, 0);
+  }
+  /// values == factor * of, exactly.
+  void expect_multiple(const Tensor& values, double factor, const Tensor& of) {
+    std::vector<double> expected = to_doubles(of, *stream);
+    for (double& value : expected) value *= factor;
+    EXPECT_EQ(to_doubles(values, *stream), expected);
+  }
   void expect_near(const Tensor& actual, const Tensor& expected, double limit) {
     ASSERT_EQ(actual.shape(), expected.shape());
     double largest = 0, magnitude = 0;
