@@ -152,6 +152,7 @@ class LayerTest : public ::testing::Test {
   static void expect_equal_bits(const Tensor& a, const Tensor& b) {
     ASSERT_EQ(a.shape(), b.shape());
     ASSERT_EQ(a.dtype(), b.dtype());
+    ASSERT_TRUE(a.is_contiguous() && b.is_contiguous());
     EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0);
   }
   void expect_zero(const Tensor& x) {
@@ -165,6 +166,7 @@ class LayerTest : public ::testing::Test {
   }
   void expect_near(const Tensor& actual, const Tensor& expected, double limit) {
     ASSERT_EQ(actual.shape(), expected.shape());
+    ASSERT_TRUE(actual.is_contiguous() && expected.is_contiguous());
     double largest = 0, magnitude = 0;
     for (int64_t i = 0; i < actual.numel(); ++i) {
       const double e = expected.data<double>()[i];
