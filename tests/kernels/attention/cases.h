@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -78,7 +79,7 @@ template <class V>
 typename V::Params params_of() {
   if constexpr (std::is_same_v<typename V::Params, FirstAndWindow::Params>)
     return {.first = 3, .window = 5};
-  else if constexpr (std::is_same_v<V, attention::SlidingWindow> || std::is_same_v<V, attention::Sink>)
+  else if constexpr (requires(typename V::Params params) { params.window; })
     return {.window = 6};
   else if constexpr (std::is_same_v<V, SoftCap>)
     return {.cap = 1.5f};
@@ -94,9 +95,12 @@ struct Dims {
   int64_t query_offset = 0;
 };
 
+constexpr uint32_t kProblemSeed = 20240607;
+
 /// Values that are exact in float, so that a float and a double problem are the same problem.
-inline Tensor random_tensor(const Shape& shape, uint32_t stream_id, Stream& stream) {
-  const RandomKey key{.seed = 20240607, .step = 0, .stream = stream_id, .first_element = 0};
+inline Tensor random_tensor(const Shape& shape, uint32_t stream_id, Stream& stream,
+                            uint32_t seed = kProblemSeed) {
+  const RandomKey key{.seed = seed, .step = 0, .stream = stream_id, .first_element = 0};
   std::vector<double> values(static_cast<size_t>(shape.numel()));
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(normal(key, i));
   return Tensor::from<double>(values, shape, stream);
@@ -129,21 +133,22 @@ struct Problem {
 };
 
 template <class V>
-Problem<V, double> random_problem(const Dims& d, Stream& stream) {
+Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed = kProblemSeed) {
+  const auto random = [&](const Shape& shape, uint32_t id) { return random_tensor(shape, id, stream, seed); };
   Problem<V, double> p;
   p.dims = d;
   // q, k and v are parts of one tensor, as after a fused projection: strided views.
-  const Tensor fused = random_tensor({d.B, std::max(d.T, d.Tk), d.H + 2 * d.K, d.Dh}, 1, stream);
+  const Tensor fused = random({d.B, std::max(d.T, d.Tk), d.H + 2 * d.K, d.Dh}, 1);
   p.q = fused.slice(1, 0, d.T).slice(2, 0, d.H);
   p.k = fused.slice(1, 0, d.Tk).slice(2, d.H, d.H + d.K);
   p.v = fused.slice(1, 0, d.Tk).slice(2, d.H + d.K, d.H + 2 * d.K);
-  p.dout = random_tensor({d.B, d.T, d.H, d.Dh}, 2, stream);
-  if (has(V::slots, Slots::row_scale)) p.row_scale = random_tensor({d.B, d.H, d.T}, 3, stream);
-  if (has(V::slots, Slots::row_bias)) p.row_bias = random_tensor({d.B, d.H, d.T}, 4, stream);
-  if (has(V::slots, Slots::key_bias)) p.key_bias = random_tensor({d.B, d.K, d.Tk}, 5, stream);
-  if (has(V::slots, Slots::sink)) p.sink = random_tensor({d.H}, 6, stream);
+  p.dout = random({d.B, d.T, d.H, d.Dh}, 2);
+  if (has(V::slots, Slots::row_scale)) p.row_scale = random({d.B, d.H, d.T}, 3);
+  if (has(V::slots, Slots::row_bias)) p.row_bias = random({d.B, d.H, d.T}, 4);
+  if (has(V::slots, Slots::key_bias)) p.key_bias = random({d.B, d.K, d.Tk}, 5);
+  if (has(V::slots, Slots::sink)) p.sink = random({d.H}, 6);
   if (has(V::slots, Slots::key_end)) {  // lives of 0 to 40 tokens; the first key of each head is never seen
-    const RandomKey key{.seed = 7, .step = 0, .stream = 7, .first_element = 0};
+    const RandomKey key{.seed = seed, .step = 0, .stream = 7, .first_element = 0};
     std::vector<int32_t> ends(static_cast<size_t>(d.B * d.K * d.Tk));
     for (size_t i = 0; i < ends.size(); ++i) {
       const int32_t j = static_cast<int32_t>(i % static_cast<size_t>(d.Tk));
@@ -152,7 +157,7 @@ Problem<V, double> random_problem(const Dims& d, Stream& stream) {
     p.key_end = Tensor::from<int32_t>(ends, {d.B, d.K, d.Tk}, stream);
   }
   if (has(V::slots, Slots::row_index)) {  // about two rows of three, another choice for each head
-    const RandomKey key{.seed = 7, .step = 0, .stream = 8, .first_element = 0};
+    const RandomKey key{.seed = seed, .step = 0, .stream = 8, .first_element = 0};
     std::vector<int32_t> rows;
     for (int64_t head = 0; head < d.B * d.H; ++head) {
       for (int32_t t = 0; t < d.T; ++t)
@@ -199,10 +204,15 @@ struct NamedTensor {
 struct Results {
   std::vector<NamedTensor> tensors;
 
+  bool contains(std::string_view name) const { return find(name) != tensors.end(); }
   const Tensor& operator[](std::string_view name) const {
-    for (const NamedTensor& each : tensors)
-      if (each.name == name) return each.tensor;
-    throw std::out_of_range(std::string(name));
+    if (!contains(name)) throw std::out_of_range(std::string(name));
+    return find(name)->tensor;
+  }
+
+ private:
+  std::vector<NamedTensor>::const_iterator find(std::string_view name) const {
+    return std::ranges::find(tensors, name, &NamedTensor::name);
   }
 };
 

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/attention/variants/key_masked.h"
+#include "kernels/attention/variants/row_affine.h"
+#include "kernels/attention/variants/row_scaled.h"
 #include "tests/kernels/attention/cases.h"
 
 namespace headway::testing {
@@ -49,7 +52,8 @@ TYPED_TEST(Score, SlopeIsTheCentralDifference) {
 
 template <class V>
 class Registration : public ::testing::Test {};
-using Products = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink>;
+using Products = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink,
+                                  attention::RowAffine, attention::RowScaled, attention::KeyMasked>;
 TYPED_TEST_SUITE(Registration, Products);
 
 TYPED_TEST(Registration, EveryVariantHeaderHasCpuKernels) {
