@@ -142,9 +142,10 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
             c[d] += value;
           }
         }
-        args.log_sum_exp(b, h, t) = static_cast<Acc<T>>(sum > 0 ? maximum + std::log(sum) : -kInfinity);
+        // Zero is the sum of a row without keys; one that is no number stays so.
+        args.log_sum_exp(b, h, t) = static_cast<Acc<T>>(sum == 0 ? -kInfinity : maximum + std::log(sum));
         for (int d = 0; d < Dh; ++d) {
-          y[d] = sum > 0 ? y[d] / sum : 0;
+          y[d] = sum == 0 ? 0 : y[d] / sum;
           args.o(b, t, h, d) = static_cast<T>(row.row_scale() * y[d] + row.row_bias() * c[d]);
           if (kScalesRows<V> && args.y) args.y(b, t, h, d) = static_cast<T>(y[d]);
         }

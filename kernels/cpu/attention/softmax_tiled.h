@@ -337,8 +337,9 @@ void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile&
 
   for (int r = 0; r < rows.count; ++r) {
     const int t = rows.row[r];
-    const A sum = work.sum[r], inverse = sum > 0 ? 1 / sum : A(0);
-    args.log_sum_exp(b, h, t) = sum > 0 ? work.maximum[r] + std::log(sum) : -kInfinity<A>;
+    // Zero is the sum of a row without keys; one that is no number stays so.
+    const A sum = work.sum[r], inverse = sum == 0 ? A(0) : 1 / sum;
+    args.log_sum_exp(b, h, t) = sum == 0 ? -kInfinity<A> : work.maximum[r] + std::log(sum);
     const A scale = row_scale<V, A>(args, b, h, t), bias = row_bias<V, A>(args, b, h, t);
     T* o = &args.o(b, t, h, 0);
     for (int d = 0; d < s.Dh; ++d) {

@@ -195,6 +195,22 @@ TEST_F(TiledCase, ListingEveryRowEqualsTheDenseKernel) {
     EXPECT_TRUE(equal_bits<float>(a[name], b[name])) << name;
 }
 
+// In the sequences of the reference kernel and in those of the tiled one.
+TEST_F(TiledCase, AKeyThatIsNoNumberReachesEveryRowThatSeesIt) {
+  for (const int64_t length : {1, 5, 70, 130}) {
+    const int64_t at = length / 2;
+    auto p = random_problem<attention::Plain>({.B = 1, .T = length, .H = 1, .K = 1, .Dh = 8}, *stream);
+    p.k.view<double, 4>("k")(0, at, 0, 3) = std::numeric_limits<double>::quiet_NaN();
+    const Results results = tiled_results(in_float(p, *stream), *stream);
+    const auto o = results["o"].view<float, 4>("o");
+    const auto lse = results["log_sum_exp"].view<float, 3>("lse");
+    for (int64_t t = 0; t < length; ++t) {
+      EXPECT_EQ(std::isnan(lse(0, 0, t)), t >= at) << "row " << t << " of " << length;
+      for (int64_t d = 0; d < 8; ++d) EXPECT_EQ(std::isnan(o(0, t, 0, d)), t >= at) << t << " of " << length;
+    }
+  }
+}
+
 TEST_F(TiledCase, LargeScoresStayFinite) {
   auto p = random_problem<attention::Plain>({.B = 1, .T = 130, .H = 1, .K = 1, .Dh = 8}, *stream);
   for (int64_t i = 0; i < 130 * 8; ++i) p.q.slice(1, i / 8, i / 8 + 1).data<double>()[i % 8] *= 1000;
