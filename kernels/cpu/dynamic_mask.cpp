@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <queue>
 #include <utility>
 #include <vector>
@@ -30,7 +31,8 @@ void dynamic_mask_forward(const DynamicMaskForward<T>& args, Stream&) {
         const T a = args.rate(k) * softplus(args.u(b, j, k));
         args.key_bias(b, k, j) = args.exponential ? std::exp(a) : a;
         args.key_end(b, k, j) = kNeverDropped;
-        kept.emplace(a, j);
+        // What is no number is never dropped, so that it shows.
+        kept.emplace(std::isnan(a) ? std::numeric_limits<T>::infinity() : a, j);
         if (static_cast<int64_t>(kept.size()) <= args.top_w) continue;
         args.key_end(b, k, kept.top().second) = static_cast<int32_t>(j);
         kept.pop();

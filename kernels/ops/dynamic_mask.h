@@ -5,7 +5,8 @@
 //   key j is kept at position i >= j while fewer than top_w of the keys 0..i have a larger (a, index)
 //
 // The number of better keys only grows with i, so a kept set is one number per key: e_j, the first position
-// that does not keep it (kNeverDropped where there is none). The choice is a constant for gradients.
+// that does not keep it (kNeverDropped where there is none; so it is for a score that is no number). The
+// choice is a constant for gradients.
 //
 // Backward, with s = logistic(u): da_j = ddelta_j delta_j or ddelta_j; du_j = da_j A s_j; dA = sum of da_j
 // log(1+exp(u_j)).
