@@ -2,11 +2,19 @@
 // token: of Hs shared heads (zs), of E = H - Hs routed heads (zr), and two that mix both groups (zh, absent
 // where Hs = 0).
 //
-//   ps = softmax(zs)   pr = softmax(zr)   m = softmax(zh)   S = the top_k largest zr, ties to the smaller
-//   index paper:   shared m_0 ps_i              routed m_1 pr_i for i in S renorm:  shared 2 m_0 Hs ps_i
-//   routed 2 m_1 top_k r_i,  r = softmax of zr over S alone other routed heads 0; without shared heads the
-//   factors m_1 and 2 m_1 are left out balance = c sum over routed i of P_i f_i,   P_i = mean over tokens of
-//   pr_i, f_i = share of tokens with i in S, c = 1 (paper) or E (renorm); f counts as a constant
+//   ps = softmax(zs)   pr = softmax(zr)   m = softmax(zh)
+//
+// S is the top_k largest zr, ties to the smaller index, and r = softmax of zr over S alone. Other routed
+// heads have the gate 0; without shared heads the factors m_1 and 2 m_1 are left out.
+//
+//   paper:   shared m_0 ps_i          routed, i in S: m_1 pr_i
+//
+//   renorm:  shared 2 m_0 Hs ps_i     routed, i in S: 2 m_1 top_k r_i
+//
+//   balance = c sum over routed i of P_i f_i
+//
+// P_i is the mean over tokens of pr_i, f_i the share of tokens with i in S, a constant for gradients; c = 1
+// (paper) or E (renorm).
 //
 // Backward, with dg the gradient of the gates and db that of the balance loss, n tokens:
 //   softmax groups as usual; dzr_i += db c / n pr_i (f_i - sum_j pr_j f_j)
