@@ -88,19 +88,21 @@ Variable AttentionGate::scores(Context& ctx, const Variable& x) const {
 }
 
 Variable AttentionGate::apply_to(Context& ctx, const Variable& target, const Variable& scores) const {
-  if (ctx.metrics) report(ctx, scores);
-  const bool adds = keys_.gate_combine == "add";
+  GateActivation activation = activation_;
+  Variable z = scores;
   if (keys_.gate_heads == "shared_mean_post") {
-    const Variable gate = apply<HeadMean>(ctx, {}, apply<Activate>(ctx, {.activation = activation_}, scores));
-    return apply<Gate>(ctx, {.activation = GateActivation::identity, .adds = adds}, target, gate);
+    z = apply<HeadMean>(ctx, {}, apply<Activate>(ctx, {.activation = activation}, z));
+    activation = GateActivation::identity;
+  } else if (keys_.gate_heads == "shared_mean_pre") {
+    z = apply<HeadMean>(ctx, {}, z);
   }
-  const Variable own = keys_.gate_heads == "shared_mean_pre" ? apply<HeadMean>(ctx, {}, scores) : scores;
-  return apply<Gate>(ctx, {.activation = activation_, .adds = adds}, target, own);
+  if (ctx.metrics) report(ctx, z, activation);
+  return apply<Gate>(ctx, {.activation = activation, .adds = keys_.gate_combine == "add"}, target, z);
 }
 
-void AttentionGate::report(Context& ctx, const Variable& scores) const {
-  std::vector<double> gates = to_doubles(scores.value(), ctx.stream);
-  for (double& gate : gates) gate = activate(activation_, gate);
+void AttentionGate::report(Context& ctx, const Variable& z, GateActivation activation) {
+  std::vector<double> gates = to_doubles(z.value(), ctx.stream);
+  for (double& gate : gates) gate = activate(activation, gate);
   report_range(ctx, "gate", gates);
   const auto closed = std::ranges::count_if(gates, [](double gate) { return gate < 0.1; });
   ctx.metrics->add("gate_below_tenth", static_cast<double>(closed) / static_cast<double>(gates.size()));

@@ -46,7 +46,8 @@ class AttentionGate : public Module {
   int64_t num_scores() const { return num_heads_ * width_; }
 
  private:
-  void report(Context&, const Variable& scores) const;
+  /// The range of act(z), which is what multiplies or is added.
+  static void report(Context&, const Variable& z, GateActivation);
 
   GateKeys keys_;
   GateActivation activation_;

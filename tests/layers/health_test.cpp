@@ -30,16 +30,29 @@ class HealthTest : public LayerTest {
     ctx.metrics = nullptr;
     return collected.values;
   }
+  std::unique_ptr<Model> make_model(DType dtype) {
+    ModelConfig config;
+    config.num_layers = 2;
+    config.model_dim = kDim;
+    config.attention->num_heads = 2;
+    config.resolve(11, kLength);
+    auto model = std::make_unique<Model>(config);
+    model->materialize(dtype, 1, *stream);
+    return model;
+  }
 };
 
+// Of the softmax's weights, whatever becomes of them.
 TEST_F(HealthTest, EqualWeightsHaveTheUniformSinkShare) {
-  auto layer = make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}});
-  set(*layer, "query/weight", std::vector<double>(kDim * kDim, 0));
-  const auto values = report(*layer, random({2, kLength, kDim}));
-  double uniform = 0;
-  for (int64_t i = 1; i < kLength; ++i) uniform += 1.0 / static_cast<double>((i + 1) * (kLength - 1));
-  EXPECT_NEAR(values.at("sink_share"), uniform, 1e-14);
-  EXPECT_NEAR(values.at("sink_share_uniform"), uniform, 1e-14);
+  for (const char* kind : {"softmax", "gated", "affine"}) {
+    auto layer = make(kind, kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}});
+    set(*layer, "query/weight", std::vector<double>(kDim * kDim, 0));
+    const auto values = report(*layer, random({2, kLength, kDim}));
+    double uniform = 0;
+    for (int64_t i = 1; i < kLength; ++i) uniform += 1.0 / static_cast<double>((i + 1) * (kLength - 1));
+    EXPECT_NEAR(values.at("sink_share"), uniform, 1e-14) << kind;
+    EXPECT_NEAR(values.at("sink_share_uniform"), uniform, 1e-14) << kind;
+  }
 }
 
 // Row i of equal weights has log(i + 1) nats, log of its window where that is shorter.
@@ -98,6 +111,38 @@ TEST_F(HealthTest, AnUntrainedGateIsHalfOpen) {
   EXPECT_EQ(values.at("gate_below_tenth"), 0);
 }
 
+TEST_F(HealthTest, GatesBelowATenthAreCountedAsClosed) {
+  auto layer =
+      make("gated", kDim, {{"num_heads", 2}, {"head_dim", 6}, {"num_kv_heads", 2}, {"gate_input", "none"}});
+  std::vector<double> logits(kDim, 0.0);
+  for (size_t i = 0; i < 3; ++i) logits[i] = -3;
+  logits[3] = 3;
+  set(*layer, "gate/logit", logits);
+  const auto values = report(*layer, random({1, kLength, kDim}));
+  const double closed = 1 / (1 + std::exp(3.0)), open = 1 - closed;
+  EXPECT_EQ(values.at("gate_below_tenth"), 0.25);
+  EXPECT_NEAR(values.at("gate_min"), closed, 1e-15);
+  EXPECT_NEAR(values.at("gate_max"), open, 1e-15);
+  EXPECT_NEAR(values.at("gate_mean"), (3 * closed + open + 8 * 0.5) / 12, 1e-15);
+}
+
+TEST_F(HealthTest, AGateThatHeadsShareIsReportedAsTheirMean) {
+  for (const char* heads : {"shared_mean_post", "shared_mean_pre"}) {
+    auto layer = make("gated", kDim,
+                      {{"num_heads", 2},
+                       {"num_kv_heads", 2},
+                       {"head_dim", 6},
+                       {"gate_input", "none"},
+                       {"gate_granularity", "headwise"},
+                       {"gate_heads", heads}});
+    set(*layer, "gate/logit", {-5, 5});  // one closed, one open
+    const auto values = report(*layer, random({1, kLength, kDim}));
+    for (const char* name : {"gate_min", "gate_mean", "gate_max"})
+      EXPECT_NEAR(values.at(name), 0.5, 1e-15) << heads;
+    EXPECT_EQ(values.at("gate_below_tenth"), 0) << heads;
+  }
+}
+
 TEST_F(HealthTest, EveryTokenUsesTopKRoutedHeads) {
   auto layer =
       make("moh", kDim,
@@ -118,10 +163,26 @@ TEST_F(HealthTest, AnUntrainedDynamicMaskKeepsEveryKeyForItsWindow) {
 }
 
 TEST_F(HealthTest, AffineReportsTheRangeOfAlpha) {
-  auto layer = make("affine", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}});
+  auto layer =
+      make("affine", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}, {"affine_bias", true}});
+  set(*layer, "affine/weight", std::vector<double>(2 * kDim, 0));
+  set(*layer, "affine/bias", {-10, 0});  // alpha is 0 in one head and 0.5 in the other
   const auto values = report(*layer, random({1, kLength, kDim}));
-  EXPECT_LE(values.at("alpha_min"), values.at("alpha_mean"));
-  EXPECT_LE(values.at("alpha_mean"), values.at("alpha_max"));
+  EXPECT_EQ(values.at("alpha_min"), 0);
+  EXPECT_EQ(values.at("alpha_mean"), 0.25);
+  EXPECT_EQ(values.at("alpha_max"), 0.5);
+}
+
+TEST_F(HealthTest, TheLargestActivationIsThatOfTheBlocksOutput) {
+  const auto model = make_model(DType::f64);
+  Collected collected;
+  ctx.metrics = &collected;
+  const Positions positions{.offset = 0, .count = kLength, .tables = &rope_tables};
+  const Tensor y =
+      model->blocks()[1]->forward(ctx, Variable(random({2, kLength, kDim})), positions, nullptr).value();
+  double largest = 0;
+  for (const double value : y.to_vector<double>(*stream)) largest = std::max(largest, std::abs(value));
+  EXPECT_EQ(collected.values.at("attention/1/max_activation"), largest);
 }
 
 // Scores of zero scale every row by one half, and a running mean of one half shifts none.
@@ -142,18 +203,12 @@ TEST_F(HealthTest, AffineMayStartAsHalfOfSoftmaxAttention) {
 }
 
 TEST_F(HealthTest, AModelNamesTheLayerAndReportsOncePerStep) {
-  ModelConfig config;
-  config.num_layers = 2;
-  config.model_dim = 12;
-  config.attention->num_heads = 2;
-  config.resolve(11, kLength);
-  Model model(config);
-  model.materialize(DType::f32, 1, *stream);
+  const auto model = make_model(DType::f32);
   const Tensor tokens = Tensor::from<int32_t>(std::vector<int32_t>(kLength, 3), {1, kLength}, *stream);
   for (const Recompute mode : {Recompute::off, Recompute::blocks}) {
     Collected collected;
     Context c{.stream = *stream, .rng = rng, .training = true, .recording = true, .metrics = &collected};
-    backward(c, model.loss(c, tokens, tokens, 1, mode), MicroStep::last);
+    backward(c, model->loss(c, tokens, tokens, 1, mode), MicroStep::last);
     EXPECT_EQ(collected.values.size(), 2u * 4);
     for (const char* name : {"sink_share", "sink_share_uniform", "entropy", "max_activation"})
       EXPECT_GT(collected.values.at(std::string("attention/1/") + name), 0) << name;
