@@ -1,5 +1,6 @@
 // Identities between inputs and gradients that hold whatever the inputs are: in double for the definition, in
-// float for the tiled kernels.
+// float for the tiled kernels. Those of Identity hold with every slot and every score; those of ScoreIdentity
+// with every slot but need the score itself; those of RowIdentity are about the slots row_scale and sink.
 #include <gtest/gtest.h>
 
 #include <cstring>
