@@ -5,7 +5,6 @@
 
 #include "core/max_or_nan.h"
 #include "tests/autograd/linear_attention_test.h"
-#include "tests/support/tolerance.h"
 
 namespace headway {
 namespace {
@@ -81,11 +80,18 @@ class LinearAttentionRecurrence : public LinearAttentionTest {
     const auto [o, state] = linear_attention(ctx, in, {});
     return {to_doubles(o.value(), *stream), to_doubles(state.value(), *stream)};
   }
+  /// Relative to the numbers themselves, or to `typical` where a score of few terms happens to cancel.
   static void expect_near(const std::vector<double>& actual, const std::vector<double>& expected,
-                          double limit) {
+                          double typical, double limit) {
     ASSERT_EQ(actual.size(), expected.size());
-    const auto error = testing::error_of<double, double>(actual, expected);
-    EXPECT_TRUE(error.rms <= limit) << error.rms;
+    double squares = 0, magnitude = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      squares += std::pow(actual[i] - expected[i], 2);
+      magnitude += std::pow(expected[i], 2);
+    }
+    magnitude = std::max(magnitude, std::pow(typical, 2) * static_cast<double>(expected.size()));
+    EXPECT_TRUE(std::sqrt(squares) <= limit * std::sqrt(magnitude))
+        << std::sqrt(squares) << " of " << std::sqrt(magnitude);
   }
   /// Head h of outputs or states, of `count` rows of all heads.
   static std::vector<double> head_of(const std::vector<double>& x, int64_t h, int64_t count, int64_t size) {
@@ -124,10 +130,10 @@ TEST_F(LinearAttentionRecurrence, EveryLengthAndSlope) {
             o[t * width + c] += s * query;
           }
         }
-      expect_near(head_of(in_double.o, h, length, width), o, 1e-12);
-      expect_near(head_of(in_double.state, h, 1, width * width), S, 1e-12);
-      expect_near(head_of(in_float.o, h, length, width), o, 1e-5);
-      expect_near(head_of(in_float.state, h, 1, width * width), S, 1e-5);
+      expect_near(head_of(in_double.o, h, length, width), o, scale, 1e-12);
+      expect_near(head_of(in_double.state, h, 1, width * width), S, scale, 1e-12);
+      expect_near(head_of(in_float.o, h, length, width), o, scale, 1e-5);
+      expect_near(head_of(in_float.state, h, 1, width * width), S, scale, 1e-5);
       for (const int64_t t : {int64_t{0}, length / 2, length - 1}) {
         std::vector<double> sum(static_cast<size_t>(width));
         for (int64_t j = 0; j <= t; ++j) {
@@ -137,7 +143,7 @@ TEST_F(LinearAttentionRecurrence, EveryLengthAndSlope) {
           for (int64_t c = 0; c < width; ++c) sum[c] += score * at(v, j, h, c);
         }
         const double* const row = in_double.o.data() + (t * H + h) * width;
-        expect_near({row, row + width}, sum, 1e-11);
+        expect_near({row, row + width}, sum, scale, 1e-11);
       }
     }
   }
@@ -147,7 +153,7 @@ TEST_F(LinearAttentionRecurrence, EveryLengthAndSlope) {
 TEST_F(LinearAttentionIdentities, GradientsAreThoseOfTheQuadraticForm) {
   for (const bool normalise : {false, true}) {
     SCOPED_TRACE(normalise ? "normalised" : "plain");
-    const int64_t T = 256, H = 2, F = 5, V = 3, columns = V + (normalise ? 1 : 0);
+    const int64_t T = 250, H = 2, F = 5, V = 3, columns = V + (normalise ? 1 : 0);
     const LinearInputs in = inputs(
         {.B = 1, .T = T, .H = H, .F = F, .V = V, .decay = true, .normalise = normalise, .state = true});
     const LinearAttention::Config config{.normalise = normalise, .eps = normalise ? 1e-3 : 0};
