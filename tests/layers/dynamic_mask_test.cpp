@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
 
@@ -28,15 +29,15 @@ class DynamicMaskTest : public LayerTest {
   struct Inputs {
     Tensor q, k, v, u;
   };
-  Inputs inputs(int64_t length) {
-    return {random({1, length, 4, 4}), random({1, length, 2, 4}), random({1, length, 2, 4}),
-            random({1, length, 2})};
+  Inputs inputs(int64_t length, DType dtype = DType::f64) {
+    return {random({1, length, 4, 4}, 1, dtype), random({1, length, 2, 4}, 1, dtype),
+            random({1, length, 2, 4}, 1, dtype), random({1, length, 2}, 1, dtype)};
   }
   struct Chosen {
     Tensor bias, end;  // [1,2,T]
   };
   Chosen choose(const Tensor& u, int64_t top_w, bool exponential = true, double rate = 0.7) {
-    const Tensor rates = Tensor::from<double>(std::vector<double>(2, rate), {2}, *stream);
+    const Tensor rates = from_doubles(std::vector<double>(2, rate), {2}, u.dtype(), *stream);
     const auto [bias, end] =
         apply<DynamicMask>(ctx, {.top_w = top_w, .exponential = exponential}, Variable(u), Variable(rates));
     return {bias.value(), end.value()};
@@ -49,6 +50,36 @@ class DynamicMaskTest : public LayerTest {
   Tensor attend(const Inputs& in, const Chosen& chosen) {
     return attend(Variable(in.q), Variable(in.k), Variable(in.v), Variable(chosen.bias), chosen.end).value();
   }
+  struct Gradients {
+    Tensor y, dq, dk, dv, dbias;
+  };
+  /// The output, and the gradients for its gradient dy.
+  Gradients differentiate(const Inputs& in, const Chosen& chosen, const Tensor& dy) {
+    ctx.recording = true;
+    const Variable q = Variable::leaf(in.q), k = Variable::leaf(in.k), v = Variable::leaf(in.v),
+                   bias = Variable::leaf(chosen.bias), y = attend(q, k, v, bias, chosen.end);
+    backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
+    ctx.recording = false;
+    return {y.value(), q.grad(), k.grad(), v.grad(), bias.grad()};
+  }
+  struct Core {
+    Tensor o, log_sum_exp;
+  };
+  Core run_core(const Inputs& in, const Tensor& bias, const Tensor& end) {
+    SoftmaxForward<attention::KeyMasked, double> args;
+    const Core core{Tensor::empty(in.q.shape(), DType::f64, Device{}),
+                    Tensor::empty({1, 4, in.q.size(1)}, DType::f64, Device{})};
+    args.q = in.q.view<const double, 4>("q");
+    args.k = in.k.view<const double, 4>("k");
+    args.v = in.v.view<const double, 4>("v");
+    args.slots.key_bias = bias.view<const double, 3>("bias");
+    args.slots.key_end = end.view<const int32_t, 3>("end");
+    args.scale = 0.5;
+    args.o = core.o.view<double, 4>("o");
+    args.log_sum_exp = core.log_sum_exp.view<double, 3>("log_sum_exp");
+    launch(args, *stream);
+    return core;
+  }
   /// Whether token i keeps key j of key/value head g: fewer than top_w of the keys so far are better, where
   /// the newer of equals is.
   static bool keeps(const Tensor& u, int64_t top_w, int64_t g, int64_t i, int64_t j) {
@@ -58,27 +89,46 @@ class DynamicMaskTest : public LayerTest {
       better += score(0, other, g) > score(0, j, g) || (score(0, other, g) == score(0, j, g) && other > j);
     return better < top_w;
   }
-  /// The attention over the kept keys, in plain loops.
-  Tensor expected(const Inputs& in, const Tensor& bias, int64_t top_w) {
+  /// The attention over the kept keys and its gradients for dy, in plain loops.
+  Gradients expected(const Inputs& in, const Tensor& bias, int64_t top_w, const Tensor& dy) {
     const int64_t length = in.q.size(1);
-    const Tensor y = Tensor::zeros(in.q.shape(), DType::f64, *stream);
+    const auto zeros = [&](const Tensor& like) { return Tensor::zeros(like.shape(), DType::f64, *stream); };
+    const Gradients all{zeros(in.q), zeros(in.q), zeros(in.k), zeros(in.v), zeros(bias)};
     const auto q = in.q.view<const double, 4>("q"), k = in.k.view<const double, 4>("k"),
-               v = in.v.view<const double, 4>("v");
+               v = in.v.view<const double, 4>("v"), g = dy.view<const double, 4>("dy");
     const auto delta = bias.view<const double, 3>("bias");
-    const auto out = y.view<double, 4>("y");
+    const auto y = all.y.view<double, 4>("y"), dq = all.dq.view<double, 4>("dq"),
+               dk = all.dk.view<double, 4>("dk"), dv = all.dv.view<double, 4>("dv");
+    const auto ddelta = all.dbias.view<double, 3>("dbias");
     for (int64_t h = 0; h < 4; ++h)
       for (int64_t i = 0; i < length; ++i) {
-        double total = 0;
+        std::vector<std::pair<int64_t, double>> weights;  // of the kept keys
+        double total = 0, along = 0;
         for (int64_t j = 0; j <= i; ++j) {
           if (!keeps(in.u, top_w, h / 2, i, j)) continue;
           double score = delta(0, h / 2, j);
           for (int64_t d = 0; d < 4; ++d) score += q(0, i, h, d) * k(0, j, h / 2, d) / 2;
+          weights.emplace_back(j, std::exp(score));
           total += std::exp(score);
-          for (int64_t d = 0; d < 4; ++d) out(0, i, h, d) += std::exp(score) * v(0, j, h / 2, d);
         }
-        for (int64_t d = 0; d < 4; ++d) out(0, i, h, d) /= total;
+        for (auto& [j, weight] : weights) {
+          weight /= total;
+          for (int64_t d = 0; d < 4; ++d) y(0, i, h, d) += weight * v(0, j, h / 2, d);
+        }
+        for (int64_t d = 0; d < 4; ++d) along += g(0, i, h, d) * y(0, i, h, d);
+        for (const auto& [j, weight] : weights) {
+          double dscore = -along;
+          for (int64_t d = 0; d < 4; ++d) dscore += g(0, i, h, d) * v(0, j, h / 2, d);
+          dscore *= weight;
+          ddelta(0, h / 2, j) += dscore;
+          for (int64_t d = 0; d < 4; ++d) {
+            dq(0, i, h, d) += dscore * k(0, j, h / 2, d) / 2;
+            dk(0, j, h / 2, d) += dscore * q(0, i, h, d) / 2;
+            dv(0, j, h / 2, d) += weight * g(0, i, h, d);
+          }
+        }
       }
-    return y;
+    return all;
   }
 };
 
@@ -94,7 +144,14 @@ TEST_F(DynamicMaskTest, KeptKeysAreAttendedToAndNoOthers) {
         in.u.view<double, 3>("u")(0, t, 0) = in.u.view<double, 3>("u")(0, t + 3, 0);
       for (const bool exponential : {true, false}) {
         const Chosen chosen = choose(in.u, top_w, exponential);
-        expect_near(attend(in, chosen), expected(in, chosen.bias, top_w), 1e-12);
+        const Tensor dy = random(in.q.shape());
+        const Gradients actual = differentiate(in, chosen, dy), loops = expected(in, chosen.bias, top_w, dy);
+        expect_near(actual.y, loops.y, 1e-12);
+        expect_near(actual.dv, loops.dv, 1e-12);
+        if (top_w == 1 || length == 1) continue;  // one key: nothing to learn but its value
+        expect_near(actual.dq, loops.dq, 1e-12);
+        expect_near(actual.dk, loops.dk, 1e-12);
+        expect_near(actual.dbias, loops.dbias, 1e-12);
       }
     }
 }
@@ -125,7 +182,7 @@ TEST_F(DynamicMaskTest, AllKeysKeptIsDenseAttentionWithABiasPerKey) {
   const Inputs in = inputs(kTokens);
   const Chosen all = choose(in.u, kTokens), fewer = choose(in.u, kTokens - 1);
   const Tensor dense = attend(in, all), without = attend(in, fewer);
-  expect_near(dense, expected(in, all.bias, kTokens), 1e-13);
+  expect_near(dense, expected(in, all.bias, kTokens, in.q).y, 1e-13);
   for (const int32_t end : all.end.to_vector<int32_t>(*stream)) EXPECT_EQ(end, kNeverDropped);
   int64_t dropped = 0;
   for (const int32_t end : fewer.end.to_vector<int32_t>(*stream)) dropped += end == kTokens - 1;
@@ -147,84 +204,85 @@ TEST_F(DynamicMaskTest, AConstantInAllBiasesShiftsTheLogSumExpAlone) {
   const Chosen chosen = choose(in.u, 3);
   const Tensor shifted = chosen.bias.clone(*stream);
   for (int64_t i = 0; i < shifted.numel(); ++i) shifted.data<double>()[i] += 2.5;
-  const auto run_core = [&](const Tensor& bias) {
-    SoftmaxForward<attention::KeyMasked, double> args;
-    const Tensor o = Tensor::empty(in.q.shape(), DType::f64, Device{}),
-                 lse = Tensor::empty({1, 4, 11}, DType::f64, Device{});
-    args.q = in.q.view<const double, 4>("q");
-    args.k = in.k.view<const double, 4>("k");
-    args.v = in.v.view<const double, 4>("v");
-    args.slots.key_bias = bias.view<const double, 3>("bias");
-    args.slots.key_end = chosen.end.view<const int32_t, 3>("end");
-    args.scale = 0.5;
-    args.o = o.view<double, 4>("o");
-    args.log_sum_exp = lse.view<double, 3>("log_sum_exp");
-    launch(args, *stream);
-    return std::pair{o, lse};
-  };
-  const auto [o, lse] = run_core(chosen.bias);
-  const auto [o_shifted, lse_shifted] = run_core(shifted);
+  const auto [o, lse] = run_core(in, chosen.bias, chosen.end);
+  const auto [o_shifted, lse_shifted] = run_core(in, shifted, chosen.end);
   expect_near(o_shifted, o, 1e-13);
   for (int64_t i = 0; i < lse.numel(); ++i)
     EXPECT_NEAR(lse_shifted.data<double>()[i] - lse.data<double>()[i], 2.5, 1e-13);
 }
 
-// Gradients of a softmax's input sum to zero, so those of the biases do; a key that no token keeps has none.
-TEST_F(DynamicMaskTest, GradientsOfBiasesSumToZeroAndUnseenKeysHaveNone) {
-  constexpr int64_t kTokens = 20;
-  const Inputs in = inputs(kTokens);
-  const Tensor dy = random(in.q.shape());
-  const Chosen chosen = choose(in.u, 4);
-  // Keys 3 and 11 of the second head are never seen, not even by themselves.
-  const auto end = chosen.end.view<int32_t, 3>("end");
-  for (const int64_t j : {3, 11}) end(0, 1, j) = static_cast<int32_t>(j);
-  ctx.recording = true;
-  const Variable q = Variable::leaf(in.q), k = Variable::leaf(in.k), v = Variable::leaf(in.v),
-                 bias = Variable::leaf(chosen.bias), y = attend(q, k, v, bias, chosen.end);
-  backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
-  ctx.recording = false;
-  const auto dbias = bias.grad().view<const double, 3>("dbias");
-  for (int64_t g = 0; g < 2; ++g) {
-    double sum = 0, magnitude = 0;
-    for (int64_t j = 0; j < kTokens; ++j) sum += dbias(0, g, j), magnitude += std::abs(dbias(0, g, j));
-    EXPECT_LE(std::abs(sum), 1e-13 * magnitude);
+// Gradients of a softmax's input sum to zero, so those of the biases do: 20 rows of 4 keys in 2 query heads.
+TEST_F(DynamicMaskTest, GradientsOfBiasesSumToZero) {
+  for (const auto& [dtype, limit] : {std::pair{DType::f64, 1e-13}, {DType::f32, 1e-5}}) {
+    const Inputs in = inputs(20, dtype);
+    const Tensor dbias = differentiate(in, choose(in.u, 4), random(in.q.shape(), 1, dtype)).dbias;
+    const std::vector<double> values = to_doubles(dbias, *stream);
+    for (size_t g = 0; g < 2; ++g) {
+      double sum = 0, magnitude = 0;
+      for (size_t j = 0; j < 20; ++j) sum += values[g * 20 + j], magnitude += std::abs(values[g * 20 + j]);
+      EXPECT_TRUE(std::abs(sum) <= limit * magnitude) << sum << " of " << magnitude;
+      EXPECT_GT(magnitude, 0);
+    }
   }
-  const auto dk = k.grad().view<const double, 4>("dk"), dv = v.grad().view<const double, 4>("dv");
-  const Tensor moved_k = in.k.clone(*stream), moved_v = in.v.clone(*stream);
-  for (const int64_t j : {3, 11}) {
+}
+
+// A key worse than top_w earlier ones is not seen even by itself.
+TEST_F(DynamicMaskTest, KeysThatAreNeverKeptHaveNoGradientAndChangeNothing) {
+  Inputs in = inputs(20);
+  const std::array<int64_t, 2> dead{6, 11};
+  for (const int64_t j : dead) in.u.view<double, 3>("u")(0, j, 1) = -20;
+  const Chosen chosen = choose(in.u, 4);
+  const Gradients all = differentiate(in, chosen, random(in.q.shape()));
+  const auto end = chosen.end.view<const int32_t, 3>("end");
+  const auto dbias = all.dbias.view<const double, 3>("dbias");
+  const auto dk = all.dk.view<const double, 4>("dk"), dv = all.dv.view<const double, 4>("dv");
+  Inputs moved = in;
+  moved.k = in.k.clone(*stream);
+  moved.v = in.v.clone(*stream);
+  for (const int64_t j : dead) {
+    ASSERT_EQ(end(0, 1, j), j);
     EXPECT_EQ(dbias(0, 1, j), 0);
     for (int64_t d = 0; d < 4; ++d) {
       EXPECT_EQ(dk(0, j, 1, d), 0);
       EXPECT_EQ(dv(0, j, 1, d), 0);
-      moved_k.view<double, 4>("k")(0, j, 1, d) += 1;
-      moved_v.view<double, 4>("v")(0, j, 1, d) += 1;
+      moved.k.view<double, 4>("k")(0, j, 1, d) += 1;
+      moved.v.view<double, 4>("v")(0, j, 1, d) += 1;
     }
   }
-  expect_equal_bits(
-      attend(Variable(in.q), Variable(moved_k), Variable(moved_v), Variable(chosen.bias), chosen.end).value(),
-      y.value());
+  expect_equal_bits(attend(moved, chosen), all.y);
 }
 
 // Dropped keys lose their gradients through attention, but not their values' part in the choice of scores.
 TEST_F(DynamicMaskTest, AnUntrainedRateLearnsAndHidesTheScoresFromTheGradient) {
-  const auto layer = make("dynamic_mask", kDim, base);
-  const Tensor x = random({2, 9, kDim});
-  const auto gradient = gradients(*layer, x, random(x.shape()));
-  expect_zero(gradient.at("dt/weight"));
-  for (const double value : gradient.at("A").to_vector<double>(*stream)) EXPECT_NE(value, 0);
+  for (const char* mode : {"exp", "linear"}) {
+    const auto layer = make("dynamic_mask", kDim, with(base, {{"bias_mode", mode}}));
+    const Tensor x = random({2, 9, kDim});
+    const auto gradient = gradients(*layer, x, random(x.shape()));
+    expect_zero(gradient.at("dt/weight"));
+    for (const double value : gradient.at("A").to_vector<double>(*stream)) EXPECT_NE(value, 0) << mode;
+  }
 }
 
-// One key: the value of the best so far, whatever the query.
+// One key: the value of the best so far, whatever the query; the log-sum-exp is its score.
 TEST_F(DynamicMaskTest, TheOnlyKeptKeyIsTheBestSoFar) {
   const Inputs in = inputs(30);
-  const Tensor y = attend(in, choose(in.u, 1));
-  const auto out = y.view<const double, 4>("y"), v = in.v.view<const double, 4>("v");
-  const auto u = in.u.view<const double, 3>("u");
+  const Chosen chosen = choose(in.u, 1);
+  const Core core = run_core(in, chosen.bias, chosen.end);
+  const auto out = core.o.view<const double, 4>("o"), q = in.q.view<const double, 4>("q"),
+             k = in.k.view<const double, 4>("k"), v = in.v.view<const double, 4>("v");
+  const auto u = in.u.view<const double, 3>("u"), delta = chosen.bias.view<const double, 3>("bias"),
+             lse = core.log_sum_exp.view<const double, 3>("log_sum_exp");
   for (int64_t h = 0; h < 4; ++h) {
     int64_t best = 0;
     for (int64_t i = 0; i < 30; ++i) {
       if (u(0, i, h / 2) >= u(0, best, h / 2)) best = i;
-      for (int64_t d = 0; d < 4; ++d) EXPECT_NEAR(out(0, i, h, d), v(0, best, h / 2, d), 1e-14);
+      double score = delta(0, h / 2, best), magnitude = score;
+      for (int64_t d = 0; d < 4; ++d) {
+        const double term = q(0, i, h, d) * k(0, best, h / 2, d) / 2;
+        score += term, magnitude += std::abs(term);
+        EXPECT_NEAR(out(0, i, h, d), v(0, best, h / 2, d), 1e-14);
+      }
+      EXPECT_NEAR(lse(0, h, i), score, 1e-14 * magnitude);
     }
   }
 }
@@ -252,39 +310,68 @@ TEST_F(DynamicMaskTest, AScoreThatIsNoNumberReachesTheOutput) {
     }
 }
 
-// The ends of all keys say the same as sorting every prefix.
+// The ends of all keys say the same as sorting every prefix, with few ties, many, and nothing else; a
+// negative rate turns the order of the scores round, not that of ties.
 TEST_F(DynamicMaskTest, EndsAreThoseOfSortingEveryPrefix) {
   constexpr int64_t kTokens = 40;
-  const Variable rate(Tensor::from<double>(std::vector<double>{0.7}, {1}, *stream));
-  const Tensor u = random({1, kTokens, 1});
-  for (int64_t j = 3; j < kTokens; j += 7) u.data<double>()[j] = u.data<double>()[j - 2];  // ties
-  for (const int64_t top_w : {1, 5, 39, 60}) {
-    const auto [bias, end] =
-        apply<DynamicMask>(ctx, {.top_w = top_w, .exponential = true}, Variable(u), rate);
-    for (int64_t i = 0; i < kTokens; ++i) {
-      std::vector<int64_t> keys(static_cast<size_t>(i + 1));
-      std::iota(keys.begin(), keys.end(), 0);
-      std::sort(keys.begin(), keys.end(), [&](int64_t a, int64_t b) {
-        const double x = u.data<double>()[a], y = u.data<double>()[b];
-        return x > y || (x == y && a > b);
-      });
-      for (size_t rank = 0; rank < keys.size(); ++rank)
-        EXPECT_EQ(i < end.value().data<int32_t>()[keys[rank]], static_cast<int64_t>(rank) < top_w)
-            << "token " << i << " key " << keys[rank] << " top " << top_w;
+  const std::vector<double> rates{0.7, -0.4};
+  const Variable rate(Tensor::from<double>(rates, {2}, *stream));
+  for (const double levels : {0, 1, 8}) {  // in a unit
+    const Tensor u = random({2, kTokens, 2});
+    for (int64_t i = 0; i < u.numel(); ++i)
+      u.data<double>()[i] = std::round(levels * u.data<double>()[i]) / std::max(levels, 1.0);
+    const auto score = u.view<const double, 3>("u");
+    for (const int64_t top_w : {1, 2, 5, 39, 40, 60}) {
+      SCOPED_TRACE(std::to_string(top_w) + " of keys in " + std::to_string(levels) + " levels");
+      const auto [bias, ends] =
+          apply<DynamicMask>(ctx, {.top_w = top_w, .exponential = true}, Variable(u), rate);
+      const auto end = ends.value().view<const int32_t, 3>("end");
+      for (int64_t b = 0; b < 2; ++b)
+        for (int64_t g = 0; g < 2; ++g)
+          for (int64_t i = 0; i < kTokens; ++i) {
+            std::vector<int64_t> keys(static_cast<size_t>(i + 1));
+            std::iota(keys.begin(), keys.end(), 0);
+            std::sort(keys.begin(), keys.end(), [&](int64_t j, int64_t other) {
+              const double x = rates[g] * score(b, j, g), y = rates[g] * score(b, other, g);
+              return x > y || (x == y && j > other);
+            });
+            for (size_t rank = 0; rank < keys.size(); ++rank)
+              EXPECT_EQ(i < end(b, g, keys[rank]), static_cast<int64_t>(rank) < top_w)
+                  << "token " << i << " key " << keys[rank];
+          }
     }
   }
 }
 
+// Rates of zero tie all keys, and of ties the newest stay.
+TEST_F(DynamicMaskTest, WithoutARateTheLastKeysAreKept) {
+  constexpr int64_t kTokens = 70;
+  const Inputs in = inputs(kTokens);
+  for (const bool exponential : {true, false})
+    for (const int64_t top_w : {1, 5, 64, 69, 70, 71}) {
+      const std::vector<int32_t> ends = choose(in.u, top_w, exponential, 0).end.to_vector<int32_t>(*stream);
+      for (int64_t i = 0; i < 2 * kTokens; ++i) {
+        const int64_t end = i % kTokens + top_w;
+        EXPECT_EQ(ends[static_cast<size_t>(i)], end < kTokens ? end : kNeverDropped) << top_w;
+      }
+    }
+}
+
+// Of 11 tokens; as many keys as tokens or more are plain attention.
 TEST_F(DynamicMaskTest, AnUntrainedLayerIsASlidingWindow) {
-  const auto window =
-      make("softmax", kDim,
-           {{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 4}, {"window", 3}, {"qk_norm", true}});
-  const auto masked = make("dynamic_mask", kDim, base);
-  for (const char* name : {"query/weight", "key/weight", "value/weight", "output/weight", "query_norm/weight",
-                           "key_norm/weight"})
-    set(*masked, name, parameter(*window, name).value.to_vector<double>(*stream));
-  const Tensor x = random({2, 11, kDim});
-  expect_near(run(*masked, x), run(*window, x), 1e-14);
+  for (const char* mode : {"exp", "linear"})
+    for (const int64_t top_w : {3, 11, 50}) {
+      const auto masked = make("dynamic_mask", kDim, with(base, {{"top_w", top_w}, {"bias_mode", mode}}));
+      const auto window = make("softmax", kDim,
+                               {{"num_heads", 4},
+                                {"num_kv_heads", 2},
+                                {"head_dim", 4},
+                                {"window", top_w < 11 ? top_w : 0},
+                                {"qk_norm", true}});
+      copy_parameters(*window, *masked);
+      const Tensor x = random({2, 11, kDim});
+      expect_near(run(*masked, x), run(*window, x), 1e-14);
+    }
 }
 
 TEST_F(DynamicMaskTest, AWindowIsRefused) {
