@@ -298,6 +298,34 @@ TEST_F(DynamicMaskTest, LargeScoresStayFiniteInFloat) {
     for (const double value : to_doubles(gradient, *stream)) EXPECT_TRUE(std::isfinite(value)) << path;
 }
 
+// exp(u) overflows in float beyond 88 and vanishes below -104; log(1 + exp(u)) is u and 0 there, its slope 1
+// and 0. A relative error of a is an error of 80 times as much in exp(a).
+TEST_F(DynamicMaskTest, ProjectionsFarFromZeroDoNotOverflow) {
+  const std::vector<double> projections{-1000, -200, 200, 1000};
+  const double rate = 0.08;
+  const Tensor ones = from_doubles({1, 1, 1, 1}, {1, 1, 4}, DType::f32, *stream);
+  for (const bool exponential : {true, false}) {
+    const Variable u = Variable::leaf(from_doubles(projections, {1, 4, 1}, DType::f32, *stream)),
+                   rates = Variable::leaf(from_doubles({rate}, {1}, DType::f32, *stream));
+    ctx.recording = true;
+    const Variable bias = apply<DynamicMask>(ctx, {.top_w = 2, .exponential = exponential}, u, rates)[0];
+    backward(ctx, std::span(&bias, 1), std::span(&ones, 1), MicroStep::last);
+    ctx.recording = false;
+    const std::vector<double> values = to_doubles(bias.value(), *stream), du = to_doubles(u.grad(), *stream);
+    double drate = 0;
+    for (size_t j = 0; j < projections.size(); ++j) {
+      const double positive = std::max(projections[j], 0.0), a = rate * positive,
+                   delta = exponential ? std::exp(a) : a, da = exponential ? delta : 1,
+                   slope = projections[j] > 0 ? da * rate : 0;
+      EXPECT_TRUE(std::abs(values[j] - delta) <= 2e-5 * delta) << values[j] << " for " << delta;
+      EXPECT_TRUE(std::abs(du[j] - slope) <= 2e-5 * slope) << du[j] << " for " << slope;
+      drate += da * positive;
+    }
+    const double actual = to_doubles(rates.grad(), *stream)[0];
+    EXPECT_TRUE(std::abs(actual - drate) <= 2e-5 * drate) << actual << " for " << drate;
+  }
+}
+
 // A key whose score is no number is the token's own at least, so it shows.
 TEST_F(DynamicMaskTest, AScoreThatIsNoNumberReachesTheOutput) {
   for (const int64_t top_w : {1, 3, 50})
