@@ -33,6 +33,12 @@ class DynamicMaskTest : public LayerTest {
     return {random({1, length, 4, 4}, 1, dtype), random({1, length, 2, 4}, 1, dtype),
             random({1, length, 2, 4}, 1, dtype), random({1, length, 2}, 1, dtype)};
   }
+  Tensor converted(const Tensor& x, DType dtype) {
+    return from_doubles(to_doubles(x, *stream), x.shape(), dtype, *stream);
+  }
+  Inputs converted(const Inputs& in, DType dtype) {
+    return {converted(in.q, dtype), converted(in.k, dtype), converted(in.v, dtype), converted(in.u, dtype)};
+  }
   struct Chosen {
     Tensor bias, end;  // [1,2,T]
   };
@@ -132,27 +138,33 @@ class DynamicMaskTest : public LayerTest {
   }
 };
 
-// Around the tiles of the kernels, and one, some or all keys.
+// Around the tiles of the kernels, and one, some or all keys. Double runs the definition, float the tiles: a
+// bias of up to exp(3) costs a weight some 20 roundings, and up to 262 rows add up.
 TEST_F(DynamicMaskTest, KeptKeysAreAttendedToAndNoOthers) {
   for (const int64_t length : {1, 70, 131})
     for (const int64_t top_w : {int64_t{1}, int64_t{2}, int64_t{31}, int64_t{32}, int64_t{33}, int64_t{63},
                                 int64_t{64}, int64_t{65}, length - 1, length, length + 1}) {
       if (top_w < 1) continue;
-      SCOPED_TRACE(std::to_string(top_w) + " of " + std::to_string(length));
-      Inputs in = inputs(length);
-      for (int64_t t = 0; t + 3 < length; t += 3)  // ties
-        in.u.view<double, 3>("u")(0, t, 0) = in.u.view<double, 3>("u")(0, t + 3, 0);
-      for (const bool exponential : {true, false}) {
-        const Chosen chosen = choose(in.u, top_w, exponential);
-        const Tensor dy = random(in.q.shape());
-        const Gradients actual = differentiate(in, chosen, dy), loops = expected(in, chosen.bias, top_w, dy);
-        expect_near(actual.y, loops.y, 1e-12);
-        expect_near(actual.dv, loops.dv, 1e-12);
-        if (top_w == 1 || length == 1) continue;  // one key: nothing to learn but its value
-        expect_near(actual.dq, loops.dq, 1e-12);
-        expect_near(actual.dk, loops.dk, 1e-12);
-        expect_near(actual.dbias, loops.dbias, 1e-12);
-      }
+      Inputs single = inputs(length, DType::f32);
+      for (int64_t i = 0; i < single.u.numel(); ++i)  // ties, and no others in float
+        single.u.data<float>()[i] = std::round(16 * single.u.data<float>()[i]) / 16;
+      const Inputs exact = converted(single, DType::f64);
+      const Tensor dy = random(exact.q.shape(), 1, DType::f32);
+      for (const bool exponential : {true, false})
+        for (const auto& [dtype, limit] : {std::pair{DType::f64, 1e-12}, {DType::f32, 1e-4}}) {
+          SCOPED_TRACE(std::to_string(top_w) + " of " + std::to_string(length) + ", " + to_string(dtype));
+          const Inputs in = converted(exact, dtype);
+          const Chosen chosen = choose(in.u, top_w, exponential);
+          const Gradients actual = differentiate(in, chosen, converted(dy, dtype)),
+                          loops = expected(exact, converted(chosen.bias, DType::f64), top_w,
+                                           converted(dy, DType::f64));
+          expect_near(converted(actual.y, DType::f64), loops.y, limit);
+          expect_near(converted(actual.dv, DType::f64), loops.dv, limit);
+          if (top_w == 1 || length == 1) continue;  // one key: nothing to learn but its value
+          expect_near(converted(actual.dq, DType::f64), loops.dq, limit);
+          expect_near(converted(actual.dk, DType::f64), loops.dk, limit);
+          expect_near(converted(actual.dbias, DType::f64), loops.dbias, limit);
+        }
     }
 }
 
@@ -228,28 +240,33 @@ TEST_F(DynamicMaskTest, GradientsOfBiasesSumToZero) {
 
 // A key worse than top_w earlier ones is not seen even by itself.
 TEST_F(DynamicMaskTest, KeysThatAreNeverKeptHaveNoGradientAndChangeNothing) {
-  Inputs in = inputs(20);
   const std::array<int64_t, 2> dead{6, 11};
-  for (const int64_t j : dead) in.u.view<double, 3>("u")(0, j, 1) = -20;
-  const Chosen chosen = choose(in.u, 4);
-  const Gradients all = differentiate(in, chosen, random(in.q.shape()));
-  const auto end = chosen.end.view<const int32_t, 3>("end");
-  const auto dbias = all.dbias.view<const double, 3>("dbias");
-  const auto dk = all.dk.view<const double, 4>("dk"), dv = all.dv.view<const double, 4>("dv");
-  Inputs moved = in;
-  moved.k = in.k.clone(*stream);
-  moved.v = in.v.clone(*stream);
-  for (const int64_t j : dead) {
-    ASSERT_EQ(end(0, 1, j), j);
-    EXPECT_EQ(dbias(0, 1, j), 0);
+  Inputs before = inputs(20);
+  for (const int64_t j : dead) before.u.view<double, 3>("u")(0, j, 1) = -20;
+  Inputs after = before;
+  after.k = before.k.clone(*stream);
+  after.v = before.v.clone(*stream);
+  for (const int64_t j : dead)
     for (int64_t d = 0; d < 4; ++d) {
-      EXPECT_EQ(dk(0, j, 1, d), 0);
-      EXPECT_EQ(dv(0, j, 1, d), 0);
-      moved.k.view<double, 4>("k")(0, j, 1, d) += 1;
-      moved.v.view<double, 4>("v")(0, j, 1, d) += 1;
+      after.k.view<double, 4>("k")(0, j, 1, d) += 1;
+      after.v.view<double, 4>("v")(0, j, 1, d) += 1;
     }
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    const Inputs in = converted(before, dtype);
+    const Chosen chosen = choose(in.u, 4);
+    const Gradients all = differentiate(in, chosen, random(in.q.shape(), 1, dtype));
+    const Tensor dbias = converted(all.dbias, DType::f64), dk = converted(all.dk, DType::f64),
+                 dv = converted(all.dv, DType::f64);
+    for (const int64_t j : dead) {
+      ASSERT_EQ((chosen.end.view<const int32_t, 3>("end")(0, 1, j)), j);
+      EXPECT_EQ((dbias.view<const double, 3>("dbias")(0, 1, j)), 0);
+      for (int64_t d = 0; d < 4; ++d) {
+        EXPECT_EQ((dk.view<const double, 4>("dk")(0, j, 1, d)), 0);
+        EXPECT_EQ((dv.view<const double, 4>("dv")(0, j, 1, d)), 0);
+      }
+    }
+    expect_equal_bits(attend(converted(after, dtype), chosen), all.y);
   }
-  expect_equal_bits(attend(moved, chosen), all.y);
 }
 
 // Dropped keys lose their gradients through attention, but not their values' part in the choice of scores.
@@ -328,14 +345,17 @@ TEST_F(DynamicMaskTest, ProjectionsFarFromZeroDoNotOverflow) {
 
 // A key whose score is no number is the token's own at least, so it shows.
 TEST_F(DynamicMaskTest, AScoreThatIsNoNumberReachesTheOutput) {
-  for (const int64_t top_w : {1, 3, 50})
-    for (const int64_t at : {0, 7, 19}) {
-      Inputs in = inputs(20);
-      in.u.view<double, 3>("u")(0, at, 1) = std::numeric_limits<double>::quiet_NaN();
-      const Tensor y = attend(in, choose(in.u, top_w));
-      for (const int64_t h : {2, 3}) EXPECT_TRUE(std::isnan(y.view<double, 4>("y")(0, at, h, 0))) << top_w;
-      EXPECT_FALSE(std::isnan(y.view<double, 4>("y")(0, 19, 0, 0)));
-    }
+  for (const DType dtype : {DType::f64, DType::f32})
+    for (const int64_t top_w : {1, 3, 50})
+      for (const int64_t at : {0, 7, 19}) {
+        SCOPED_TRACE(std::to_string(top_w) + " keys, token " + std::to_string(at));
+        Inputs exact = inputs(20);
+        exact.u.view<double, 3>("u")(0, at, 1) = std::numeric_limits<double>::quiet_NaN();
+        const Inputs in = converted(exact, dtype);
+        const Tensor y = converted(attend(in, choose(in.u, top_w)), DType::f64);
+        for (const int64_t h : {2, 3}) EXPECT_TRUE(std::isnan(y.view<double, 4>("y")(0, at, h, 0)));
+        EXPECT_FALSE(std::isnan(y.view<double, 4>("y")(0, 19, 0, 0)));
+      }
 }
 
 // The ends of all keys say the same as sorting every prefix, with few ties, many, and nothing else; a
