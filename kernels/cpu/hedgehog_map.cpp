@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/max_or_nan.h"
+#include "kernels/cpu/dot.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -44,14 +45,6 @@ void map_row(HedgehogFeatures features, const T* u, T shift, int64_t Df, T* y) {
     divide(y + Df, minus, Df);
   }
   if (joint) divide(y, plus + minus, 2 * Df);
-}
-
-template <class T>
-T dot(const T* a, const T* b, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 template <class T>

@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/attention/tile_gemm.h"
 #include "kernels/cpu/carver.h"
+#include "kernels/cpu/dot.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/ops/linear_attention.h"
@@ -78,13 +79,6 @@ void pack_transposed(const Rows<T>& x, int64_t first, int64_t count, T* to) {
   }
 }
 
-template <class T>
-T dot(const T* a, const T* b, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
 /// y = keep y + factor x
 template <class T>
 void decay_and_add(T* y, T keep, T factor, const T* x, int64_t n) {
