@@ -30,8 +30,12 @@ class AttentionFigures {
         Dh_(q.size(3)),
         plan_{params, 0, static_cast<int>(T_), static_cast<int>(T_)},
         queries_(to_doubles(q, ctx.stream)),
-        keys_(to_doubles(k, ctx.stream)),
-        log_sum_exp_(to_doubles(log_sum_exp, ctx.stream)) {
+        log_sum_exp_(to_doubles(log_sum_exp, ctx.stream)),
+        keys_(to_doubles(k.slice(0, 0, 1), ctx.stream)) {
+    for (int64_t b = 0; b < B_; ++b) {
+      const auto first = to_doubles(k.slice(0, b, b + 1).slice(1, 0, 1).reshape({K_, Dh_}), ctx.stream);
+      first_keys_.insert(first_keys_.end(), first.begin(), first.end());
+    }
     if constexpr (has(V::slots, Slots::key_bias)) biases_ = to_doubles(key_bias, ctx.stream);
     if constexpr (has(V::slots, Slots::key_end)) ends_ = key_end.to_vector<int32_t>(ctx.stream);
   }
@@ -41,7 +45,7 @@ class AttentionFigures {
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h)
         for (int64_t i = 1; i < T_; ++i)
-          if (sees(b, h, i, 0)) total += std::exp(log_weight(b, h, i, 0));
+          if (sees(b, h, i, 0)) total += std::exp(log_weight(b, h, i, 0, &first_keys_[b * K_ * Dh_]));
     return total / static_cast<double>(B_ * H_ * (T_ - 1));
   }
   /// Of rows with equal weights on all tokens.
@@ -65,10 +69,10 @@ class AttentionFigures {
   bool sees(int64_t b, int64_t h, int64_t i, int64_t j) const {
     return plan_.sees(static_cast<int>(i), static_cast<int>(j)) && (ends_.empty() || i < ends_[key(b, h, j)]);
   }
-  /// Of a key that the row sees.
-  double log_weight(int64_t b, int64_t h, int64_t i, int64_t j) const {
+  /// Of a key that the row sees; keys [K,Dh]: token j's.
+  double log_weight(int64_t b, int64_t h, int64_t i, int64_t j, const double* keys) const {
     const double* query = queries_.data() + ((b * T_ + i) * H_ + h) * Dh_;
-    const double* other = keys_.data() + ((b * T_ + j) * K_ + h / (H_ / K_)) * Dh_;
+    const double* other = keys + h / (H_ / K_) * Dh_;
     double dot = 0;
     for (int64_t d = 0; d < Dh_; ++d) dot += query[d] * other[d];
     const Coord at{static_cast<int>(b), static_cast<int>(h), static_cast<int>(i), static_cast<int>(j)};
@@ -80,7 +84,7 @@ class AttentionFigures {
     double entropy = 0, rest = 1;
     for (int64_t j = 0; j <= i; ++j) {
       if (!sees(0, h, i, j)) continue;
-      const double log_p = log_weight(0, h, i, j), p = std::exp(log_p);
+      const double log_p = log_weight(0, h, i, j, &keys_[j * K_ * Dh_]), p = std::exp(log_p);
       entropy -= p * log_p;
       rest -= p;
     }
@@ -96,7 +100,9 @@ class AttentionFigures {
   double scale_;
   int64_t B_, T_, H_, K_, Dh_;
   TilePlan<V> plan_;
-  std::vector<double> queries_, keys_, log_sum_exp_, biases_;
+  std::vector<double> queries_, log_sum_exp_, biases_;
+  std::vector<double> keys_;        // [T,K,Dh] of the first sequence, all that entropy reads
+  std::vector<double> first_keys_;  // [B,K,Dh]
   std::vector<int32_t> ends_;
 };
 
