@@ -203,7 +203,7 @@ TEST(Tasks, ADepthIsRefusedWhereFactsHavePlacesOfTheirOwn) {
   for (const Task* task : all_tasks()) {
     DataRecipe recipe = recipe_of(std::string(task->name), 64, 4);
     recipe.task.depth = 0.5;
-    if (task->has_depth)
+    if (task->fact_places == FactPlaces::by_depth)
       EXPECT_NO_THROW(open_task(recipe, 1));
     else
       EXPECT_THROW(open_task(recipe, 1), ConfigError) << task->name;

@@ -23,7 +23,7 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
   for (size_t i = 0; i + 1 < text.size(); ++i) rows.write(text[i], text[i + 1]);
 }
 
-HEADWAY_TASK(copy, "repeat a string of `items` tokens after filler", false, most_items, generate);
+HEADWAY_TASK(copy, "repeat a string of `items` tokens after filler", FactPlaces::own, most_items, generate);
 
 }  // namespace
 }  // namespace headway

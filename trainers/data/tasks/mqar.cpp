@@ -48,7 +48,7 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
 }
 
 HEADWAY_TASK(mqar, "multi-query associative recall: `items` pairs of key and value, every key asked once",
-             false, most_items, generate);
+             FactPlaces::own, most_items, generate);
 
 }  // namespace
 }  // namespace headway

@@ -51,7 +51,8 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
   }
 }
 
-HEADWAY_TASK(needle, "find `items` facts (key = value) scattered in filler", true, most_items, generate);
+HEADWAY_TASK(needle, "find `items` facts (key = value) scattered in filler", FactPlaces::by_depth, most_items,
+             generate);
 
 }  // namespace
 }  // namespace headway

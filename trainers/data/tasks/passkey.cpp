@@ -45,7 +45,8 @@ void generate(const TaskRecipe& recipe, Draw& draw, ExampleRows rows) {
   for (size_t i = 0; i + 1 < digits.size(); ++i) rows.write(digits[i], digits[i + 1]);
 }
 
-HEADWAY_TASK(passkey, "find a number of `items` digits hidden in filler", true, most_items, generate);
+HEADWAY_TASK(passkey, "find a number of `items` digits hidden in filler", FactPlaces::by_depth, most_items,
+             generate);
 
 }  // namespace
 }  // namespace headway

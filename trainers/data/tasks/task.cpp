@@ -96,7 +96,7 @@ void check_task(const DataRecipe& recipe) {
       fmt::format("data.task.items = {}: expected at most {} for {} with data.seq_len = {} and "
                   "data.task.vocab_size = {}",
                   recipe.task.items, most, recipe.task.kind, recipe.seq_len, recipe.task.vocab_size));
-  HEADWAY_CHECK(task.has_depth || recipe.task.depth == -1, ConfigError,
+  HEADWAY_CHECK(task.fact_places == FactPlaces::by_depth || recipe.task.depth == -1, ConfigError,
                 fmt::format("data.task.depth = {}: expected -1 for {}, whose facts have places of their own",
                             recipe.task.depth, recipe.task.kind));
 }

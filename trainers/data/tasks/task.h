@@ -63,10 +63,13 @@ struct ExampleRows {
   }
 };
 
+/// Whether facts have places of their own, or one that data.task.depth may fix.
+enum class FactPlaces : uint8_t { own, by_depth };
+
 struct Task {
   std::string_view name;
   std::string_view summary;
-  bool has_depth;  // takes data.task.depth
+  FactPlaces fact_places;
   /// Largest data.task.items that data.seq_len and the vocabulary leave room for; 0: none fits.
   int64_t (*most_items)(const TaskRecipe&, int64_t seq_len);
   void (*generate)(const TaskRecipe&, Draw&, ExampleRows);
@@ -84,7 +87,7 @@ std::unique_ptr<ExampleSource> open_task(const DataRecipe&, int64_t seed);
 }  // namespace headway
 
 /// Last line of a task's file.
-#define HEADWAY_TASK(task_name, summary_text, takes_depth, most_items_function, generate_function)          \
-  static const ::headway::Task task_name##_task{#task_name, summary_text, takes_depth, most_items_function, \
-                                                generate_function};                                         \
+#define HEADWAY_TASK(task_name, summary_text, places, most_items_function, generate_function)          \
+  static const ::headway::Task task_name##_task{#task_name, summary_text, places, most_items_function, \
+                                                generate_function};                                    \
   [[maybe_unused]] static const bool task_name##_registered = ::headway::register_task(&task_name##_task)
