@@ -9,6 +9,21 @@
 namespace headway {
 namespace {
 
+/// By the root of the squares' sum, relative to that of the expected numbers, or of numbers of `typical` size
+/// where a score of few terms happens to cancel.
+void expect_near_numbers(const std::vector<double>& actual, const std::vector<double>& expected, double limit,
+                         double typical = 0) {
+  ASSERT_EQ(actual.size(), expected.size());
+  double squares = 0, magnitude = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    squares += std::pow(actual[i] - expected[i], 2);
+    magnitude += std::pow(expected[i], 2);
+  }
+  magnitude = std::max(magnitude, std::pow(typical, 2) * static_cast<double>(expected.size()));
+  EXPECT_TRUE(std::sqrt(squares) <= limit * std::sqrt(magnitude))
+      << std::sqrt(squares) << " of " << std::sqrt(magnitude);
+}
+
 class LinearAttentionIdentities : public LinearAttentionTest {
  protected:
   struct Gradients {
@@ -49,15 +64,10 @@ class LinearAttentionIdentities : public LinearAttentionTest {
   static double* row(const Tensor& x, int64_t b, int64_t t, int64_t h) {
     return x.data<double>() + ((b * x.size(1) + t) * x.size(2) + h) * x.size(3);
   }
-  static void expect_near(const Tensor& actual, const Tensor& expected, double limit, const char* name) {
+  void expect_near(const Tensor& actual, const Tensor& expected, double limit, const char* name) {
+    SCOPED_TRACE(name);
     ASSERT_EQ(actual.shape(), expected.shape());
-    double squares = 0, magnitude = 0;
-    for (int64_t i = 0; i < actual.numel(); ++i) {
-      squares += std::pow(actual.data<double>()[i] - expected.data<double>()[i], 2);
-      magnitude += std::pow(expected.data<double>()[i], 2);
-    }
-    EXPECT_TRUE(std::sqrt(squares) <= limit * std::sqrt(magnitude))
-        << name << ": " << std::sqrt(squares) << " of " << std::sqrt(magnitude);
+    expect_near_numbers(to_doubles(actual, *stream), to_doubles(expected, *stream), limit);
   }
 };
 
@@ -79,19 +89,6 @@ class LinearAttentionRecurrence : public LinearAttentionTest {
     in.slope = Tensor::from<T>(std::vector<T>(slopes.begin(), slopes.end()), {H}, *stream);
     const auto [o, state] = linear_attention(ctx, in, {});
     return {to_doubles(o.value(), *stream), to_doubles(state.value(), *stream)};
-  }
-  /// Relative to the numbers themselves, or to `typical` where a score of few terms happens to cancel.
-  static void expect_near(const std::vector<double>& actual, const std::vector<double>& expected,
-                          double typical, double limit) {
-    ASSERT_EQ(actual.size(), expected.size());
-    double squares = 0, magnitude = 0;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      squares += std::pow(actual[i] - expected[i], 2);
-      magnitude += std::pow(expected[i], 2);
-    }
-    magnitude = std::max(magnitude, std::pow(typical, 2) * static_cast<double>(expected.size()));
-    EXPECT_TRUE(std::sqrt(squares) <= limit * std::sqrt(magnitude))
-        << std::sqrt(squares) << " of " << std::sqrt(magnitude);
   }
   /// Head h of outputs or states, of `count` rows of all heads.
   static std::vector<double> head_of(const std::vector<double>& x, int64_t h, int64_t count, int64_t size) {
@@ -130,10 +127,10 @@ TEST_F(LinearAttentionRecurrence, EveryLengthAndSlope) {
             o[t * width + c] += s * query;
           }
         }
-      expect_near(head_of(in_double.o, h, length, width), o, scale, 1e-12);
-      expect_near(head_of(in_double.state, h, 1, width * width), S, scale, 1e-12);
-      expect_near(head_of(in_float.o, h, length, width), o, scale, 1e-5);
-      expect_near(head_of(in_float.state, h, 1, width * width), S, scale, 1e-5);
+      expect_near_numbers(head_of(in_double.o, h, length, width), o, 1e-12, scale);
+      expect_near_numbers(head_of(in_double.state, h, 1, width * width), S, 1e-12, scale);
+      expect_near_numbers(head_of(in_float.o, h, length, width), o, 1e-5, scale);
+      expect_near_numbers(head_of(in_float.state, h, 1, width * width), S, 1e-5, scale);
       for (const int64_t t : {int64_t{0}, length / 2, length - 1}) {
         std::vector<double> sum(static_cast<size_t>(width));
         for (int64_t j = 0; j <= t; ++j) {
@@ -143,7 +140,7 @@ TEST_F(LinearAttentionRecurrence, EveryLengthAndSlope) {
           for (int64_t c = 0; c < width; ++c) sum[c] += score * at(v, j, h, c);
         }
         const double* const row = in_double.o.data() + (t * H + h) * width;
-        expect_near({row, row + width}, sum, scale, 1e-11);
+        expect_near_numbers({row, row + width}, sum, 1e-11, scale);
       }
     }
   }

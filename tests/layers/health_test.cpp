@@ -46,7 +46,7 @@ class HealthTest : public LayerTest {
 TEST_F(HealthTest, EqualWeightsHaveTheUniformSinkShare) {
   for (const char* kind : {"softmax", "gated", "affine"}) {
     auto layer = make(kind, kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}});
-    set(*layer, "query/weight", std::vector<double>(kDim * kDim, 0));
+    fill(*layer, "query/weight", 0);
     const auto values = report(*layer, random({2, kLength, kDim}));
     double uniform = 0;
     for (int64_t i = 1; i < kLength; ++i) uniform += 1.0 / static_cast<double>((i + 1) * (kLength - 1));
@@ -60,7 +60,7 @@ TEST_F(HealthTest, EqualWeightsHaveTheLargestEntropy) {
   for (const int64_t window : {0, 4}) {
     auto layer =
         make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}, {"window", window}});
-    set(*layer, "query/weight", std::vector<double>(kDim * kDim, 0));
+    fill(*layer, "query/weight", 0);
     double largest = 0;
     for (int64_t i = 1; i < kLength; ++i) {
       const int64_t seen = window > 0 ? std::min(i + 1, window) : i + 1;
@@ -76,7 +76,7 @@ TEST_F(HealthTest, EqualWeightsHaveTheLargestEntropy) {
 TEST_F(HealthTest, EntropyCountsTheSinkAsAKeyAndDroppedKeysNot) {
   const nlohmann::json heads{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
   auto sink = make("softmax", kDim, with(heads, {{"sink", true}}));
-  set(*sink, "query/weight", std::vector<double>(kDim * kDim, 0));
+  fill(*sink, "query/weight", 0);
   EXPECT_NEAR(report(*sink, random({1, 2, kDim})).at("entropy"), std::log(3.0), 1e-13);
   auto one_key = make("dynamic_mask", kDim, with(heads, {{"top_w", 1}}));
   perturb(*one_key);
@@ -190,8 +190,7 @@ TEST_F(HealthTest, AffineMayStartAsHalfOfSoftmaxAttention) {
   const nlohmann::json heads{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
   auto affine = make("affine", kDim, with(heads, {{"affine_init", "zero"}, {"affine_ema_init", 0.5}}));
   auto softmax = make("softmax", kDim, heads);
-  for (const char* path : {"query/weight", "key/weight", "value/weight", "output/weight"})
-    set(*softmax, path, parameter(*affine, path).value.to_vector<double>(*stream));
+  copy_parameters(*softmax, *affine);
   const Tensor x = random({2, kLength, kDim});
   const auto values = report(*affine, x);
   EXPECT_EQ(values.at("alpha_min"), 0.5);

@@ -136,8 +136,7 @@ TEST_F(HedgehogTest, WithoutMapsItIsTheRunningMean) {
   for (const char* map : {"softmax", "exp", "expmax", "joint"}) {
     const auto layer = make("hedgehog", kDim, with(plain, {{"feature_map", map}, {"normaliser_eps", 0}}));
     pass_values_through(*layer);
-    for (const char* name : {"query_map/weight", "key_map/weight"})
-      set(*layer, name, std::vector<double>(static_cast<size_t>(parameter(*layer, name).shape.numel()), 0));
+    for (const char* name : {"query_map/weight", "key_map/weight"}) fill(*layer, name, 0);
     const int64_t T = 70;
     const Tensor x = random({1, T, kDim}), expected = Tensor::zeros(x.shape(), DType::f64, *stream);
     for (int64_t c = 0; c < kDim; ++c) {

@@ -214,10 +214,8 @@ TEST_F(MohTest, AllHeadsAlikeIsSoftmaxAttention) {
   const auto softmax = make("softmax", kDim, base);
   for (const int64_t shared : {0, 2}) {
     const auto moh = make("moh", kDim, with(base, {{"shared_heads", shared}, {"top_k", 6 - shared}}));
-    for (const char* name : {"query/weight", "key/weight", "value/weight", "output/weight"})
-      set(*moh, name, parameter(*softmax, name).value.to_vector<double>(*stream));
-    set(*moh, "router/weight",
-        std::vector<double>(static_cast<size_t>(parameter(*moh, "router/weight").shape.numel()), 0.0));
+    copy_parameters(*softmax, *moh);
+    fill(*moh, "router/weight", 0);
     const Tensor x = random({2, 9, kDim});
     expect_near(run(*moh, x), run(*softmax, x), 1e-14);
   }
