@@ -22,6 +22,7 @@
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/norm.h"
+#include "kernels/ops/norm_rope.h"
 #include "kernels/ops/rope.h"
 
 namespace headway {
@@ -156,6 +157,24 @@ void run(int64_t N) {
                   RopeRotate<T>{.x = a.reshape(heads).view<const T, 4>("x"),
                                 .table = table.view<const float, 3>("table"),
                                 .y = y.reshape(heads).view<T, 4>("y")});
+    const Tensor head_weight = bench.random({kWidth / kHeads}, DType::f32),
+                 dhead_weight = bench.zeros({kWidth / kHeads}, DType::f32),
+                 head_inverse = bench.random({N * kHeads}, DType::f32);
+    bench.measure("norm_rope_forward", 2 * row,
+                  NormRopeForward<T>{.eps = 1e-6,
+                                     .x = a.reshape(heads).view<const T, 4>("x"),
+                                     .weight = numbers(head_weight),
+                                     .table = table.view<const float, 3>("table"),
+                                     .y = y.reshape(heads).view<T, 4>("y"),
+                                     .inverse = numbers(head_inverse)});
+    bench.measure("norm_rope_backward", 3 * row,
+                  NormRopeBackward<T>{.dy = b.reshape(heads).view<const T, 4>("dy"),
+                                      .x = a.reshape(heads).view<const T, 4>("x"),
+                                      .weight = numbers(head_weight),
+                                      .table = table.view<const float, 3>("table"),
+                                      .inverse = numbers(head_inverse),
+                                      .dx = y.reshape(heads).view<T, 4>("dx"),
+                                      .dweight = numbers(dhead_weight)});
     std::vector<int32_t> ids(static_cast<size_t>(N));
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7919 % kVocab);
     const Tensor tokens = Tensor::from<int32_t>(ids, {N}, *stream),
@@ -169,6 +188,8 @@ void run(int64_t N) {
                  c = bench.random({N, kHidden}, DType::bf16), y = bench.empty({N, kHidden}, DType::bf16),
                  z = bench.empty({N, kHidden}, DType::bf16);
     const double row = Bench::bytes_of(a);
+    const Tensor sum = bench.empty({kHidden}, DType::f32);
+    bench.measure("column_sum, hidden", row, ColumnSum<T>{.x = read(a), .sum = numbers(sum)});
     bench.measure("gelu_forward", 2 * row, GeluForward<T>{.x = line_read(a), .y = line(y)});
     bench.measure("gelu_backward", 3 * row,
                   GeluBackward<T>{.dy = line_read(a), .x = line_read(b), .dx = line(y)});

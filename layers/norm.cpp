@@ -4,6 +4,7 @@
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/gated_norm.h"
 #include "autograd/ops/norm.h"
+#include "autograd/ops/norm_rope.h"
 
 namespace headway {
 namespace {
@@ -30,6 +31,13 @@ std::array<Variable, 2> NormLayer::forward(Context& ctx, const Variable& x, cons
   }
   return apply<AddNorm>(ctx, {.kind = kind_of(style_), .eps = eps_}, x, update, weight_->variable(),
                         optional(bias_));
+}
+
+HeadNorm::HeadNorm(int64_t head_dim, double eps)
+    : eps_(eps), weight_(&add_parameter("weight", {head_dim}, Init::ones(), false)) {}
+
+Variable HeadNorm::forward(Context& ctx, const Variable& heads, const Tensor& table) const {
+  return apply<NormRope>(ctx, {.eps = eps_}, heads, weight_->variable(), table);
 }
 
 }  // namespace headway

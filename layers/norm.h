@@ -33,4 +33,16 @@ class NormLayer : public Module {
   Parameter* bias_ = nullptr;
 };
 
+/// QK-norm: RMSNorm with a learned weight over each head, and the rotation that follows it.
+class HeadNorm : public Module {
+ public:
+  HeadNorm(int64_t head_dim, double eps);
+  /// heads [B,T,H,Dh], table [T,R/2,2] or undefined for no rotation -> [B,T,H,Dh]
+  Variable forward(Context&, const Variable& heads, const Tensor& table) const;
+
+ private:
+  double eps_;
+  Parameter* weight_;
+};
+
 }  // namespace headway

@@ -6,9 +6,9 @@ namespace headway::cuda {
 namespace {
 
 // A column's blocks lie a row apart, so what counts is how many of them are asked for at once.
-constexpr int kColumns = 16, kParts = 64;
+constexpr int kColumns = 16, kParts = 64, kGroups = 8;
 
-/// A column's blocks are summed in so many parts, and then the parts.
+/// A column's blocks are summed in so many parts, then the parts of a group, then the groups.
 __global__ void __launch_bounds__(kColumns* kParts)
     add_blocks_kernel(int64_t blocks, int64_t N, BlockSums first, BlockSums second) {
   __shared__ float parts[kParts][kColumns];
@@ -21,9 +21,15 @@ __global__ void __launch_bounds__(kColumns* kParts)
     for (int64_t b = threadIdx.y; b < blocks; b += kParts) sum += to.partial[b * N + n];
   parts[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
+  if (threadIdx.y < kGroups) {
+#pragma unroll
+    for (int part = kGroups; part < kParts; part += kGroups) sum += parts[threadIdx.y + part][threadIdx.x];
+    parts[threadIdx.y][threadIdx.x] = sum;
+  }
+  __syncthreads();
   if (threadIdx.y != 0 || n >= N) return;
 #pragma unroll
-  for (int part = 1; part < kParts; ++part) sum += parts[part][threadIdx.x];
+  for (int group = 1; group < kGroups; ++group) sum += parts[group][threadIdx.x];
   to.sums[n] = to.accumulate ? to.sums[n] + sum : sum;
 }
 
@@ -31,17 +37,8 @@ __global__ void __launch_bounds__(kColumns* kParts)
 
 void add_blocks(int64_t blocks, int64_t N, BlockSums first, BlockSums second, Stream& stream) {
   if (N == 0) return;
-  // Its blocks may be placed while those of the kernel before end, which saves a launch's delay.
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks_for(N, kColumns), second.sums ? 2 : 1);
-  config.blockDim = dim3(kColumns, kParts);
-  config.stream = stream.native();
-  config.attrs = &early;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, add_blocks_kernel, blocks, N, first, second), "add_blocks");
+  launch_early("add_blocks", add_blocks_kernel, dim3(blocks_for(N, kColumns), second.sums ? 2 : 1),
+               dim3(kColumns, kParts), stream, blocks, N, first, second);
 }
 
 void add_blocks(const float* partial, int64_t blocks, int64_t N, float* sums, bool accumulate,

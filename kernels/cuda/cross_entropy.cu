@@ -1,6 +1,7 @@
 // A block takes rows of logits in turn: one pass for the maximum and the sum of exponentials, rescaled as the
-// maximum grows, and one more where the gradient is wanted. Rows of up to 113 KiB are copied to shared memory
-// while the row before is worked on, so memory is read once and is never waited for by all threads at a time.
+// maximum grows, and one more where the gradient is wanted. A row is copied to shared memory while the row
+// before is worked on where two fit (113 KiB each on Hopper), so memory is read once and is never waited for
+// by all threads at a time.
 #include "kernels/ops/cross_entropy.h"
 
 #include <cfloat>
@@ -100,26 +101,26 @@ void cross_entropy(const CrossEntropy<T>& args, Stream& stream) {
   const int64_t rows = args.logits.size[0], columns = args.logits.size[1];
   if (rows == 0) return;
   constexpr int V = 16 / sizeof(T), kPacksPerThread = 4;
-  constexpr unsigned kMultiprocessors = 132, kThreadsPerMultiprocessor = 2048;
-  constexpr size_t kSharedBytes = 226 << 10, kBlockBytes = 2 << 10;  // what a block takes besides its rows
+  constexpr size_t kStaticBytes = 1 << 10, kBlockBytes = 2 << 10;  // what a block takes besides its rows
+  const size_t shared_bytes = property(stream, cudaDevAttrMaxSharedMemoryPerBlockOptin) - kStaticBytes;
   const size_t two_rows = 2 * static_cast<size_t>(columns) * sizeof(T);
   const bool wide = columns % V == 0 && is_aligned(args.logits.data, 16);
-  const bool copies = wide && two_rows <= kSharedBytes;
+  const bool copies = wide && two_rows <= shared_bytes;
   const unsigned threads =
       std::clamp(blocks_for(columns, kPacksPerThread * V * kWarp) * kWarp, 128u, unsigned{kMostThreads});
   const auto kernel = copies ? cross_entropy_kernel<T, V, true>
                       : wide ? cross_entropy_kernel<T, V, false>
                              : cross_entropy_kernel<T, 1, false>;
-  unsigned per_multiprocessor = kThreadsPerMultiprocessor / threads;
+  unsigned per_multiprocessor = property(stream, cudaDevAttrMaxThreadsPerMultiProcessor) / threads;
   if (copies) {
     per_multiprocessor = std::min(
-        per_multiprocessor, static_cast<unsigned>(1 + (kSharedBytes - two_rows) / (two_rows + kBlockBytes)));
+        per_multiprocessor, static_cast<unsigned>(1 + (shared_bytes - two_rows) / (two_rows + kBlockBytes)));
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(kSharedBytes)),
+                                    static_cast<int>(shared_bytes)),
                args.name);
   }
-  const auto blocks =
-      static_cast<unsigned>(std::min<int64_t>(rows, int64_t{kMultiprocessors} * per_multiprocessor));
+  const auto blocks = static_cast<unsigned>(
+      std::min<int64_t>(rows, int64_t{num_multiprocessors(stream)} * per_multiprocessor));
   kernel<<<blocks, threads, copies ? two_rows : 0, stream.native()>>>(args);
   check_launch(args.name);
 }

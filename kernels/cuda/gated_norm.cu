@@ -132,7 +132,6 @@ void gated_norm_backward(const GatedNormBackward<T>& args, Stream& stream) {
   const int64_t N = args.x.size[0], D = args.x.size[1];
   constexpr int V = 16 / sizeof(T);
   constexpr size_t kSharedBytes = 96 << 10;  // two blocks fit a multiprocessor
-  constexpr unsigned kMaxBlocks = 264;
   const size_t bytes_per_warp = args.weight ? static_cast<size_t>(D) * sizeof(float) : 0;
   HEADWAY_CHECK(
       bytes_per_warp <= 2 * kSharedBytes, ShapeError,
@@ -140,7 +139,7 @@ void gated_norm_backward(const GatedNormBackward<T>& args, Stream& stream) {
   const int warps =
       static_cast<int>(std::clamp<size_t>(kSharedBytes / std::max<size_t>(bytes_per_warp, 1), 1, kWarps));
   const size_t shared = static_cast<size_t>(warps) * bytes_per_warp;
-  const unsigned blocks = std::min(kMaxBlocks, std::max(1u, blocks_for(N, warps)));
+  const unsigned blocks = std::clamp(blocks_for(N, warps), 1u, 2 * num_multiprocessors(stream));
   auto* const partial =
       reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(blocks) * D * sizeof(float)).data());
   const bool wide = is_wide(args.x, {args.dy.data, args.gate.data, args.dx.data, args.dgate.data});

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/cuda/check.h"
 #include "core/dtype.h"
@@ -74,7 +75,45 @@ inline unsigned blocks_for(int64_t work, int64_t per_block) {
   return static_cast<unsigned>((work + per_block - 1) / per_block);
 }
 
+/// Of the stream's GPU.
+inline unsigned property(const Stream& stream, cudaDeviceAttr attribute) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, stream.device().index),
+             "reading the GPU's properties");
+  return static_cast<unsigned>(value);
+}
+inline unsigned num_multiprocessors(const Stream& stream) {
+  return property(stream, cudaDevAttrMultiProcessorCount);
+}
+
 /// After every launch: a bad configuration is an error here, not at the next synchronisation.
 inline void check_launch(const char* name) { check_cuda(cudaGetLastError(), name); }
+
+/// How many blocks of a kernel run at a time on the whole GPU.
+template <class Kernel>
+unsigned num_resident_blocks(Kernel kernel, unsigned threads, size_t shared_bytes, const Stream& stream) {
+  int per_multiprocessor = 0;
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel,
+                                                           static_cast<int>(threads), shared_bytes),
+             "asking for a kernel's occupancy");
+  return num_multiprocessors(stream) * static_cast<unsigned>(std::max(per_multiprocessor, 1));
+}
+
+/// Launches a kernel whose blocks may be placed while those of the kernel before end, which saves a launch's
+/// delay: it calls cudaGridDependencySynchronize before it touches what others write or read.
+template <class... Parameters, class... Args>
+void launch_early(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream& stream,
+                  const Args&... args) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream.native();
+  config.attrs = &early;
+  config.numAttrs = property(stream, cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...), name);
+}
 
 }  // namespace headway::cuda

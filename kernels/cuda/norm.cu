@@ -320,19 +320,19 @@ template <class T>
 void norm_backward(const NormBackward<T>& args, Stream& stream) {
   const int64_t N = args.x.size[0], D = args.x.size[1];
   constexpr int V = 16 / sizeof(T);
-  constexpr unsigned kMultiprocessors = 132;
+  const unsigned multiprocessors = num_multiprocessors(stream);
   const bool wide = D % V == 0 && is_aligned(args.x.data, 16) && is_aligned(args.dy.data, 16) &&
                     is_aligned(args.dx.data, 16) && is_aligned(args.added.data, 16) &&
                     is_aligned(args.weight.data, 16);
   const unsigned threads = wide ? threads_of_short_rows<V>(D) : 0;
-  const unsigned most_blocks = kMultiprocessors * (threads > 0 ? kResidentThreads<false> / threads : 2);
+  const unsigned most_blocks = multiprocessors * (threads > 0 ? kResidentThreads<false> / threads : 2);
   auto* const dweight =
       reinterpret_cast<float*>(stream.scratch(size_t{most_blocks} * 2 * D * sizeof(float)).data());
   float* const dbias = dweight + most_blocks * D;
   unsigned blocks = 0;
   const auto launch_short = [&]<bool kAdds>() {
     blocks = std::clamp(blocks_for(N, kBackwardRows<kAdds>), 1u,
-                        kMultiprocessors * (kResidentThreads<kAdds> / threads));
+                        multiprocessors * (kResidentThreads<kAdds> / threads));
     const auto kernel = args.kind == NormKind::layer ? short_backward_kernel<T, V, NormKind::layer, kAdds>
                                                      : short_backward_kernel<T, V, NormKind::rms, kAdds>;
     kernel<<<blocks, threads, 0, stream.native()>>>(args, dweight, dbias);

@@ -13,6 +13,7 @@ namespace {
 using namespace cuda;
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
+constexpr unsigned kBlocksOfMultiprocessor = 2048 / kThreads;
 constexpr float kQuarterPi = std::numbers::pi_v<float> / 4;
 
 using Settings = NormAwareMapSettings;
@@ -160,8 +161,8 @@ void norm_aware_map_forward(const NormAwareMapForward<T>& args, Stream& stream) 
 
 template <class T>
 void norm_aware_map_backward(const NormAwareMapBackward<T>& args, Stream& stream) {
-  constexpr unsigned kMaxBlocks = 1056;  // eight for each of 132 multiprocessors
-  const unsigned blocks = std::clamp(blocks_for(args.x.size[0], kWarps), 1u, kMaxBlocks);
+  const unsigned blocks = std::clamp(blocks_for(args.x.size[0], kWarps), 1u,
+                                     kBlocksOfMultiprocessor * num_multiprocessors(stream));
   auto* const partial = reinterpret_cast<float*>(stream.scratch(blocks * sizeof(float)).data());
   norm_aware_map_backward_kernel<<<blocks, kThreads, 0, stream.native()>>>(args, partial);
   check_launch(args.name);

@@ -25,8 +25,8 @@ Projections::Projections(const AttentionConfig& config, const ModelShape& shape)
   add_child("key", key_);
   add_child("value", value_);
   if (config.qk_norm) {
-    query_norm_ = std::make_unique<NormLayer>(NormStyle::rms, head_dim_, kQkNormEps, false);
-    key_norm_ = std::make_unique<NormLayer>(NormStyle::rms, head_dim_, kQkNormEps, false);
+    query_norm_ = std::make_unique<HeadNorm>(head_dim_, kQkNormEps);
+    key_norm_ = std::make_unique<HeadNorm>(head_dim_, kQkNormEps);
     add_child("query_norm", *query_norm_);
     add_child("key_norm", *key_norm_);
   }
@@ -36,12 +36,12 @@ Variable Projections::heads(Context& ctx, const Variable& rows, int64_t num_head
   return reshape(ctx, rows, {rows.size(0), rows.size(1), num_heads, head_dim_});
 }
 
-Variable Projections::place(Context& ctx, const Variable& heads, const NormLayer* norm,
+Variable Projections::place(Context& ctx, const Variable& heads, const HeadNorm* norm,
                             const Positions& positions) const {
-  const Variable normed = norm ? norm->forward(ctx, heads) : heads;
-  if (rotated_dim_ == 0) return normed;
-  const Tensor table = positions.rope(rope_theta_, rotated_dim_, heads.value().dtype(), ctx.stream);
-  return apply<Rope>(ctx, {}, normed, table);
+  Tensor table;
+  if (rotated_dim_ > 0) table = positions.rope(rope_theta_, rotated_dim_, heads.value().dtype(), ctx.stream);
+  if (norm) return norm->forward(ctx, heads, table);
+  return table ? apply<Rope>(ctx, {}, heads, table) : heads;
 }
 
 QueryKeyValue Projections::project(Context& ctx, const Variable& x) const {

@@ -26,13 +26,13 @@ class Projections : public Module {
 
  private:
   Variable heads(Context&, const Variable& rows, int64_t num_heads) const;
-  Variable place(Context&, const Variable& heads, const NormLayer* norm, const Positions&) const;
+  Variable place(Context&, const Variable& heads, const HeadNorm* norm, const Positions&) const;
 
   int64_t num_heads_, num_kv_heads_, head_dim_;
   int64_t rotated_dim_;  // 0: no rotation
   double rope_theta_;
   LinearLayer query_, key_, value_;
-  std::unique_ptr<NormLayer> query_norm_, key_norm_;
+  std::unique_ptr<HeadNorm> query_norm_, key_norm_;
 };
 
 }  // namespace headway

@@ -15,6 +15,7 @@
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/ops/norm.h"
+#include "autograd/ops/norm_rope.h"
 #include "autograd/ops/rope.h"
 #include "autograd/recompute.h"
 #include "core/backend.h"
@@ -153,6 +154,19 @@ TEST_F(OpsTest, Rope) {
   }
   const Tensor angles = Tensor::from<double>(table, {3, 2, 2}, *stream);
   expect_gradients({x}, [&](Context& c) { return std::vector{apply<headway::Rope>(c, {}, x, angles)}; });
+}
+
+TEST_F(OpsTest, NormRope) {
+  const Variable x = leaf({2, 3, 2, 6}), weight = leaf({6});
+  std::vector<double> table;
+  for (const double angle : random_values<double>(3 * 2, seed, 1000, 2)) {
+    table.push_back(std::cos(angle));
+    table.push_back(std::sin(angle));
+  }
+  for (const Tensor& angles : {Tensor::from<double>(table, {3, 2, 2}, *stream), Tensor()})
+    expect_gradients({x, weight}, [&](Context& c) {
+      return std::vector{apply<headway::NormRope>(c, {}, x, weight, angles)};
+    });
 }
 
 TEST_F(OpsTest, AddScaleAndDropout) {

@@ -5,6 +5,7 @@ machines (NCCL_HOSTID). Without a GPU everything is skipped, or fails where HEAD
 """
 import os
 import pathlib
+import subprocess
 import sys
 import unittest
 
@@ -12,10 +13,19 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "trainers" / "
 from runs import MPIEXEC, PROGRAM, Runs  # noqa: E402
 
 
+def num_gpus():
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.count("GPU ")
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+
+
 class GpuRanks(Runs):
     def command(self, *arguments, ranks=None):
         if not ranks:
             return [PROGRAM, *map(str, arguments)]
+        if num_gpus() >= ranks:
+            return [MPIEXEC, "-np", str(ranks), PROGRAM, *map(str, arguments)]
         parts = []
         for rank in range(ranks):
             parts += [":"] if rank else []

@@ -60,12 +60,15 @@ class GpuTest : public ::testing::Test {
   using Function = std::function<Variable(Context&, const std::vector<Variable>&)>;
   /// Outputs and gradients on the GPU against the oracle, twice with equal bits, from memory that holds NaN
   /// between margins that nothing may touch.
-  void check(const std::vector<Input>& inputs, const Function& function) {
-    check_dtype(DType::f32, 2e-5, inputs, function);
-    check_dtype(DType::bf16, 6e-3, inputs, function);
+  /// term: size of what is summed up. Where everything cancels (a window of one key has no gradient in q),
+  /// errors are measured by it.
+  void check(const std::vector<Input>& inputs, const Function& function, double term = 0.1) {
+    check_dtype(DType::f32, 2e-5, inputs, function, term);
+    check_dtype(DType::bf16, 8e-3, inputs, function, term);  // two roundings of one number
   }
   /// limit: relative root mean square of the error of each tensor.
-  void check_dtype(DType dtype, double limit, const std::vector<Input>& inputs, const Function& function) {
+  void check_dtype(DType dtype, double limit, const std::vector<Input>& inputs, const Function& function,
+                   double term = 0.1) {
     SCOPED_TRACE(to_string(dtype));
     const auto exact = run(Device{}, DType::f64, inputs, function);
     const Device gpu{Device::Kind::cuda, 0};
@@ -82,10 +85,8 @@ class GpuTest : public ::testing::Test {
         error += (first[i][j] - exact[i][j]) * (first[i][j] - exact[i][j]);
         size += exact[i][j] * exact[i][j];
       }
-      // Where everything cancels (a window of one key has no gradient in q), the size of a term counts.
-      constexpr double kTerm = 0.1;
       const auto count = static_cast<double>(exact[i].size());
-      const double relative = std::sqrt(error / std::max(size, count * kTerm * kTerm));
+      const double relative = std::sqrt(error / std::max(size, count * term * term));
       // Gradients of vectors sum up many rows, which may cancel.
       const bool is_vector = i > 0 && inputs[i - 1].kind == Input::Kind::vector;
       EXPECT_TRUE(error == 0 || relative <= (is_vector ? 20 * limit : limit))

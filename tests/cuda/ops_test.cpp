@@ -1,4 +1,5 @@
 #include <array>
+#include <limits>
 
 #include "autograd/apply.h"
 #include "autograd/ops/activation.h"
@@ -8,6 +9,7 @@
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/ops/norm.h"
+#include "autograd/ops/norm_rope.h"
 #include "autograd/ops/rope.h"
 #include "autograd/ops/softmax_attention.h"
 #include "kernels/attention/variants/plain.h"
@@ -59,10 +61,14 @@ TEST_F(GpuOps, Norms) {
                                       {9, 4104}}) {
       SCOPED_TRACE(width);
       if (width == 1 && kind == NormKind::layer) continue;  // its output is the bias alone
-      check({values({rows, width}), vector({width}, 1), vector({width})}, [&](Context& c, const Inputs& x) {
-        return apply<Norm>(c, {.kind = kind, .eps = 1e-5}, x[0], x[1],
-                           kind == NormKind::layer ? x[2] : Variable());
-      });
+      const double term = width == 1 ? 1 : 0.1;             // its output is a sign, which has no gradient
+      check(
+          {values({rows, width}), vector({width}, 1), vector({width})},
+          [&](Context& c, const Inputs& x) {
+            return apply<Norm>(c, {.kind = kind, .eps = 1e-5}, x[0], x[1],
+                               kind == NormKind::layer ? x[2] : Variable());
+          },
+          term);
     }
 }
 
@@ -150,6 +156,27 @@ TEST_F(GpuOps, Rope) {
           [](Context& c, const Inputs& x) { return apply<Rope>(c, {}, x[0], x[1].value()); });
 }
 
+TEST_F(GpuOps, NormRope) {
+  for (const auto& [heads, width, rotated] : {std::array<int64_t, 3>{1, 2, 2},
+                                              {3, 64, 64},
+                                              {12, 64, 32},
+                                              {5, 80, 48},
+                                              {2, 128, 128},
+                                              {1, 256, 0},
+                                              {7, 48, 6},
+                                              {3, 33, 16},
+                                              {2, 7, 0}}) {
+    SCOPED_TRACE(std::to_string(width) + ", rotated " + std::to_string(rotated));
+    for (const int64_t tokens : {1, 9, 500}) {
+      std::vector<Input> inputs{values({2, tokens, heads, width}), vector({width}, 1)};
+      if (rotated > 0) inputs.push_back(vector({tokens, rotated / 2, 2}));
+      check(inputs, [&](Context& c, const Inputs& x) {
+        return apply<NormRope>(c, {}, x[0], x[1], rotated > 0 ? x[2].value() : Tensor());
+      });
+    }
+  }
+}
+
 TEST_F(GpuOps, LinearCrossEntropyInOneBlockAndInMany) {
   for (const size_t block_bytes : {size_t{64} << 20, size_t{40000}})
     for (const auto& [tokens, vocab] :
@@ -180,10 +207,13 @@ void check_attention(auto& test, const Dims& d, typename SoftmaxAttention<V>::Co
   std::vector<Input> inputs{test.values({d.B, d.T, d.H, d.Dh}, size),
                             test.values({d.B, d.Tk, d.K, d.Dh}, size), test.values({d.B, d.Tk, d.K, d.Dh})};
   if (with_sink) inputs.push_back(test.vector({d.H}, 1));
-  test.check(inputs, [&](Context& c, const Inputs& x) {
+  const auto attend = [&](Context& c, const Inputs& x) {
     return softmax_attention<V>(c, {.q = x[0], .k = x[1], .v = x[2], .sink = with_sink ? x[3] : Variable()},
                                 config);
-  });
+  };
+  // Gradients of q and k are differences, of what a row gets from its keys and of what o says that it gets.
+  constexpr double kTerm = 0.5;
+  test.check(inputs, attend, kTerm);
 }
 
 class GpuAttention : public GpuTest {
@@ -191,6 +221,36 @@ class GpuAttention : public GpuTest {
   using GpuTest::check;
   using GpuTest::values;
   using GpuTest::vector;
+
+  /// Rows that see key `at`, which is no number, have no number in o and in the log-sum-exp; others have.
+  template <class T>
+  void expect_nan_after(int64_t length, int64_t width) {
+    const auto stream = backend(Device{Device::Kind::cuda, 0}).make_stream();
+    const Shape shape{1, length, 1, width};
+    const auto random = [&](uint32_t which) {
+      return random_values<float>(shape.numel(), seed_, which, 1.0);
+    };
+    const auto tensor = [&](const std::vector<float>& numbers) {
+      return Tensor::from<T>(std::vector<T>(numbers.begin(), numbers.end()), shape, *stream);
+    };
+    const int64_t at = length / 2;
+    std::vector<float> keys = random(2);
+    keys[static_cast<size_t>(at * width + 3)] = std::numeric_limits<float>::quiet_NaN();
+    const Tensor q = tensor(random(1)), k = tensor(keys), v = tensor(random(3)), o = tensor(random(4)),
+                 lse = Tensor::zeros({1, 1, length}, DType::f32, *stream);
+    launch(SoftmaxForward<attention::Plain, T>{.q = q.view<const T, 4>("q"),
+                                               .k = k.view<const T, 4>("k"),
+                                               .v = v.view<const T, 4>("v"),
+                                               .o = o.view<T, 4>("o"),
+                                               .log_sum_exp = lse.view<float, 3>("lse")},
+           *stream);
+    const auto rows = to_doubles(o, *stream), sums = to_doubles(lse, *stream);
+    for (int64_t t = 0; t < length; ++t) {
+      EXPECT_EQ(std::isnan(sums[static_cast<size_t>(t)]), t >= at) << "row " << t << " of " << length;
+      for (int64_t d = 0; d < width; ++d)
+        EXPECT_EQ(std::isnan(rows[static_cast<size_t>(t * width + d)]), t >= at) << t << " of " << length;
+    }
+  }
 };
 
 TEST_F(GpuAttention, Plain) {
@@ -205,6 +265,14 @@ TEST_F(GpuAttention, SinkWithAndWithoutWindow) {
   for (const Dims& d : kDims)
     for (const int window : {0, 20})
       check_attention<attention::Sink>(*this, d, {.params = {.window = window}}, true);
+}
+
+TEST_F(GpuAttention, AKeyThatIsNoNumberReachesEveryRowThatSeesIt) {
+  for (const int64_t length : {1, 5, 70, 130})
+    for (const int64_t width : {64, 80}) {
+      expect_nan_after<float>(length, width);
+      expect_nan_after<bf16>(length, width);
+    }
 }
 
 }  // namespace

@@ -93,7 +93,9 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
     const int t = first + warp * kRowsPerWarp + r;
     if (t >= T_) continue;
     const bool computes = pairs.computes(t);
-    const float inverse = total[r] > 0 && computes ? 1 / total[r] : 0.0f;
+    // Zero is the sum of a row without keys; one that is no number stays so.
+    const bool is_empty = total[r] == 0 || !computes;
+    const float inverse = is_empty ? 0.0f : 1 / total[r];
     const float row_scale = computes ? pairs.row_scale(t) : 0.0f,
                 row_bias = computes ? pairs.row_bias(t) : 0.0f;
     for (int c = 0; c < kPerLane; ++c) {
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
       a.o(b, t, h, d) = from_float<T>(row_scale * y + row_bias * visible[r][c]);
       if (kScalesRows<V> && a.y) a.y(b, t, h, d) = from_float<T>(y);
     }
-    if (lane == 0) a.log_sum_exp(b, h, t) = inverse > 0 ? largest[r] + logf(total[r]) : -INFINITY;
+    if (lane == 0) a.log_sum_exp(b, h, t) = is_empty ? -INFINITY : largest[r] + logf(total[r]);
   }
 }
 

@@ -237,7 +237,9 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads) forward_kernel(S
       if (t >= T) continue;
       if constexpr (has(V::slots, Slots::sink))
         sum += exp2f((a.slots.sink(pairs.head) - largest[m][half]) * kLog2E);
-      const float inverse = sum > 0 && computes[m][half] ? 1 / sum : 0.0f;
+      // Zero is the sum of a row without keys; one that is no number stays so.
+      const bool is_empty = sum == 0 || !computes[m][half];
+      const float inverse = is_empty ? 0.0f : 1 / sum;
       const float row_scale = computes[m][half] ? pairs.row_scale(t) : 0.0f,
                   row_bias = computes[m][half] ? pairs.row_bias(t) : 0.0f;
       const auto y = [&](int n, int e) { return sums.values[m][n][2 * half + e] * inverse; };
@@ -253,7 +255,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads) forward_kernel(S
         store_row<D>(&a.y(pairs.batch, t, pairs.head, 0), a.q.size[3],
                      [&](int n) { return round_pair(y(n, 0), y(n, 1)); });
       if (lane % 4 == 0)
-        a.log_sum_exp(pairs.batch, pairs.head, t) = inverse > 0 ? largest[m][half] + logf(sum) : -INFINITY;
+        a.log_sum_exp(pairs.batch, pairs.head, t) = is_empty ? -INFINITY : largest[m][half] + logf(sum);
     }
 }
 
