@@ -29,12 +29,10 @@ enum class GradSums : uint8_t { all, own_parts };
 
 class GradReducer {
  public:
-  static constexpr size_t kBucketBytes = size_t{32} << 20;
-
   /// Allocates the gradients, zero-filled, on the stream's device. Collective; shapes in the order in which
   /// the parameters were created, the same on every rank; dtype f32 or f64.
-  GradReducer(Communicator&, Stream&, std::span<const Shape> shapes, DType dtype = DType::f32,
-              size_t bucket_bytes = kBucketBytes, GradSums sums = GradSums::all);
+  GradReducer(Communicator&, Stream&, std::span<const Shape> shapes, DType dtype, size_t bucket_bytes,
+              GradSums sums = GradSums::all);
   /// Must not happen between the first ready() of a step and its finish(): peers still write to the
   /// gradients.
   ~GradReducer() = default;

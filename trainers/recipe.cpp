@@ -186,7 +186,9 @@ void LogRecipe::describe(FieldVisitor& v) {
 
 void CommRecipe::describe(FieldVisitor& v) {
   v("timeout_s", timeout_s, "a collective that takes longer ends every rank", {.min = 1, .max = 1e6});
-  v("bucket_mib", bucket_mib, "gradients are reduced in buckets of about this size", {.min = 1, .max = 4096});
+  v("bucket_mib", bucket_mib,
+    "gradients are reduced in buckets of about this size; 0 = 32 on the CPU and 256 on GPUs",
+    {.min = 0, .max = 4096});
 }
 
 void GenerateRecipe::describe(FieldVisitor& v) {

@@ -106,7 +106,7 @@ struct LogRecipe {
 
 struct CommRecipe {
   double timeout_s = 100;
-  int64_t bucket_mib = 32;
+  int64_t bucket_mib = 0;
   void describe(FieldVisitor&);
 };
 

@@ -22,6 +22,13 @@ enum Place : int64_t { squares = StepControl::state_size, loss, auxiliary, num_p
 
 Tensor at(const Tensor& numbers, int64_t place) { return numbers.slice(0, place, place + 1); }
 
+/// On a GPU a reduction takes multiprocessors away from a matrix product that counts on all of them, whatever
+/// its size: few large ones delay the step less than many small ones.
+size_t bucket_bytes(int64_t mib, Device device) {
+  if (mib == 0) mib = device.kind == Device::Kind::cuda ? 256 : 32;
+  return static_cast<size_t>(mib) << 20;
+}
+
 void add_to_sum(const Tensor& value, const Tensor& sum, double weight, Stream& stream) {
   launch(AddToSum{.value = value.reshape({1}).view<const float, 1>("value"),
                   .sum = sum.view<double, 1>("sum"),
@@ -58,7 +65,7 @@ TrainStep::TrainStep(Model& model, const Recipe& recipe, Communicator& comm, Str
   });
   const bool shards = recipe.train.shard_optimizer && comm.size() > 1;
   reducer_ = std::make_unique<GradReducer>(comm, stream, shapes, DType::f32,
-                                           static_cast<size_t>(recipe.comm.bucket_mib) << 20,
+                                           bucket_bytes(recipe.comm.bucket_mib, stream.device()),
                                            shards ? GradSums::own_parts : GradSums::all);
   for (size_t i = 0; i < slots_.size(); ++i) {
     GradBuffer& gradient = *slots_[i].parameter->gradient;

@@ -90,7 +90,7 @@ TEST_F(GradReducerTest, ALargeGradientTravelsInPieces) {
 TEST_F(GradReducerTest, GradientsAreViewsOfOneFlatTensor) {
   Recorder comm(2);
   const std::vector<Shape> shapes = {{3, 5}, {2}};
-  GradReducer reducer(comm, *stream, shapes);
+  GradReducer reducer(comm, *stream, shapes, DType::f32, 1 << 20);
   EXPECT_EQ(reducer.gradient(0).shape(), (Shape{3, 5}));
   EXPECT_EQ(reducer.gradient(1).raw(), reducer.flat().raw());
   EXPECT_EQ(reducer.gradient(0).data<float>(), reducer.flat().data<float>() + 16);
@@ -100,7 +100,7 @@ TEST_F(GradReducerTest, GradientsAreViewsOfOneFlatTensor) {
 TEST_F(GradReducerTest, OneRankDoesNothing) {
   Recorder comm(1);
   const std::vector<Shape> shapes = {{3, 5}, {2}};
-  GradReducer reducer(comm, *stream, shapes);
+  GradReducer reducer(comm, *stream, shapes, DType::f32, 1 << 20);
   reducer.ready(0);
   reducer.ready(1);
   reducer.finish();
@@ -110,7 +110,7 @@ TEST_F(GradReducerTest, OneRankDoesNothing) {
 TEST_F(GradReducerTest, MistakesAreNamed) {
   Recorder comm(2);
   const std::vector<Shape> shapes = {{3}, {4}, {5}};
-  GradReducer reducer(comm, *stream, shapes);
+  GradReducer reducer(comm, *stream, shapes, DType::f32, 1 << 20);
   reducer.ready(1);
   EXPECT_THROW(reducer.ready(1), ShapeError);
   EXPECT_THROW(reducer.ready(3), ShapeError);
