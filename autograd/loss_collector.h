@@ -11,7 +11,7 @@ namespace headway {
 struct AuxiliaryLoss {
   std::string name;
   Variable loss;  // scalar, unweighted
-  double weight;
+  double weight;  // in the training loss, of the mean over the layers that add a loss of this name
 };
 
 class LossCollector {

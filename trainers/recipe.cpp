@@ -187,7 +187,7 @@ void LogRecipe::describe(FieldVisitor& v) {
 void CommRecipe::describe(FieldVisitor& v) {
   v("timeout_s", timeout_s, "a collective that takes longer ends every rank", {.min = 1, .max = 1e6});
   v("bucket_mib", bucket_mib,
-    "gradients are reduced in buckets of about this size; 0 = 32 on the CPU and 256 on GPUs",
+    "gradients are reduced in buckets of about this size; 0 = 32 on the CPU and 128 on GPUs",
     {.min = 0, .max = 4096});
 }
 

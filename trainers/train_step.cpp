@@ -25,7 +25,7 @@ Tensor at(const Tensor& numbers, int64_t place) { return numbers.slice(0, place,
 /// On a GPU a reduction takes multiprocessors away from a matrix product that counts on all of them, whatever
 /// its size: few large ones delay the step less than many small ones.
 size_t bucket_bytes(int64_t mib, Device device) {
-  if (mib == 0) mib = device.kind == Device::Kind::cuda ? 256 : 32;
+  if (mib == 0) mib = device.kind == Device::Kind::cuda ? 128 : 32;
   return static_cast<size_t>(mib) << 20;
 }
 
@@ -195,7 +195,7 @@ bool TrainStep::launch_micro_step(const Tensor& tokens, const Tensor& targets, c
   if (saved_bytes_ == 0) saved_bytes_ = headway::saved_bytes(roots[0]);
   add_to_sum(roots[0].value(), at(numbers_, Place::loss), 1, stream_);
 
-  // Each micro-batch of each rank has an auxiliary loss of its own: the step's is their mean.
+  // Each layer, micro-batch and rank has an auxiliary loss of its own: the step's is their mean.
   const double share = 1 / static_cast<double>(num_batches * comm_.size());
   std::vector<Tensor> seeds{constant(1)};
   std::map<std::string, double> per_kind;
@@ -206,9 +206,10 @@ bool TrainStep::launch_micro_step(const Tensor& tokens, const Tensor& targets, c
     if (found == auxiliary.end()) auxiliary.push_back(loss.name);
     HEADWAY_CHECK(place < Place::num_places, ShapeError,
                   fmt::format("layers add more than {} kinds of losses", place - Place::auxiliary));
-    add_to_sum(loss.loss.value(), at(numbers_, place), share / per_kind[loss.name], stream_);
+    const double part = share / per_kind[loss.name];
+    add_to_sum(loss.loss.value(), at(numbers_, place), part, stream_);
     roots.push_back(loss.loss);
-    seeds.push_back(constant(loss.weight * share));
+    seeds.push_back(constant(loss.weight * part));
   }
   backward(ctx, roots, seeds, is_last(index) ? MicroStep::last : MicroStep::more_follow);
   return rng_.position() > 0;

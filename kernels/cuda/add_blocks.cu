@@ -12,7 +12,7 @@ constexpr int kColumns = 16, kParts = 64, kGroups = 8;
 __global__ void __launch_bounds__(kColumns* kParts)
     add_blocks_kernel(int64_t blocks, int64_t N, BlockSums first, BlockSums second) {
   __shared__ float parts[kParts][kColumns];
-  cudaGridDependencySynchronize();  // the kernel before has written partial
+  await_kernel_before();  // the kernel before has written partial
   const BlockSums to = blockIdx.y == 0 ? first : second;
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
   float sum = 0;

@@ -99,8 +99,21 @@ unsigned num_resident_blocks(Kernel kernel, unsigned threads, size_t shared_byte
   return num_multiprocessors(stream) * static_cast<unsigned>(std::max(per_multiprocessor, 1));
 }
 
+/// For kernels of launch_early: waits until the kernel before is done and its writes are seen.
+__device__ inline void await_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+/// Blocks of the next kernel, where it is launched early, may be placed as those of this one end.
+__device__ inline void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
 /// Launches a kernel whose blocks may be placed while those of the kernel before end, which saves a launch's
-/// delay: it calls cudaGridDependencySynchronize before it touches what others write or read.
+/// delay: it calls await_kernel_before() before it touches what others write or read.
 template <class... Parameters, class... Args>
 void launch_early(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream& stream,
                   const Args&... args) {

@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(kResidentThreads<kAdds>)
   constexpr bool kLayer = kKind == NormKind::layer;
   constexpr int kRows = kBackwardRows<kAdds>, kSums = kLayer ? 2 : 1;
   __shared__ alignas(16) float of_warp[2][kMostThreads / kWarp][kSums * kRows];
-  cudaTriggerProgrammaticLaunchCompletion();  // add_blocks may be placed as blocks of this kernel end
+  let_next_kernel_begin();  // add_blocks may be placed as blocks of this kernel end
   const int64_t N = a.x.size[0], D = a.x.size[1], d = threadIdx.x * V;
   const bool inside = d < D;
   const float one_of_row = 1 / static_cast<float>(D);

@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(kThreads) norm_rope_forward_kernel(NormRopeFor
 template <class T, int V, int P>
 __global__ void __launch_bounds__(kThreads)
     norm_rope_backward_kernel(NormRopeBackward<T> a, float* dweight_of_blocks) {
-  extern __shared__ float sums[];             // [warps, Dh]
-  cudaTriggerProgrammaticLaunchCompletion();  // add_blocks may be placed as blocks of this kernel end
+  extern __shared__ float sums[];  // [warps, Dh]
+  let_next_kernel_begin();         // add_blocks may be placed as blocks of this kernel end
   const int64_t N = a.inverse.size[0], Dh = a.x.size[3], half = a.table.size[1];
   const Weights<V, P> weight(a.weight.data, half, Dh);
   float dlow[P][V] = {}, dhigh[P][V] = {};  // of the weight

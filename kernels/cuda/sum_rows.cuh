@@ -15,8 +15,8 @@ template <int V, class F>
 __global__ void __launch_bounds__(kSumWarps* kWarp)
     sum_rows_kernel(int64_t rows, int64_t N, F f, float* partial) {
   __shared__ float sums[kSumWarps][kWarp * V];
-  cudaGridDependencySynchronize();            // the kernel before has written what f reads
-  cudaTriggerProgrammaticLaunchCompletion();  // add_blocks may be placed as blocks of this kernel end
+  await_kernel_before();    // the kernel before has written what f reads
+  let_next_kernel_begin();  // add_blocks may be placed as blocks of this kernel end
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t n = (static_cast<int64_t>(blockIdx.x) * kWarp + lane) * V;
   const int64_t first = rows * blockIdx.y / gridDim.y, last = rows * (blockIdx.y + 1) / gridDim.y;

@@ -171,7 +171,7 @@ class HedgehogLayer final : public AttentionLayer {
           {.name = "transfer_divergence",
            .loss = apply<AttentionTransfer>(ctx, {.scale = scale}, query, key, features(query_map_, query),
                                             features(key_map_, key)),
-           .weight = 1 / static_cast<double>(shape_.num_layers)});
+           .weight = 1});
     }
     const Variable y = causal_attention(ctx, heads, 0, cache);
     return output_.forward(ctx, merge_heads(ctx, y));

@@ -31,7 +31,8 @@ struct MohAttentionConfig : AttentionConfigOf<MohAttentionConfig> {
       "weights of the heads: renorm over the chosen ones (1 at the start), or the paper's plain "
       "probabilities",
       {.choices = {"renorm", "paper"}});
-    v("balance_weight", balance_weight, "of the balance loss, averaged over layers, in the training loss",
+    v("balance_weight", balance_weight,
+      "of the balance loss, averaged over the layers that route, in the training loss",
       {.min = 0, .max = 100});
   }
   bool renormalises() const { return gate_mode == "renorm"; }
@@ -74,9 +75,7 @@ class MohLayer final : public AttentionLayer {
         apply<MohGates>(ctx, {.routing = routing_, .num_heads = config_.num_heads}, router_.forward(ctx, x));
     if (ctx.metrics) report_head_load(ctx, gates.value(), config_.shared_heads);
     if (ctx.auxiliary && ctx.training)
-      ctx.auxiliary->add({.name = "balance_loss",
-                          .loss = balance_loss,
-                          .weight = config_.balance_weight / static_cast<double>(shape_.num_layers)});
+      ctx.auxiliary->add({.name = "balance_loss", .loss = balance_loss, .weight = config_.balance_weight});
     const Variable y = softmax_attention<attention::RowScaled>(
         ctx, {.q = heads.query, .k = heads.key, .v = heads.value, .row_scale = gates},
         {.params = {.window = static_cast<int>(config_.window)}, .query_offset = query_offset});
