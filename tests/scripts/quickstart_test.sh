@@ -1,9 +1,10 @@
 #!/bin/bash
 # The README's first command in a clean clone, twice in a row, from another folder. Needs nothing of the
 # network where the packages are installed. Usage: quickstart_test.sh SOURCE
+# The clone lies in the folder of the build: compiler caches that know the source's folder find it there.
 set -euo pipefail
 source_folder=$1
-scratch=$(mktemp -d)
+scratch=$(mktemp -d -p "$PWD")
 trap 'rm -rf "$scratch"' EXIT
 # The continuous integration may own the checkout as another user.
 git -c safe.directory='*' clone -q "$source_folder" "$scratch/clone"
