@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <nv/target>
 
 #include <algorithm>
 #include <type_traits>
@@ -101,15 +102,11 @@ unsigned num_resident_blocks(Kernel kernel, unsigned threads, size_t shared_byte
 
 /// For kernels of launch_early: waits until the kernel before is done and its writes are seen.
 __device__ inline void await_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (cudaGridDependencySynchronize();))
 }
 /// Blocks of the next kernel, where it is launched early, may be placed as those of this one end.
 __device__ inline void let_next_kernel_begin() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (cudaTriggerProgrammaticLaunchCompletion();))
 }
 
 /// Launches a kernel whose blocks may be placed while those of the kernel before end, which saves a launch's
