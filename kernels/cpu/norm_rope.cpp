@@ -3,29 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/dot.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/turn.h"
 
 namespace headway {
 namespace {
-
-template <class T>
-T mean_product(const T* a, const T* b, int64_t D) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t d = 0; d < D; ++d) sum += a[d] * b[d];
-  return sum / static_cast<T>(D);
-}
-
-/// Turns the pairs (i, i + half) of a row in place by its token's angles, or back.
-template <class T>
-void turn(T* row, const T* angle, int64_t half, T direction) {
-#pragma omp simd
-  for (int64_t i = 0; i < half; ++i) {
-    const T cosine = angle[2 * i], sine = direction * angle[2 * i + 1], a = row[i], b = row[i + half];
-    row[i] = a * cosine - b * sine;
-    row[i + half] = b * cosine + a * sine;
-  }
-}
 
 /// The angles of a row of heads.
 template <class Args>
@@ -41,11 +24,11 @@ void norm_rope_forward(const NormRopeForward<T>& args, Stream&) {
   for (int64_t n = 0; n < N; ++n) {
     const T *x = args.x.data + n * D, *weight = args.weight.data;
     T* y = args.y.data + n * D;
-    const T inverse = T(1) / std::sqrt(mean_product(x, x, D) + static_cast<T>(args.eps));
+    const T inverse = T(1) / std::sqrt(dot(x, x, D) / static_cast<T>(D) + static_cast<T>(args.eps));
     args.inverse(n) = inverse;
 #pragma omp simd
     for (int64_t d = 0; d < D; ++d) y[d] = x[d] * inverse * weight[d];
-    if (half > 0) turn(y, angles_of(args, n), half, T(1));
+    turn(y, angles_of(args, n), half, D, T(1), y);
   }
 }
 
@@ -61,14 +44,13 @@ void norm_rope_backward(const NormRopeBackward<T>& args, Stream& stream) {
     for (int64_t n = N * block / num_blocks; n < N * (block + 1) / num_blocks; ++n) {
       const T *x = args.x.data + n * D, *weight = args.weight.data, inverse = args.inverse(n);
       T* dx = args.dx.data + n * D;
-      std::copy_n(args.dy.data + n * D, D, dx);
-      if (half > 0) turn(dx, angles_of(args, n), half, T(-1));
+      turn(args.dy.data + n * D, angles_of(args, n), half, D, T(-1), dx);
 #pragma omp simd
       for (int64_t d = 0; d < D; ++d) {
         dweight[d] += dx[d] * x[d] * inverse;
         dx[d] *= weight[d];
       }
-      const T slope = mean_product(dx, x, D) * inverse * inverse;
+      const T slope = dot(dx, x, D) / static_cast<T>(D) * inverse * inverse;
 #pragma omp simd
       for (int64_t d = 0; d < D; ++d) dx[d] = inverse * (dx[d] - x[d] * slope);
     }

@@ -1,8 +1,7 @@
 #include "kernels/ops/rope.h"
 
-#include <algorithm>
-
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/turn.h"
 
 namespace headway {
 namespace {
@@ -18,13 +17,7 @@ void rope_rotate(const RopeRotate<T>& args, Stream&) {
     for (int64_t h = 0; h < H; ++h) {
       const T* x = args.x.data + (row * H + h) * Dh;
       T* y = args.y.data + (row * H + h) * Dh;
-#pragma omp simd
-      for (int64_t i = 0; i < half; ++i) {
-        const T cosine = angle[2 * i], sine = direction * angle[2 * i + 1], a = x[i], b = x[i + half];
-        y[i] = a * cosine - b * sine;
-        y[i + half] = b * cosine + a * sine;
-      }
-      std::copy(x + 2 * half, x + Dh, y + 2 * half);
+      turn(x, angle, half, Dh, direction, y);
     }
   }
 }

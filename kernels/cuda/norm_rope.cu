@@ -5,12 +5,13 @@
 
 #include "kernels/cuda/add_blocks.h"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/turn.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-constexpr int kThreads = 128, kMostLanes = kWarp;
+constexpr int kThreads = 128;
 
 /// Sum over the lanes of a row, in each of them. Every lane of the warp takes part.
 __device__ float lanes_sum(float x) {
@@ -18,17 +19,21 @@ __device__ float lanes_sum(float x) {
   return x;
 }
 
+/// The first of a lane's channels in its pack p.
+template <int V>
+__device__ int64_t channel(int p) {
+  return (p * blockDim.x + threadIdx.x) * V;
+}
+
 /// What a lane has of a row: packs of V channels, `low` the first of each pair and `high` the second.
 template <class T, int V, int P>
 struct Share {
   Packed<T, V> low[P], high[P];
 
-  __device__ static int64_t channel(int p) { return (p * blockDim.x + threadIdx.x) * V; }
-
   __device__ void read(const T* row, int64_t half, int64_t Dh) {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = channel(p);
+      const int64_t i = channel<V>(p);
       if (i < half) low[p].read(row + i);
       if (i < Dh - half) high[p].read(row + half + i);
     }
@@ -45,18 +50,11 @@ __device__ const float* angles_of(const Args& a, unsigned row) {
   return a.table.data + static_cast<int64_t>(token) * half * 2;
 }
 
-/// Turns (u, w) by the angles, or back.
 template <int V>
-__device__ void turn(float (&u)[V], float (&w)[V], const float* angles, float direction) {
+__device__ void turn_by(const float* angles, float (&u)[V], float (&w)[V], bool inverse) {
   float angle[2 * V];
   load(angles, angle);
-#pragma unroll
-  for (int v = 0; v < V; ++v) {
-    const float cosine = angle[2 * v], sine = direction * angle[2 * v + 1];
-    const float turned = u[v] * cosine - w[v] * sine;
-    w[v] = w[v] * cosine + u[v] * sine;
-    u[v] = turned;
-  }
+  turn(u, w, angle, inverse);
 }
 
 /// A lane's channels of the weight, zero where it has none.
@@ -67,7 +65,7 @@ struct Weights {
   __device__ Weights(const float* weight, int64_t half, int64_t Dh) {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = (p * blockDim.x + threadIdx.x) * V;
+      const int64_t i = channel<V>(p);
       if (i < half) load(weight + i, low[p]);
       if (i < Dh - half) load(weight + half + i, high[p]);
     }
@@ -103,7 +101,7 @@ __global__ void __launch_bounds__(kThreads) norm_rope_forward_kernel(NormRopeFor
     const float* const angles = angles_of(a, static_cast<unsigned>(row));
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = x.channel(p);
+      const int64_t i = channel<V>(p);
       if (i >= Dh - half) continue;
       float u[V], w[V];
       x.low[p].unpack(u);
@@ -114,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) norm_rope_forward_kernel(NormRopeFor
         w[v] *= inverse * weight.high[p][v];
       }
       if (i < half) {
-        turn(u, w, angles + 2 * i, 1.0f);
+        turn_by(angles + 2 * i, u, w, false);
         store(y + i, u);
       }
       store(y + half + i, w);
@@ -147,11 +145,11 @@ __global__ void __launch_bounds__(kThreads)
     float gu[P][V], gw[P][V], product = 0;  // g * weight
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = x.channel(p);
+      const int64_t i = channel<V>(p);
       float u[V], w[V];
       dy.low[p].unpack(gu[p]);
       dy.high[p].unpack(gw[p]);
-      if (inside && i < half) turn(gu[p], gw[p], angles + 2 * i, -1.0f);
+      if (inside && i < half) turn_by(angles + 2 * i, gu[p], gw[p], true);
       x.low[p].unpack(u);
       x.high[p].unpack(w);
 #pragma unroll
@@ -168,7 +166,7 @@ __global__ void __launch_bounds__(kThreads)
     T* const dx = a.dx.data + row * Dh;
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = x.channel(p);
+      const int64_t i = channel<V>(p);
       if (i >= Dh - half) continue;
       float u[V], w[V];
       x.low[p].unpack(u);
@@ -191,7 +189,7 @@ __global__ void __launch_bounds__(kThreads)
   };
 #pragma unroll
   for (int p = 0; p < P; ++p) {
-    const int64_t i = Share<T, V, P>::channel(p);
+    const int64_t i = channel<V>(p);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       put(dlow[p][v], i + v, i < half);
@@ -221,7 +219,7 @@ void with_packs(const Args& args, std::initializer_list<const void*> others, Run
                     " heads of tokens are more than the GPU kernel can take");
   const auto go = [&]<int kV, int P>() {
     const int64_t packs = (Dh - half + kV - 1) / kV;
-    HEADWAY_CHECK(packs <= P * kMostLanes, ShapeError,
+    HEADWAY_CHECK(packs <= P * kWarp, ShapeError,
                   std::string(args.name) + ": a head of " + std::to_string(Dh) +
                       " channels is wider than the GPU kernel takes");
     unsigned lanes = 1;

@@ -1,6 +1,7 @@
 #include "kernels/ops/rope.h"
 
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/turn.cuh"
 
 namespace headway {
 namespace {
@@ -36,13 +37,7 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(RopeRotate<T> a) {
             float u[V], w[V];
             low[k].unpack(u);
             high[k].unpack(w);
-#pragma unroll
-            for (int v = 0; v < V; ++v) {
-              const float cosine = angle[2 * v], sine = a.inverse ? -angle[2 * v + 1] : angle[2 * v + 1];
-              const float turned = u[v] * cosine - w[v] * sine;
-              w[v] = w[v] * cosine + u[v] * sine;
-              u[v] = turned;
-            }
+            turn(u, w, angle, a.inverse);
             low[k].pack(u);
             high[k].pack(w);
             low[k].write(a.y.data + from + h * Dh);

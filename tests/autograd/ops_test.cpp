@@ -19,6 +19,7 @@
 #include "autograd/ops/rope.h"
 #include "autograd/recompute.h"
 #include "core/backend.h"
+#include "tests/support/cosines_and_sines.h"
 #include "tests/support/seed.h"
 
 namespace headway {
@@ -147,22 +148,14 @@ TEST_F(OpsTest, AddPositions) {
 
 TEST_F(OpsTest, Rope) {
   const Variable x = leaf({2, 3, 2, 6});
-  std::vector<double> table;
-  for (const double angle : random_values<double>(3 * 2, seed, 1000, 2)) {
-    table.push_back(std::cos(angle));
-    table.push_back(std::sin(angle));
-  }
+  const std::vector<double> table = cosines_and_sines(random_values<double>(3 * 2, seed, 1000, 2));
   const Tensor angles = Tensor::from<double>(table, {3, 2, 2}, *stream);
   expect_gradients({x}, [&](Context& c) { return std::vector{apply<headway::Rope>(c, {}, x, angles)}; });
 }
 
 TEST_F(OpsTest, NormRope) {
   const Variable x = leaf({2, 3, 2, 6}), weight = leaf({6});
-  std::vector<double> table;
-  for (const double angle : random_values<double>(3 * 2, seed, 1000, 2)) {
-    table.push_back(std::cos(angle));
-    table.push_back(std::sin(angle));
-  }
+  const std::vector<double> table = cosines_and_sines(random_values<double>(3 * 2, seed, 1000, 2));
   for (const Tensor& angles : {Tensor::from<double>(table, {3, 2, 2}, *stream), Tensor()})
     expect_gradients({x, weight}, [&](Context& c) {
       return std::vector{apply<headway::NormRope>(c, {}, x, weight, angles)};

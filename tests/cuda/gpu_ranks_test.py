@@ -3,6 +3,7 @@
 On a machine with a single GPU the ranks share it: NCCL allows that where it takes them for ranks of different
 machines (NCCL_HOSTID). Without a GPU everything is skipped, or fails where HEADWAY_REQUIRE_GPU=1.
 """
+import functools
 import os
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "trainers" / "
 from runs import MPIEXEC, PROGRAM, Runs  # noqa: E402
 
 
+@functools.cache
 def num_gpus():
     try:
         return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.count("GPU ")

@@ -1,6 +1,7 @@
 #include "kernels/ops/norm_rope.h"
 
 #include "tests/kernels/kernel_test.h"
+#include "tests/support/cosines_and_sines.h"
 
 namespace headway {
 namespace {
@@ -41,12 +42,8 @@ TEST_F(NormRopeTest, MatchesThePlainLoop) {
   for (const Shape& size : sizes) {
     SCOPED_TRACE(size.to_string());
     const int64_t b = size[0], t = size[1], h = size[2], D = size[3], half = size[4] / 2, n = b * t * h;
-    const auto x = random(n * D, 3), weight = random(D), dy = random(n * D), angle = random(t * half, 3);
-    std::vector<float> table;
-    for (const float a : angle) {
-      table.push_back(std::cos(a));
-      table.push_back(std::sin(a));
-    }
+    const auto x = random(n * D, 3), weight = random(D), dy = random(n * D),
+               table = cosines_and_sines(random(t * half, 3));
     const Output y({b, t, h, D}), inverse({n}), dx({b, t, h, D}), dweight({D});
     run(tensor(x, {b, t, h, D}), tensor(weight, {D}), half > 0 ? tensor(table, {t, half, 2}) : Tensor(),
         tensor(dy, {b, t, h, D}), {y.tensor(), inverse.tensor(), dx.tensor(), dweight.tensor()});

@@ -1,6 +1,7 @@
 #include "kernels/ops/rope.h"
 
 #include "tests/kernels/kernel_test.h"
+#include "tests/support/cosines_and_sines.h"
 
 namespace headway {
 namespace {
@@ -15,14 +16,7 @@ class RopeTest : public KernelTest {
            *stream);
   }
   // Random angles; [T,R/2,2] cosine, sine.
-  std::vector<float> random_table(int64_t t, int64_t half) {
-    std::vector<float> table;
-    for (const float angle : random(t * half, 3)) {
-      table.push_back(std::cos(angle));
-      table.push_back(std::sin(angle));
-    }
-    return table;
-  }
+  std::vector<float> random_table(int64_t t, int64_t half) { return cosines_and_sines(random(t * half, 3)); }
 };
 
 TEST_F(RopeTest, TurnsPairsHalfTheRotatedWidthApart) {
