@@ -12,6 +12,12 @@ namespace {
 using namespace cuda;
 
 constexpr int kThreads = 128;
+/// Blocks a multiprocessor that keep the memory busy. Lanes of other packs have more registers and would
+/// spill.
+template <int V>
+constexpr int kForwardBlocks = V == 8 ? 6 : 1;
+template <int V>
+constexpr int kBackwardBlocks = V == 8 ? 4 : 1;
 
 /// Sum over the lanes of a row, in each of them. Every lane of the warp takes part.
 __device__ float lanes_sum(float x) {
@@ -34,28 +40,58 @@ struct Share {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const int64_t i = channel<V>(p);
-      if (i < half) low[p].read(row + i);
-      if (i < Dh - half) high[p].read(row + half + i);
+      if (i < half) low[p].read_once(row + i);
+      if (i < Dh - half) high[p].read_once(row + half + i);
     }
   }
 };
 
-/// The angles of a row's token; null without rotation. 32-bit divisions: 64-bit ones take longer than all
-/// else.
-template <class Args>
-__device__ const float* angles_of(const Args& a, unsigned row) {
-  const unsigned half = static_cast<unsigned>(a.table.size[1]);
-  if (half == 0) return nullptr;
-  const unsigned token = row / static_cast<unsigned>(a.x.size[2]) % static_cast<unsigned>(a.x.size[1]);
-  return a.table.data + static_cast<int64_t>(token) * half * 2;
+/// A lane's pack p of a row.
+template <class T, int V>
+__device__ void write(T* row, int p, int64_t half, int64_t Dh, const float (&low)[V],
+                      const float (&high)[V]) {
+  const int64_t i = channel<V>(p);
+  if (i < half) store_once(row + i, low);
+  if (i < Dh - half) store_once(row + half + i, high);
 }
 
-template <int V>
-__device__ void turn_by(const float* angles, float (&u)[V], float (&w)[V], bool inverse) {
-  float angle[2 * V];
-  load(angles, angle);
-  turn(u, w, angle, inverse);
-}
+/// The angles of a lane's pairs.
+template <int V, int P>
+struct Angles {
+  float values[P][2 * V] = {};
+
+  __device__ void read(const float* token, int64_t half) {
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      if (channel<V>(p) < half) load(token + 2 * channel<V>(p), values[p]);
+  }
+  __device__ void turn(int p, int64_t half, float (&u)[V], float (&w)[V], bool inverse) const {
+    if (channel<V>(p) < half) cuda::turn(u, w, values[p], inverse);
+  }
+};
+
+/// The position of a row's token, from row to row: divisions would take longer than all else.
+class Position {
+ public:
+  template <class Args>
+  __device__ Position(const Args& a, int64_t row, int64_t step)
+      : heads_(max(static_cast<unsigned>(a.x.size[2]), 1u)),
+        length_(max(static_cast<unsigned>(a.x.size[1]), 1u)),
+        head_step_(static_cast<unsigned>(step) % heads_),
+        step_(static_cast<unsigned>(step) / heads_ % length_),
+        head_(static_cast<unsigned>(row) % heads_),
+        position_(static_cast<unsigned>(row) / heads_ % length_) {}
+  __device__ int64_t operator*() const { return position_; }
+  __device__ void go_on() {
+    head_ += head_step_;
+    position_ += step_;
+    if (head_ >= heads_) head_ -= heads_, ++position_;
+    if (position_ >= length_) position_ -= length_;
+  }
+
+ private:
+  unsigned heads_, length_, head_step_, step_, head_, position_;
+};
 
 /// A lane's channels of the weight, zero where it has none.
 template <int V, int P>
@@ -73,18 +109,29 @@ struct Weights {
 };
 
 template <class T, int V, int P>
-__global__ void __launch_bounds__(kThreads) norm_rope_forward_kernel(NormRopeForward<T> a) {
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<V>)
+    norm_rope_forward_kernel(NormRopeForward<T> a) {
   const int64_t N = a.inverse.size[0], Dh = a.x.size[3], half = a.table.size[1];
+  const float over_width = 1.0f / static_cast<float>(Dh), eps = static_cast<float>(a.eps);
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  Position position(a, row, step);
   const Weights<V, P> weight(a.weight.data, half, Dh);
   Share<T, V, P> next;
-  int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  if (row < N) next.read(a.x.data + row * Dh, half, Dh);
+  Angles<V, P> angles;
+  const auto read = [&] {
+    if (row < N) next.read(a.x.data + row * Dh, half, Dh);
+  };
+  read();
   // All lanes of a warp go on as long as one of them has a row.
   const int64_t row_of_warp = threadIdx.y % (kWarp / blockDim.x);
-  for (; row - row_of_warp < N; row += step) {
+  while (row - row_of_warp < N) {
+    if (row < N) angles.read(a.table.data + *position * half * 2, half);
     const Share<T, V, P> x = next;
-    if (row + step < N) next.read(a.x.data + (row + step) * Dh, half, Dh);
+    const int64_t at = row;
+    row += step;
+    position.go_on();
+    read();
     float squares = 0;
 #pragma unroll
     for (int p = 0; p < P; ++p) {
@@ -94,15 +141,12 @@ __global__ void __launch_bounds__(kThreads) norm_rope_forward_kernel(NormRopeFor
 #pragma unroll
       for (int v = 0; v < V; ++v) squares += u[v] * u[v] + w[v] * w[v];
     }
-    const float inverse = rsqrtf(lanes_sum(squares) / static_cast<float>(Dh) + static_cast<float>(a.eps));
-    if (row >= N) continue;
-    if (threadIdx.x == 0) a.inverse.data[row] = inverse;
-    T* const y = a.y.data + row * Dh;
-    const float* const angles = angles_of(a, static_cast<unsigned>(row));
+    const float inverse = rsqrtf(lanes_sum(squares) * over_width + eps);
+    if (at >= N) continue;
+    if (threadIdx.x == 0) a.inverse.data[at] = inverse;
+    T* const y = a.y.data + at * Dh;
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = channel<V>(p);
-      if (i >= Dh - half) continue;
       float u[V], w[V];
       x.low[p].unpack(u);
       x.high[p].unpack(w);
@@ -111,73 +155,83 @@ __global__ void __launch_bounds__(kThreads) norm_rope_forward_kernel(NormRopeFor
         u[v] *= inverse * weight.low[p][v];
         w[v] *= inverse * weight.high[p][v];
       }
-      if (i < half) {
-        turn_by(angles + 2 * i, u, w, false);
-        store(y + i, u);
-      }
-      store(y + half + i, w);
+      angles.turn(p, half, u, w, false);
+      write(y, p, half, Dh, u, w);
     }
   }
 }
 
 /// dweight [blocks, Dh]: sums over the rows of a block.
 template <class T, int V, int P>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<V>)
     norm_rope_backward_kernel(NormRopeBackward<T> a, float* dweight_of_blocks) {
   extern __shared__ float sums[];  // [warps, Dh]
   let_next_kernel_begin();         // add_blocks may be placed as blocks of this kernel end
   const int64_t N = a.inverse.size[0], Dh = a.x.size[3], half = a.table.size[1];
+  const float over_width = 1.0f / static_cast<float>(Dh);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  Position position(a, row, step);
   const Weights<V, P> weight(a.weight.data, half, Dh);
   float dlow[P][V] = {}, dhigh[P][V] = {};  // of the weight
+  Share<T, V, P> next_x, next_dy;
+  Angles<V, P> angles;
+  float next_inverse = 0;
+  const auto read = [&] {
+    next_inverse = 0;  // where a lane has no row, nothing comes of the one before
+    if (row >= N) return;
+    next_x.read(a.x.data + row * Dh, half, Dh);
+    next_dy.read(a.dy.data + row * Dh, half, Dh);
+    next_inverse = a.inverse.data[row];
+  };
+  read();
   // All lanes of a warp go on as long as one of them has a row.
   const int64_t row_of_warp = threadIdx.y % (kWarp / blockDim.x);
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; row - row_of_warp < N;
-       row += static_cast<int64_t>(gridDim.x) * blockDim.y) {
-    const bool inside = row < N;
-    Share<T, V, P> x, dy;
-    float inverse = 0;
-    if (inside) {
-      x.read(a.x.data + row * Dh, half, Dh);
-      dy.read(a.dy.data + row * Dh, half, Dh);
-      inverse = a.inverse.data[row];
-    }
-    const float* const angles = angles_of(a, static_cast<unsigned>(row));
-    float gu[P][V], gw[P][V], product = 0;  // g * weight
+  while (row - row_of_warp < N) {
+    if (row < N) angles.read(a.table.data + *position * half * 2, half);
+    float gu[P][V], gw[P][V], product = 0;  // g, from here on times inverse, then times the weight as well
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = channel<V>(p);
+      next_dy.low[p].unpack(gu[p]);
+      next_dy.high[p].unpack(gw[p]);
+      angles.turn(p, half, gu[p], gw[p], true);
+    }
+    const Share<T, V, P> x = next_x;
+    const float inverse = next_inverse;
+    const int64_t at = row;
+    row += step;
+    position.go_on();
+    read();
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
       float u[V], w[V];
-      dy.low[p].unpack(gu[p]);
-      dy.high[p].unpack(gw[p]);
-      if (inside && i < half) turn_by(angles + 2 * i, gu[p], gw[p], true);
       x.low[p].unpack(u);
       x.high[p].unpack(w);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        dlow[p][v] += gu[p][v] * (u[v] * inverse);
-        dhigh[p][v] += gw[p][v] * (w[v] * inverse);
+        gu[p][v] *= inverse;
+        gw[p][v] *= inverse;
+        dlow[p][v] += gu[p][v] * u[v];
+        dhigh[p][v] += gw[p][v] * w[v];
         gu[p][v] *= weight.low[p][v];
         gw[p][v] *= weight.high[p][v];
         product += gu[p][v] * u[v] + gw[p][v] * w[v];
       }
     }
-    const float slope = lanes_sum(product) / static_cast<float>(Dh) * inverse * inverse;
-    if (!inside) continue;
-    T* const dx = a.dx.data + row * Dh;
+    const float slope = lanes_sum(product) * over_width * inverse * inverse;
+    if (at >= N) continue;
+    T* const dx = a.dx.data + at * Dh;
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const int64_t i = channel<V>(p);
-      if (i >= Dh - half) continue;
       float u[V], w[V];
       x.low[p].unpack(u);
       x.high[p].unpack(w);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        u[v] = inverse * (gu[p][v] - u[v] * slope);
-        w[v] = inverse * (gw[p][v] - w[v] * slope);
+        u[v] = gu[p][v] - u[v] * slope;
+        w[v] = gw[p][v] - w[v] * slope;
       }
-      if (i < half) store(dx + i, u);
-      store(dx + half + i, w);
+      write(dx, p, half, Dh, u, w);
     }
   }
   // Over the rows of a warp, then over the warps.

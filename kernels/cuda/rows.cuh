@@ -18,10 +18,22 @@ struct Packed {
   static constexpr bool kPairs = sizeof(T) == 2 && V % 2 == 0;
   using Word = std::conditional_t<kPairs || sizeof(T) == 4, uint32_t, uint16_t>;
   using Words = Pack<Word, static_cast<int>(sizeof(T) * V / sizeof(Word))>;
+  using Access =
+      std::conditional_t<sizeof(Words) == 16, uint4,
+                         std::conditional_t<sizeof(Words) == 8, uint2,
+                                            std::conditional_t<sizeof(Words) == 4, uint32_t, uint16_t>>>;
   Words words = {};
 
   __device__ void read(const T* from) { words = *reinterpret_cast<const Words*>(from); }
   __device__ void write(T* to) const { *reinterpret_cast<Words*>(to) = words; }
+
+  /// As read and write, of what is not touched again soon: it leaves the caches before all else.
+  __device__ void read_once(const T* from) {
+    *reinterpret_cast<Access*>(&words) = __ldcs(reinterpret_cast<const Access*>(from));
+  }
+  __device__ void write_once(T* to) const {
+    __stcs(reinterpret_cast<Access*>(to), *reinterpret_cast<const Access*>(&words));
+  }
 
   __device__ void unpack(float (&to)[V]) const {
 #pragma unroll
@@ -60,6 +72,14 @@ __device__ void store(T* to, const float (&from)[V]) {
   Packed<T, V> packed;
   packed.pack(from);
   packed.write(to);
+}
+
+/// See write_once.
+template <class T, int V>
+__device__ void store_once(T* to, const float (&from)[V]) {
+  Packed<T, V> packed;
+  packed.pack(from);
+  packed.write_once(to);
 }
 
 }  // namespace headway::cuda
