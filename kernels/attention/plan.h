@@ -34,10 +34,13 @@ struct TilePlan {
   HEADWAY_HD int end(int row, int interval) const {
     return clamped(V::end(params, query_offset + row, interval));
   }
+  /// Without branches, and without the clamps that a key which exists does not need.
   HEADWAY_HD bool sees(int row, int key) const {
+    const int position = query_offset + row;
+    bool seen = false;
     for (int n = 0; n < V::intervals; ++n)
-      if (begin(row, n) <= key && key < end(row, n)) return true;
-    return false;
+      seen |= (V::begin(params, position, n) <= key) & (key < V::end(params, position, n));
+    return seen & (key < num_keys);
   }
   /// Whether a tile may hold a visible pair: always where it does, and only then if no row is empty. The tile
   /// may reach past the last row and key.
@@ -69,8 +72,8 @@ struct TilePlan {
   HEADWAY_HD IndexRange rows_of(int k0, int k1) const {
     IndexRange rows{num_queries, 0};
     for (int n = 0; n < V::intervals; ++n) {
-      const int first = first_row([&](int row) { return end(row, n) > k0; });
-      const int last = first_row([&](int row) { return begin(row, n) > k1; });
+      const int first = first_row([&](int row) { return end(row, n) > k0; }, k0 - query_offset);
+      const int last = first_row([&](int row) { return begin(row, n) > k1; }, num_queries);
       if (first >= last) continue;
       if (first < rows.first) rows.first = first;
       if (last > rows.last) rows.last = last;
@@ -80,10 +83,21 @@ struct TilePlan {
 
  private:
   HEADWAY_HD int clamped(int key) const { return key < 0 ? 0 : key > num_keys ? num_keys : key; }
-  /// First row for which the condition holds, which then holds for all later ones; num_queries if none.
+  /// First row for which the condition holds, which then holds for all later ones; num_queries if none. Is
+  /// quick where the guess is right: searching takes a kernel as long as a tile.
   template <class Condition>
-  HEADWAY_HD int first_row(Condition holds) const {
+  HEADWAY_HD int first_row(Condition holds, int guess) const {
     int low = 0, high = num_queries;
+    if (guess >= 0 && guess <= num_queries) {
+      if (guess == num_queries || holds(guess))
+        high = guess;
+      else
+        low = guess + 1;
+      if (high == guess) {
+        if (guess == 0 || !holds(guess - 1)) return guess;
+        high = guess - 1;
+      }
+    }
     while (low < high) {
       const int middle = low + (high - low) / 2;
       if (holds(middle))

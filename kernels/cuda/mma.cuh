@@ -13,6 +13,18 @@ __device__ inline unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+__device__ inline void store_shared(unsigned address, unsigned value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+__device__ inline uint4 load_shared(unsigned address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
 /// Four 8x8 matrices; the address of lane l is that of row l%8 of matrix l/8.
 __device__ inline void load_matrices(unsigned (&to)[4], unsigned address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -51,28 +63,34 @@ __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/// Rows of D bf16 in shared memory. The 16-byte pieces of a row change places with its number, so that eight
-/// rows of a matrix lie in different banks.
-template <int D>
+/// kRows rows of D bf16 in shared memory, in blocks of 64 channels. The 16-byte pieces of a block's row
+/// change places with the row's number, so that eight rows of a matrix lie in different banks; it is also how
+/// products by warpgroup want them.
+template <int D, int kRows>
 struct RowTile {
-  static_assert(D % 64 == 0);
-  unsigned address;
+  static_assert(D % 64 == 0 && kRows % 8 == 0);
+  unsigned address;  // a multiple of 1024
 
-  static constexpr int bytes(int rows) { return rows * D * 2; }
+  static constexpr int kBytes = kRows * D * 2, kBlockBytes = kRows * 128;
 
   __device__ unsigned at(int row, int piece) const {
-    return address + static_cast<unsigned>(row * D * 2 + ((piece ^ (row & 7)) << 4));
+    return address + static_cast<unsigned>(piece / 8 * kBlockBytes + row * 128 + (((piece ^ row) & 7) << 4));
   }
-  /// [kRows,D] = from[b, first.., h], zeros behind the last row and channel.
-  template <int kRows, int kThreads>
+  /// = from[b, first.., h], zeros behind the last row and channel. A sequence has less than 2^31 elements.
+  template <int kThreads>
   __device__ void load(const View<const bf16, 4>& from, int b, int first, int h) const {
-    constexpr int kPieces = D / 8;
-    const bf16* const base = from.data + b * from.stride[0] + h * from.stride[2];
+    constexpr int kPieces = D / 8, kAtOnce = kThreads / kPieces;
+    const int piece = static_cast<int>(threadIdx.x) % kPieces,
+              thread_row = static_cast<int>(threadIdx.x) / kPieces;
+    const int channels_left = static_cast<int>(from.size[3]) - piece * 8;
+    const int rows_left = channels_left > 0 ? static_cast<int>(from.size[1]) - first : 0;
+    const bf16* const sequence = from.data + b * from.stride[0] + h * from.stride[2];
+    const int stride = static_cast<int>(from.stride[1]), source = (first + thread_row) * stride + piece * 8;
 #pragma unroll
-    for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
-      const int row = i / kPieces, piece = i % kPieces;
-      const bool exists = first + row < from.size[1] && piece * 8 < from.size[3];
-      copy_async(at(row, piece), exists ? base + (first + row) * from.stride[1] + piece * 8 : base, exists);
+    for (int n = 0; n < (kRows + kAtOnce - 1) / kAtOnce; ++n) {
+      const int row = thread_row + n * kAtOnce;
+      if (kRows % kAtOnce == 0 || row < kRows)
+        copy_async(at(row, piece), sequence + (source + n * kAtOnce * stride), row < rows_left);
     }
   }
   /// Left operand: rows first.. of 16, channels 16 step.. of 16.

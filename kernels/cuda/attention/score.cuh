@@ -39,10 +39,12 @@ struct Pairs {
     }
     return true;
   }
+  /// Never a key behind the last.
   __device__ bool sees(int t, int j) const {
+    if (!plan.sees(t, j)) return false;
     if constexpr (has(V::slots, Slots::key_end))
-      if (plan.query_offset + t >= args.slots.key_end(batch, kv, j)) return false;
-    return plan.sees(t, j);
+      return plan.query_offset + t < args.slots.key_end(batch, kv, j);
+    return true;
   }
   __device__ Coord at(int t, int j) const { return {batch, head, plan.query_offset + t, j}; }
   /// The softmax's input from the scaled score.

@@ -1,0 +1,109 @@
+// Products of tiles in bf16 whose sums stay in registers, for a warpgroup: Hopper's (see wgmma.cuh), or by
+// warp on other GPUs, where they are done when asked for. Sums have the same layout: see mma.cuh.
+#pragma once
+
+#include "kernels/cuda/tile/wgmma.cuh"
+
+namespace headway::cuda {
+
+/// The same in all lanes of a warp, as the compiler then knows: matrices of products are described in
+/// registers of the warp.
+__device__ inline int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+/// The first of the 64 rows that are the calling warpgroup's.
+__device__ inline int rows_of_warpgroup() { return uniform(static_cast<int>(threadIdx.x / kWarpgroup)) * 64; }
+/// The first of the 16 rows of a warpgroup's 64 that are the calling warp's.
+__device__ inline int rows_of_warp() { return static_cast<int>(threadIdx.x % kWarpgroup / kWarp) * 16; }
+
+/// Scores of 64 rows against kColumns columns.
+template <int kColumns>
+struct Scores {
+  float values[kColumns / 8][4];
+
+  /// = rows first.. of `own` times those of the tile; there when the group is committed and waited for.
+  template <int D, int kOwn>
+  __device__ void multiply(const RowTile<D, kOwn>& own, int first, const RowTile<D, kColumns>& tile) {
+#ifdef HEADWAY_WGMMA
+#pragma unroll
+    for (int step = 0; step < D / 16; ++step)
+      multiply_add_async(values, matrix_of_rows(own, first, step), matrix_of_rows(tile, 0, step), step > 0);
+#else
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n)
+#pragma unroll
+      for (float& x : values[n]) x = 0;
+#pragma unroll
+    for (int step = 0; step < D / 16; ++step) {
+      unsigned a[4];
+      own.left(a, first + rows_of_warp(), step);
+#pragma unroll
+      for (int n = 0; n < kColumns / 16; ++n) {
+        unsigned b[4];
+        tile.rows_right(b, n * 16, step);
+        multiply_add(values[2 * n], a, b[0], b[1]);
+        multiply_add(values[2 * n + 1], a, b[2], b[3]);
+      }
+    }
+#endif
+  }
+  /// f(index, row of 16 (0: l/4, 1: l/4 + 8), column) for each of this lane's values.
+  template <class F>
+  __device__ static void each(F f) {
+    const int column = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < kColumns / 2; ++i) f(i, i >> 1 & 1, i / 4 * 8 + column + (i & 1));
+  }
+  __device__ float& operator[](int index) { return values[index / 4][index % 4]; }
+};
+
+/// Scores, rounded, as left operands.
+template <int kColumns>
+struct Weights {
+  unsigned values[kColumns / 16][4];
+
+  __device__ explicit Weights(const Scores<kColumns>& scores) {
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float(&w)[4] = scores.values[2 * k + half];
+        values[k][2 * half] = round_pair(w[0], w[1]);
+        values[k][2 * half + 1] = round_pair(w[2], w[3]);
+      }
+  }
+};
+
+/// 64 rows of D channels that products are added to.
+template <int D>
+struct Sums {
+  float values[D / 8][4] = {};
+
+  /// += weights times the tile's rows
+  template <int kColumns>
+  __device__ void add(const Weights<kColumns>& weights, const RowTile<D, kColumns>& tile) {
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k) {
+#ifdef HEADWAY_WGMMA
+      multiply_add_async(values, weights.values[k], matrix_of_channels(tile, k * 16));
+#else
+#pragma unroll
+      for (int pair = 0; pair < D / 16; ++pair) {
+        unsigned b[4];
+        tile.channels_right(b, k * 16, pair);
+        multiply_add(values[2 * pair], weights.values[k], b[0], b[1]);
+        multiply_add(values[2 * pair + 1], weights.values[k], b[2], b[3]);
+      }
+#endif
+    }
+  }
+  /// This lane's channels of 8 n.. of one row times the factor, rounded.
+  __device__ unsigned pair(int n, int half, float factor) const {
+    return round_pair(factor * values[n][2 * half], factor * values[n][2 * half + 1]);
+  }
+  __device__ void scale(int half, float factor) {
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) values[n][2 * half] *= factor, values[n][2 * half + 1] *= factor;
+  }
+};
+
+}  // namespace headway::cuda
