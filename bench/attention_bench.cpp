@@ -1,6 +1,7 @@
-// Speed of softmax attention on this machine, forward and backward, beside the rate of sgemm in the same run.
-// FLOP counts the visible pairs only: 4 Dh forward and 10 Dh backward for each (query, key) pair and head.
-// Usage: attention_bench [T [B [H [Dh]]]], by default 1024 4 12 64.
+// Speed of softmax attention, forward and backward: on the CPU in fp32, beside the rate of sgemm in the same
+// run, or on a GPU in bf16, beside bench/peers/torch_attention.py. FLOP counts the visible pairs only: 4 Dh
+// forward and 10 Dh backward for each (query, key) pair and head. Usage: attention_bench [T [B [H [Dh]]]], by
+// default 1024 4 12 64; attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md.
 #include <cblas.h>
 #include <fmt/format.h>
 #include <omp.h>
@@ -8,9 +9,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/backend.h"
+#include "core/error.h"
 #include "core/rng.h"
 #include "core/tensor.h"
 #include "kernels/attention/softmax.h"
@@ -20,84 +24,113 @@
 namespace headway {
 namespace {
 
-/// Median seconds of a call.
+/// Median seconds of a call, of rounds of calls that follow each other on the stream.
 template <class F>
-double seconds_of(F&& call) {
-  constexpr int kRuns = 9;
+double seconds_of(Stream& stream, F&& call) {
+  const int calls = stream.device().kind == Device::Kind::cuda ? 10 : 1;
+  constexpr int kRounds = 9;
   std::vector<double> seconds;
-  call();
-  for (int i = 0; i < kRuns; ++i) {
+  for (int round = -1; round < kRounds; ++round) {
+    stream.synchronize();
     const auto start = std::chrono::steady_clock::now();
-    call();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    for (int i = 0; i < calls; ++i) call();
+    stream.synchronize();
+    const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (round >= 0) seconds.push_back(whole / calls);
   }
   std::sort(seconds.begin(), seconds.end());
-  return seconds[kRuns / 2];
+  return seconds[kRounds / 2];
 }
 
-Tensor random_tensor(const Shape& shape, uint32_t stream_id) {
-  const Tensor tensor = Tensor::empty(shape, DType::f32, Device{});
+/// Uniform between -1 and 1, repeated after a while.
+template <class T>
+Tensor random_tensor(const Shape& shape, uint32_t stream_id, Stream& stream) {
+  constexpr size_t kPattern = 1 << 20;
   const RandomKey key{.seed = 1, .step = 0, .stream = stream_id, .first_element = 0};
-  for (int64_t i = 0; i < tensor.numel(); ++i)
-    tensor.data<float>()[i] = 2 * uniform(key, static_cast<uint64_t>(i)) - 1;
-  return tensor;
+  std::vector<T> values(static_cast<size_t>(shape.numel()));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = i < kPattern ? T(2 * uniform(key, i) - 1) : values[i - kPattern];
+  return Tensor::from<T>(values, shape, stream);
 }
 
-double sgemm_flops() {
+double sgemm_flops(Stream& stream) {
   constexpr int n = 1024;
-  const Tensor a = random_tensor({n, n}, 1), b = random_tensor({n, n}, 2), c = random_tensor({n, n}, 3);
-  const double seconds = seconds_of([&] {
+  const Tensor a = random_tensor<float>({n, n}, 1, stream), b = random_tensor<float>({n, n}, 2, stream),
+               c = random_tensor<float>({n, n}, 3, stream);
+  const double seconds = seconds_of(stream, [&] {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1, a.data<float>(), n, b.data<float>(), n,
                 0, c.data<float>(), n);
   });
   return 2.0 * n * n * n / seconds;
 }
 
-template <class V>
+/// sgemm: FLOP/s to set the others beside, if not 0.
+template <class V, class T>
 void measure(const char* title, const typename V::Params& params, const Shape& shape, int64_t window,
-             double sgemm) {
-  const auto stream = cpu_backend().make_stream();
-  const int64_t B = shape[0], T = shape[1], H = shape[2], Dh = shape[3];
-  const Tensor q = random_tensor(shape, 4), k = random_tensor(shape, 5), v = random_tensor(shape, 6),
-               dout = random_tensor(shape, 7), o = random_tensor(shape, 8), dq = random_tensor(shape, 9),
-               dk = random_tensor(shape, 10), dv = random_tensor(shape, 11),
-               lse = random_tensor({B, H, T}, 12);
-  const auto in = [](const Tensor& x) { return x.view<const float, 4>("input"); };
-  const auto out = [](const Tensor& x) { return x.view<float, 4>("output"); };
+             double sgemm, Stream& stream) {
+  const int64_t B = shape[0], length = shape[1], H = shape[2], Dh = shape[3];
+  const auto random = [&](uint32_t id) { return random_tensor<T>(shape, id, stream); };
+  const Tensor q = random(4), k = random(5), v = random(6), dout = random(7);
+  const auto empty = [&](DType dtype) { return Tensor::empty(shape, dtype, stream.device()); };
+  const Tensor o = empty(q.dtype()), dq = empty(q.dtype()), dk = empty(q.dtype()), dv = empty(q.dtype()),
+               lse = Tensor::empty({B, H, length}, DType::f32, stream.device());
+  const auto in = [](const Tensor& x) { return x.view<const T, 4>("input"); };
+  const auto out = [](const Tensor& x) { return x.view<T, 4>("output"); };
   const double scale = 1 / std::sqrt(static_cast<double>(Dh));
-  const double forward = seconds_of([&] {
-    launch(SoftmaxForward<V, float>{.q = in(q),
-                                    .k = in(k),
-                                    .v = in(v),
-                                    .params = params,
-                                    .scale = scale,
-                                    .o = out(o),
-                                    .log_sum_exp = lse.view<float, 3>("lse")},
-           *stream);
+  const double forward = seconds_of(stream, [&] {
+    launch(SoftmaxForward<V, T>{.q = in(q),
+                                .k = in(k),
+                                .v = in(v),
+                                .params = params,
+                                .scale = scale,
+                                .o = out(o),
+                                .log_sum_exp = lse.view<float, 3>("lse")},
+           stream);
   });
-  const double backward = seconds_of([&] {
-    launch(SoftmaxBackward<V, float>{.q = in(q),
-                                     .k = in(k),
-                                     .v = in(v),
-                                     .params = params,
-                                     .scale = scale,
-                                     .y = in(o),
-                                     .log_sum_exp = lse.view<const float, 3>("lse"),
-                                     .dout = in(dout),
-                                     .dq = out(dq),
-                                     .dk = out(dk),
-                                     .dv = out(dv)},
-           *stream);
+  const double backward = seconds_of(stream, [&] {
+    launch(SoftmaxBackward<V, T>{.q = in(q),
+                                 .k = in(k),
+                                 .v = in(v),
+                                 .params = params,
+                                 .scale = scale,
+                                 .y = in(o),
+                                 .log_sum_exp = lse.view<const float, 3>("lse"),
+                                 .dout = in(dout),
+                                 .dq = out(dq),
+                                 .dk = out(dk),
+                                 .dv = out(dv)},
+           stream);
   });
   double pairs = 0;
-  for (int64_t t = 0; t < T; ++t) pairs += static_cast<double>(std::min(t + 1, window));
+  for (int64_t t = 0; t < length; ++t) pairs += static_cast<double>(std::min(t + 1, window));
   const double flop = static_cast<double>(B * H * Dh) * pairs;
   const auto print = [&](const char* direction, double seconds, double work) {
-    fmt::print("{:<16} {:<8} {:8.2f} ms {:8.1f} GFLOP/s {:6.2f} of sgemm\n", title, direction, 1e3 * seconds,
-               1e-9 * work / seconds, work / seconds / sgemm);
+    fmt::print("{:<22} {:<8} {:8.3f} ms {:10.1f} GFLOP/s", title, direction, 1e3 * seconds,
+               1e-9 * work / seconds);
+    if (sgemm > 0) fmt::print(" {:6.2f} of sgemm", work / seconds / sgemm);
+    fmt::print("\n");
   };
   print("forward", forward, 4 * flop);
   print("backward", backward, 10 * flop);
+}
+
+void measure_cpu(const Shape& shape) {
+  const auto stream = cpu_backend().make_stream();
+  const double sgemm = sgemm_flops(*stream);
+  fmt::print("T = {}, B = {}, H = {}, Dh = {}, {} threads; sgemm 1024: {:.1f} GFLOP/s\n", shape[1], shape[0],
+             shape[2], shape[3], omp_get_max_threads(), 1e-9 * sgemm);
+  measure<attention::Plain, float>("plain", {}, shape, shape[1], sgemm, *stream);
+  measure<attention::SlidingWindow, float>("window 256", {.window = 256}, shape, 256, sgemm, *stream);
+}
+
+void measure_gpu(const std::vector<Shape>& shapes) {
+  Backend& gpu = backend({Device::Kind::cuda, 0});
+  const auto stream = gpu.make_stream();
+  fmt::print("{}, bf16\n", gpu.description());
+  for (const Shape& shape : shapes) {
+    const std::string title = fmt::format("{} x {} x {} x {}", shape[0], shape[1], shape[2], shape[3]);
+    measure<attention::Plain, bf16>(title.c_str(), {}, shape, shape[1], 0, *stream);
+  }
 }
 
 }  // namespace
@@ -105,13 +138,21 @@ void measure(const char* title, const typename V::Params& params, const Shape& s
 
 int main(int argc, char** argv) {
   using namespace headway;
+  const bool on_gpu = argc > 1 && std::string_view(argv[1]) == "cuda";
   const auto argument = [&](int i, int64_t otherwise) {
-    return argc > i ? std::max<int64_t>(1, std::atoll(argv[i])) : otherwise;
+    const int at = on_gpu ? i + 1 : i;
+    return argc > at ? std::max<int64_t>(1, std::atoll(argv[at])) : otherwise;
   };
-  const int64_t T = argument(1, 1024), B = argument(2, 4), H = argument(3, 12), Dh = argument(4, 64);
-  const double sgemm = sgemm_flops();
-  fmt::print("T = {}, B = {}, H = {}, Dh = {}, {} threads; sgemm 1024: {:.1f} GFLOP/s\n", T, B, H, Dh,
-             omp_get_max_threads(), 1e-9 * sgemm);
-  measure<attention::Plain>("plain", {}, {B, T, H, Dh}, T, sgemm);
-  measure<attention::SlidingWindow>("window 256", {.window = 256}, {B, T, H, Dh}, 256, sgemm);
+  const Shape shape{argument(2, 4), argument(1, 1024), argument(3, 12), argument(4, 64)};
+  try {
+    if (!on_gpu)
+      measure_cpu(shape);
+    else if (argc > 2)
+      measure_gpu({shape});
+    else
+      measure_gpu({{64, 1024, 12, 64}, {16, 2048, 16, 64}, {16, 2048, 16, 128}, {4, 8192, 16, 128}});
+  } catch (const Error& error) {
+    fmt::print(stderr, "attention_bench: {}\n", error.what());
+    return 1;
+  }
 }
