@@ -1,18 +1,21 @@
 // Speed of softmax attention, forward and backward: on the CPU in fp32, beside the rate of sgemm in the same
 // run, or on a GPU in bf16, beside bench/peers/torch_attention.py. FLOP counts the visible pairs only: 4 Dh
-// forward and 10 Dh backward for each (query, key) pair and head. Usage: attention_bench [T [B [H [Dh]]]], by
-// default 1024 4 12 64; attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md.
+// forward and 10 Dh backward for each (query, key) pair and head.
+//
+// Usage: attention_bench [T [B [H [Dh]]]], by default 1024 4 12 64;
+// attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md.
 #include <cblas.h>
 #include <fmt/format.h>
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "bench/median_seconds.h"
 #include "core/backend.h"
 #include "core/error.h"
 #include "core/rng.h"
@@ -24,22 +27,9 @@
 namespace headway {
 namespace {
 
-/// Median seconds of a call, of rounds of calls that follow each other on the stream.
-template <class F>
-double seconds_of(Stream& stream, F&& call) {
-  const int calls = stream.device().kind == Device::Kind::cuda ? 10 : 1;
-  constexpr int kRounds = 9;
-  std::vector<double> seconds;
-  for (int round = -1; round < kRounds; ++round) {
-    stream.synchronize();
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < calls; ++i) call();
-    stream.synchronize();
-    const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (round >= 0) seconds.push_back(whole / calls);
-  }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[kRounds / 2];
+template <class Call>
+double seconds_of(Stream& stream, Call&& call) {
+  return median_seconds(stream, 9, stream.device().kind == Device::Kind::cuda ? 10 : 1, call);
 }
 
 /// Uniform between -1 and 1, repeated after a while.

@@ -4,13 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "autograd/ops/flat.h"
+#include "bench/median_seconds.h"
 #include "core/backend.h"
 #include "core/error.h"
 #include "core/rng.h"
@@ -73,22 +73,7 @@ class Bench {
   }
 
  private:
-  /// Median of several rounds, each of launches that follow each other.
-  double seconds_of(const std::function<void()>& work) const {
-    constexpr int kRounds = 7, kLaunches = 20;
-    std::vector<double> seconds;
-    for (int round = -1; round < kRounds; ++round) {
-      stream_.synchronize();
-      const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < kLaunches; ++i) work();
-      stream_.synchronize();
-      if (round < 0) continue;  // touches the memory
-      const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      seconds.push_back(whole / kLaunches);
-    }
-    std::ranges::sort(seconds);
-    return seconds[kRounds / 2];
-  }
+  double seconds_of(const std::function<void()>& work) const { return median_seconds(stream_, 7, 20, work); }
 
   Stream& stream_;
   double copy_ = 0;
