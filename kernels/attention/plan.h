@@ -83,21 +83,14 @@ struct TilePlan {
 
  private:
   HEADWAY_HD int clamped(int key) const { return key < 0 ? 0 : key > num_keys ? num_keys : key; }
-  /// First row for which the condition holds, which then holds for all later ones; num_queries if none. Is
-  /// quick where the guess is right: searching takes a kernel as long as a tile.
+  /// First row for which the condition holds, which then holds for all later ones; num_queries if none. A
+  /// guess that is right spares the search, which takes a kernel as long as a tile.
   template <class Condition>
   HEADWAY_HD int first_row(Condition holds, int guess) const {
+    const bool is_row_or_end = guess >= 0 && guess <= num_queries;
+    if (is_row_or_end && (guess == num_queries || holds(guess)) && (guess == 0 || !holds(guess - 1)))
+      return guess;
     int low = 0, high = num_queries;
-    if (guess >= 0 && guess <= num_queries) {
-      if (guess == num_queries || holds(guess))
-        high = guess;
-      else
-        low = guess + 1;
-      if (high == guess) {
-        if (guess == 0 || !holds(guess - 1)) return guess;
-        high = guess - 1;
-      }
-    }
     while (low < high) {
       const int middle = low + (high - low) / 2;
       if (holds(middle))

@@ -80,6 +80,7 @@ struct RowTile {
   template <int kThreads>
   __device__ void load(const View<const bf16, 4>& from, int b, int first, int h) const {
     constexpr int kPieces = D / 8, kAtOnce = kThreads / kPieces;
+    static_assert(kRows % kAtOnce == 0);
     const int piece = static_cast<int>(threadIdx.x) % kPieces,
               thread_row = static_cast<int>(threadIdx.x) / kPieces;
     const int channels_left = static_cast<int>(from.size[3]) - piece * 8;
@@ -87,10 +88,9 @@ struct RowTile {
     const bf16* const sequence = from.data + b * from.stride[0] + h * from.stride[2];
     const int stride = static_cast<int>(from.stride[1]), source = (first + thread_row) * stride + piece * 8;
 #pragma unroll
-    for (int n = 0; n < (kRows + kAtOnce - 1) / kAtOnce; ++n) {
+    for (int n = 0; n < kRows / kAtOnce; ++n) {
       const int row = thread_row + n * kAtOnce;
-      if (kRows % kAtOnce == 0 || row < kRows)
-        copy_async(at(row, piece), sequence + (source + n * kAtOnce * stride), row < rows_left);
+      copy_async(at(row, piece), sequence + (source + n * kAtOnce * stride), row < rows_left);
     }
   }
   /// Left operand: rows first.. of 16, channels 16 step.. of 16.

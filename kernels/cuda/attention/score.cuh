@@ -46,6 +46,10 @@ struct Pairs {
       return plan.query_offset + t < args.slots.key_end(batch, kv, j);
     return true;
   }
+  /// Whether every pair of the tile is seen, as TilePlan says it; never where a slot has a say.
+  __device__ bool is_whole(int q0, int q1, int k0, int k1) const {
+    return !has(V::slots, Slots::key_end | Slots::row_index) && plan.is_whole(q0, q1, k0, k1);
+  }
   __device__ Coord at(int t, int j) const { return {batch, head, plan.query_offset + t, j}; }
   /// The softmax's input from the scaled score.
   __device__ float logit(float raw, int t, int j) const {

@@ -50,6 +50,13 @@ __device__ void store_rows(const View<bf16, 4>& to, int b, int first, int h, con
   __syncwarp();
 }
 
+/// Until the stage that was asked for is there for products, and every thread has read the other.
+__device__ inline void wait_for_stage() {
+  wait_for_copies<0>();
+  show_to_products();
+  __syncthreads();
+}
+
 __device__ inline float quad_sum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
@@ -130,9 +137,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
 
   const int own_first = first + own, own_last = min(own_first + 64, T) - 1;
   for (int stage = 0; tile < range.last; tile += kKeys, stage ^= 1) {
-    wait_for_copies<0>();
-    show_to_products();
-    __syncthreads();  // the stage is there, and the other has been read
+    wait_for_stage();
     if (tile + kKeys < range.last) load(tile + kKeys, stage ^ 1);
     commit_copies();
     if (own_first > own_last || !pairs.plan.visits(own_first, own_last, tile, tile + kKeys - 1)) continue;
@@ -143,8 +148,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     scores.multiply(queries, own, keys);
     commit_products();
     wait_for_products<0>();
-    const bool whole = !has(V::slots, Slots::key_end | Slots::row_index) &&
-                       pairs.plan.is_whole(own_first, own_last, tile, tile + kKeys - 1);
+    const bool whole = pairs.is_whole(own_first, own_last, tile, tile + kKeys - 1);
     [[maybe_unused]] Scores<kHasRowBias ? kKeys : 16> seen;
     if (whole) {
       scores.each([&](int i, int half, int column) {
@@ -306,17 +310,14 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   }
   Sums<D> dq;
   for (int stage = 0; tile < range.last; tile += kKeys, stage ^= 1) {
-    wait_for_copies<0>();
-    show_to_products();
-    __syncthreads();  // the stage is there, and the other has been read
+    wait_for_stage();
     if (tile + kKeys < range.last) load(tile + kKeys, stage ^ 1);
     commit_copies();
     if (!pairs.plan.visits(first, last, tile, tile + kKeys - 1)) continue;
     Scores<kKeys> scores, dp;
     const int here = uniform(stage);
     tiles.multiply(scores, dp, here);
-    const bool whole = !has(V::slots, Slots::key_end | Slots::row_index) &&
-                       pairs.plan.is_whole(first, last, tile, tile + kKeys - 1);
+    const bool whole = pairs.is_whole(first, last, tile, tile + kKeys - 1);
     // Each pair's part of dq for its part of dp, which is under way meanwhile.
     Scores<kKeys> of_query;
     const auto weigh = [&](bool seen, int i, int half, int column) {
@@ -329,10 +330,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
       return computes[half] && pairs.sees(row_of(half), tile + column);
     };
     wait_for_products<1>();
-    if (whole)
-      scores.each([&](int i, int half, int column) { weigh(true, i, half, column); });
-    else
-      scores.each([&](int i, int half, int column) { weigh(sees(half, column), i, half, column); });
+    scores.each(whole, sees, weigh);
     wait_for_products<0>();
     scores.each([&](int i, int half, int column) {
       if constexpr (has(V::slots, Slots::row_bias))
@@ -440,9 +438,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     }
     commit_copies();
     for (int stage = 0; tile < range.last; tile += kQueries, stage ^= 1) {
-      wait_for_copies<0>();
-      show_to_products();
-      __syncthreads();  // the stage is there, and the other has been read
+      wait_for_stage();
       const bool has_next = tile + kQueries < range.last;
       if (has_next) {
         load(tile + kQueries, stage ^ 1);
@@ -453,9 +449,8 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
         Scores<kQueries> scores, dp;
         const int here = uniform(stage);
         tiles.multiply(scores, dp, here);
-        const bool whole = !has(V::slots, Slots::key_end | Slots::row_index) &&
-                           pairs.plan.is_whole(tile, tile + kQueries - 1, first, last) &&
-                           last == first + Sizes::kOwn - 1;
+        const bool whole =
+            pairs.is_whole(tile, tile + kQueries - 1, first, last) && last == first + Sizes::kOwn - 1;
         const Rows rows = rows_of(stage);
         // Each pair's part of dv, and meanwhile its part of dk.
         Scores<kQueries> weights, slopes, of_value, of_key;
@@ -471,10 +466,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
             of_value[i] = seen ? rows.scale(column) * weights[i] + rows.bias(column) : 0.0f;
         };
         wait_for_products<1>();
-        if (whole)
-          scores.each([&](int i, int half, int column) { weigh(true, i, half, column); });
-        else
-          scores.each([&](int i, int half, int column) { weigh(sees(half, column), i, half, column); });
+        scores.each(whole, sees, weigh);
         const Weights<kQueries> in_dv(of_value);
         begin_products();
         dv.add(in_dv, tiles.streamed(here, 1));

@@ -53,6 +53,14 @@ struct Scores {
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) f(i, i >> 1 & 1, i / 4 * 8 + column + (i & 1));
   }
+  /// f(seen, index, row of 16, column); sees(row of 16, column) is asked unless all are.
+  template <class Sees, class F>
+  __device__ static void each(bool all_seen, Sees sees, F f) {
+    if (all_seen)
+      each([&](int i, int half, int column) { f(true, i, half, column); });
+    else
+      each([&](int i, int half, int column) { f(sees(half, column), i, half, column); });
+  }
   __device__ float& operator[](int index) { return values[index / 4][index % 4]; }
 };
 
