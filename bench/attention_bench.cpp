@@ -1,6 +1,7 @@
 // Speed of softmax attention, forward and backward: on the CPU in fp32, beside the rate of sgemm in the same
 // run, or on a GPU in bf16, beside bench/peers/torch_attention.py. FLOP counts the visible pairs only: 4 Dh
-// forward and 10 Dh backward for each (query, key) pair and head.
+// forward and 10 Dh backward for each (query, key) pair and head. On a GPU also linear attention, beside
+// bench/peers/fla_attention.py: with a decay per head (lightning), and normalised (Hedgehog, NaLaFormer).
 //
 // Usage: attention_bench [T [B [H [Dh]]]], by default 1024 4 12 64;
 // attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md.
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bench/median_seconds.h"
@@ -23,6 +25,7 @@
 #include "kernels/attention/softmax.h"
 #include "kernels/attention/variants/plain.h"
 #include "kernels/attention/variants/sliding_window.h"
+#include "kernels/ops/linear_attention.h"
 
 namespace headway {
 namespace {
@@ -113,7 +116,57 @@ void measure_cpu(const Shape& shape) {
   measure<attention::SlidingWindow, float>("window 256", {.window = 256}, shape, 256, sgemm, *stream);
 }
 
-void measure_gpu(const std::vector<Shape>& shapes) {
+/// q and k [B,T,H,F], v [B,T,H,V]; normalised, or with a decay per head.
+void measure_linear(const Shape& features, int64_t V, bool normalise, Stream& stream) {
+  using T = bf16;
+  const int64_t B = features[0], length = features[1], H = features[2], F = features[3];
+  const Shape rows{B, length, H, V}, states{B, H, F, V + (normalise ? 1 : 0)};
+  const Tensor q = random_tensor<T>(features, 4, stream), k = random_tensor<T>(features, 5, stream),
+               v = random_tensor<T>(rows, 6, stream), dout = random_tensor<T>(rows, 7, stream);
+  std::vector<float> slopes(static_cast<size_t>(H));
+  for (size_t h = 0; h < slopes.size(); ++h) slopes[h] = static_cast<float>(h + 1) / static_cast<float>(H);
+  const Tensor slope = Tensor::from<float>(slopes, {H}, stream);
+  const auto empty = [&](const Shape& shape, DType dtype) {
+    return Tensor::empty(shape, dtype, stream.device());
+  };
+  const Tensor o = empty(rows, DType::bf16), dq = empty(features, DType::bf16),
+               dk = empty(features, DType::bf16), dv = empty(rows, DType::bf16),
+               denominator = empty({B, length, H}, DType::f32), state = empty(states, DType::f32);
+  const auto in = [](const Tensor& x) { return x.view<const T, 4>("input"); };
+  const auto out = [](const Tensor& x) { return x.view<T, 4>("output"); };
+  LinearAttentionInputs<T> inputs;
+  inputs.q = in(q), inputs.k = in(k), inputs.v = in(v);
+  if (normalise)
+    inputs.normalise = true, inputs.eps = 1e3;
+  else
+    inputs.slope = slope.view<const float, 1>("slope");
+  const double forward = seconds_of(stream, [&] {
+    launch(LinearAttentionForward<T>{.in = inputs,
+                                     .o = out(o),
+                                     .denominator = denominator.view<float, 3>("denominator"),
+                                     .state = state.view<float, 4>("state")},
+           stream);
+  });
+  const double backward = seconds_of(stream, [&] {
+    launch(LinearAttentionBackward<T>{.in = inputs,
+                                      .o = in(o),
+                                      .denominator = denominator.view<const float, 3>("denominator"),
+                                      .dout = in(dout),
+                                      .dstate = {},
+                                      .dq = out(dq),
+                                      .dk = out(dk),
+                                      .dv = out(dv),
+                                      .dnorm_q = {},
+                                      .dnorm_k = {},
+                                      .dstate_in = {}},
+           stream);
+  });
+  for (const auto& [direction, seconds] : {std::pair{"forward", forward}, {"backward", backward}})
+    fmt::print("linear {} x {} x {} x {} to {:<4} {:<10} {:<8} {:8.3f} ms\n", B, length, H, F, V,
+               normalise ? "normalised" : "decay", direction, 1e3 * seconds);
+}
+
+void measure_gpu(const std::vector<Shape>& shapes, bool linear) {
   Backend& gpu = backend({Device::Kind::cuda, 0});
   const auto stream = gpu.make_stream();
   fmt::print("{}, bf16\n", gpu.description());
@@ -121,6 +174,11 @@ void measure_gpu(const std::vector<Shape>& shapes) {
     const std::string title = fmt::format("{} x {} x {} x {}", shape[0], shape[1], shape[2], shape[3]);
     measure<attention::Plain, bf16>(title.c_str(), {}, shape, shape[1], 0, *stream);
   }
+  if (!linear) return;
+  measure_linear({32, 1024, 12, 64}, 64, false, *stream);
+  measure_linear({32, 1024, 12, 128}, 64, true, *stream);
+  measure_linear({8, 4096, 12, 128}, 64, true, *stream);
+  measure_linear({16, 2048, 16, 128}, 128, false, *stream);
 }
 
 }  // namespace
@@ -138,9 +196,9 @@ int main(int argc, char** argv) {
     if (!on_gpu)
       measure_cpu(shape);
     else if (argc > 2)
-      measure_gpu({shape});
+      measure_gpu({shape}, false);
     else
-      measure_gpu({{64, 1024, 12, 64}, {16, 2048, 16, 64}, {16, 2048, 16, 128}, {4, 8192, 16, 128}});
+      measure_gpu({{64, 1024, 12, 64}, {16, 2048, 16, 64}, {16, 2048, 16, 128}, {4, 8192, 16, 128}}, true);
   } catch (const Error& error) {
     fmt::print(stderr, "attention_bench: {}\n", error.what());
     return 1;

@@ -42,6 +42,13 @@ inline bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
+/// Whether rows can move in packs of so many elements, 16 bytes.
+template <int kPack, class E>
+bool moves_in_packs(const View<E, 4>& rows) {
+  return is_aligned(rows.data, 16) && rows.size[3] % kPack == 0 && rows.stride[0] % kPack == 0 &&
+         rows.stride[1] % kPack == 0 && rows.stride[2] % kPack == 0;
+}
+
 /// Sum over the lanes of a warp, in every lane, in one fixed order.
 __device__ inline float warp_sum(float x) {
 #pragma unroll
@@ -89,6 +96,11 @@ inline unsigned num_multiprocessors(const Stream& stream) {
 
 /// After every launch: a bad configuration is an error here, not at the next synchronisation.
 inline void check_launch(const char* name) { check_cuda(cudaGetLastError(), name); }
+
+template <class Kernel>
+void allow_shared(Kernel kernel, int bytes, const char* name) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
+}
 
 /// How many blocks of a kernel run at a time on the whole GPU.
 template <class Kernel>

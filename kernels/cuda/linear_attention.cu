@@ -1,5 +1,7 @@
-// Chunks of kChunk tokens, all at once but for the states between them. Per head and chunk, with L_i the sum
-// of the logarithms of the decays of its tokens up to and with i, and n tokens:
+// What linear_attention_tensor.cuh does not take (fp32, more than 128 features or values, odd widths,
+// features of the normaliser's own), on the ordinary units: chunks of kChunk tokens, all at once but for the
+// states between them. Per head and chunk, with L_i the sum of the logarithms of the decays of its tokens up
+// to and with i, and n tokens:
 //
 //   1. state_kernel    U_c = sum_i exp(L_n - L_i) k_i v_i^T, 64 x 64 of it per block
 //   2. prefix_kernel   S_0 = state, S_{c+1} = exp(L_n) S_c + U_c, a thread per element, in place of U
@@ -18,13 +20,13 @@
 // fp32, every sum in one order. Scratch: a state per chunk. After arXiv 2401.04658 and 2312.06635.
 #include "kernels/ops/linear_attention.h"
 
+#include "kernels/cuda/linear_attention_tensor.cuh"
 #include "kernels/cuda/tile_product.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-constexpr int kChunk = 64;  // tokens
 static_assert(kChunk == kTile);
 
 /// A tensor [B,T,H,width] in a product; `divided`: its rows by the denominators.
@@ -40,71 +42,14 @@ Operand<T> operand(const View<const T, 4>& x, bool divided = false) {
   return {x.data, x.size[3], divided, x.size[3] % 4 == 0 && is_aligned(x.data, 4 * sizeof(T))};
 }
 
-struct Sizes {
-  int64_t B, T, H, F, V, chunks;
-};
-struct Decay {
-  const float* slope;      // [H] or null
-  const float* log_decay;  // [B,T,H] or null
-};
+/// A chunk of a head, and the tile that a block computes of it.
+struct TilePlace : Place {
+  int64_t tile;
 
-/// One chunk of one head, and a tile of what a block computes of it.
-struct Place {
-  int64_t tile, h, chunk, b, first;
-  int count;
-
-  __device__ Place(const Sizes& s, int64_t tiles) {
-    const int64_t index = blockIdx.x;
-    tile = index % tiles;
-    h = index / tiles % s.H;
-    chunk = index / tiles / s.H % s.chunks;
-    b = index / tiles / s.H / s.chunks;
-    first = chunk * kChunk;
-    count = static_cast<int>(min(static_cast<int64_t>(kChunk), s.T - first));
-  }
-  /// Of the chunk's token i among all rows.
-  __device__ int64_t row(const Sizes& s, int64_t i) const { return (b * s.T + first + i) * s.H + h; }
-  __device__ int64_t state(const Sizes& s) const { return (b * s.H + h) * s.chunks + chunk; }
-};
-
-/// How much is left of what, within a chunk; in shared memory.
-struct ChunkDecay {
-  bool per_token;
-  float slope;
-  int count;
-  float log_sum[kChunk];  // of the decays up to and with each token
-
-  /// By all threads, which must wait before they read.
-  __device__ void load(const Decay& d, const Sizes& s, const Place& p) {
-    const int lane = threadIdx.x;
-    if (lane >= kWarp) return;
-    const float head_slope = d.slope ? d.slope[p.h] : 0.0f;
-    if (lane == 0) per_token = d.log_decay != nullptr, slope = head_slope, count = p.count;
-    const int i = 2 * lane;
-    if (!d.log_decay) {
-      log_sum[i] = -head_slope * static_cast<float>(i + 1);
-      log_sum[i + 1] = -head_slope * static_cast<float>(i + 2);
-      return;
-    }
-    const float one = i < p.count ? d.log_decay[p.row(s, i)] : 0.0f;
-    const float two = i + 1 < p.count ? d.log_decay[p.row(s, i + 1)] : 0.0f;
-    float sum = one + two;
-#pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const float other = __shfl_up_sync(0xffffffffu, sum, offset);
-      if (lane >= offset) sum += other;
-    }
-    const float before = __shfl_up_sync(0xffffffffu, sum, 1);
-    log_sum[i] = lane == 0 ? one : before + one;
-    log_sum[i + 1] = sum;
-  }
-  /// Of what an earlier token left, at a later one.
-  __device__ float between(int earlier, int later) const {
-    return expf(per_token ? log_sum[later] - log_sum[earlier] : -slope * static_cast<float>(later - earlier));
-  }
-  __device__ float since_start(int i) const { return expf(log_sum[i]); }
-  __device__ float until_end(int i) const { return between(i, count - 1); }
-  __device__ float whole() const { return expf(log_sum[count - 1]); }
+  __device__ TilePlace(const Sizes& s, int64_t tiles)
+      : Place(s, blockIdx.x / tiles / s.H / s.chunks, blockIdx.x / tiles % s.H,
+              blockIdx.x / tiles / s.H % s.chunks),
+        tile(blockIdx.x % tiles) {}
 };
 
 /// The chunk's rows of an operand.
@@ -139,7 +84,7 @@ __global__ void __launch_bounds__(kTileThreads) state_kernel(StateArgs<T> a) {
   __shared__ float weight[kChunk], inverse[kChunk];
   const Sizes& s = a.sizes;
   const int64_t column_tiles = (s.V + kTile - 1) / kTile, row_tiles = (s.F + kTile - 1) / kTile;
-  const Place p(s, row_tiles * column_tiles);
+  const TilePlace p(s, row_tiles * column_tiles);
   const int64_t f_first = p.tile / column_tiles * kTile, v_first = p.tile % column_tiles * kTile;
   const int i = threadIdx.x;
   decay.load(a.decay, s, p);
@@ -266,7 +211,7 @@ __global__ void __launch_bounds__(kTileThreads) rows_kernel(RowsArgs<T> a) {
   __shared__ ChunkDecay decay;
   __shared__ float scale[kChunk], inverse[kChunk], extra[kChunk], norm_dot[kChunk], factor[kChunk];
   const Sizes& s = a.sizes;
-  const Place p(s, (a.summed.width + kTile - 1) / kTile);
+  const TilePlace p(s, (a.summed.width + kTile - 1) / kTile);
   const int64_t column_first = p.tile * kTile;
   const int i = threadIdx.x;
   decay.load(a.decay, s, p);
@@ -347,43 +292,6 @@ __global__ void __launch_bounds__(kTileThreads) rows_kernel(RowsArgs<T> a) {
 
 // -------------------------------------------------------------------------------------------------------------
 
-/// dd [B,T,H] = -<dout, o> / d; a warp per row.
-template <class T>
-__global__ void denominator_gradient_kernel(const T* dout, const T* o, const float* denominator, int64_t rows,
-                                            int64_t V, float* dd) {
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
-  if (row >= rows) return;
-  float sum = 0;
-  for (int64_t v = threadIdx.x % kWarp; v < V; v += kWarp)
-    sum += to_float(dout[row * V + v]) * to_float(o[row * V + v]);
-  sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) dd[row] = -sum / denominator[row];
-}
-
-template <class T>
-Sizes sizes_of(const LinearAttentionInputs<T>& in) {
-  const auto& q = in.q.size;
-  return {q[0], q[1], q[2], q[3], in.v.size[3], (q[1] + kChunk - 1) / kChunk};
-}
-
-/// Numbers in the stream's scratch memory.
-struct Scratch {
-  float *states, *norms, *whole, *dd;
-
-  Scratch(const Sizes& s, bool normalise, Stream& stream) {
-    const int64_t heads = s.B * s.H * s.chunks;
-    const int64_t sizes[] = {heads * s.F * s.V, normalise ? heads * s.F : 0, heads,
-                             normalise ? s.B * s.T * s.H : 0};
-    const auto room = [](int64_t n) { return (n + 3) / 4 * 4; };  // 16 bytes
-    int64_t total = 0;
-    for (const int64_t n : sizes) total += room(n);
-    states = reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(total) * sizeof(float)).data());
-    norms = normalise ? states + room(sizes[0]) : nullptr;
-    whole = states + room(sizes[0]) + room(sizes[1]);
-    dd = normalise ? whole + room(sizes[2]) : nullptr;
-  }
-};
-
 /// Runs over all chunks of all heads, a block per tile of `tiles`.
 unsigned grid_of(const Sizes& s, int64_t tiles, const char* name) {
   const int64_t blocks = s.B * s.chunks * s.H * tiles;
@@ -420,10 +328,12 @@ void launch_rows(const RowsArgs<T>& args, const char* name, Stream& stream) {
 
 template <class T>
 void linear_attention_forward(const LinearAttentionForward<T>& args, Stream& stream) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (tensor::takes(args.in, args.o)) return tensor::forward(args, stream);
   const auto& in = args.in;
   const Sizes sizes = sizes_of(in);
   const Decay decay{in.slope.data, in.log_decay.data};
-  const Scratch scratch(sizes, in.normalise, stream);
+  const Scratch<float> scratch(sizes, in.normalise, stream);
   const Operand<T> q = operand(in.q), k = operand(in.k), v = operand(in.v),
                    norm_q = in.norm_q ? operand(in.norm_q) : q, norm_k = in.norm_k ? operand(in.norm_k) : k;
   launch_states<T>({.sizes = sizes,
@@ -454,21 +364,18 @@ void linear_attention_forward(const LinearAttentionForward<T>& args, Stream& str
 
 template <class T>
 void linear_attention_backward(const LinearAttentionBackward<T>& args, Stream& stream) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (tensor::takes(args.in, args.dout, args.dq, args.dk, args.dv)) return tensor::backward(args, stream);
   const auto& in = args.in;
   const Sizes sizes = sizes_of(in);
   const Decay decay{in.slope.data, in.log_decay.data};
-  const Scratch scratch(sizes, in.normalise, stream);
+  const Scratch<float> scratch(sizes, in.normalise, stream);
   const bool apart = static_cast<bool>(in.norm_q);
   const float* const denominator = in.normalise ? args.denominator.data : nullptr;
   const Operand<T> q = operand(in.q), k = operand(in.k), v = operand(in.v),
                    dn = operand(args.dout, in.normalise), norm_q = apart ? operand(in.norm_q) : q,
                    norm_k = apart ? operand(in.norm_k) : k;
-  const int64_t rows = sizes.B * sizes.T * sizes.H;
-  if (in.normalise && rows > 0) {
-    denominator_gradient_kernel<<<blocks_for(rows * kWarp, kTileThreads), kTileThreads, 0, stream.native()>>>(
-        args.dout.data, args.o.data, denominator, rows, sizes.V, scratch.dd);
-    check_launch(args.name);
-  }
+  if (in.normalise) denominator_gradient(args, scratch.dd, stream);
   // What the normaliser adds to the gradient of its features, which are q and k unless they are apart.
   const float* const shared_norms = apart ? nullptr : scratch.norms;
   const float* const shared_dd = apart ? nullptr : scratch.dd;

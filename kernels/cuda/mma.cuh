@@ -5,6 +5,8 @@
 // next. Two neighbouring sums, rounded, are a 16x16 left operand.
 #pragma once
 
+#include <climits>
+
 #include "kernels/cuda/launch.cuh"
 
 namespace headway::cuda {
@@ -23,6 +25,12 @@ __device__ inline uint4 load_shared(unsigned address) {
                : "r"(address)
                : "memory");
   return value;
+}
+
+__device__ inline float load_shared_bf16(unsigned address) {
+  unsigned short bits;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(address) : "memory");
+  return __uint_as_float(static_cast<unsigned>(bits) << 16);
 }
 
 /// Four 8x8 matrices; the address of lane l is that of row l%8 of matrix l/8.
@@ -45,6 +53,10 @@ __device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], unsig
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The two bf16 of a register as floats.
+__device__ inline float2 unpack_pair(unsigned pair) {
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
 __device__ inline unsigned round_pair(float low, float high) {
   unsigned pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -98,6 +110,11 @@ struct RowTile {
     const int lane = threadIdx.x % kWarp, i = lane / 8;
     load_matrices(to, at(first + (i & 1) * 8 + lane % 8, step * 2 + (i >> 1)));
   }
+  /// Left operand: channels 16 pair.. of 16 as rows, and the rows first.. of 16 as depth.
+  __device__ void channels_left(unsigned (&to)[4], int first, int pair) const {
+    const int lane = threadIdx.x % kWarp, i = lane / 8;
+    load_matrices_transposed(to, at(first + (i >> 1) * 8 + lane % 8, pair * 2 + (i & 1)));
+  }
   /// Right operands of two sums, whose columns are the rows first.. of 16, and whose depth are the channels
   /// 16 step.. of 16: {0, 1} and {2, 3}.
   __device__ void rows_right(unsigned (&to)[4], int first, int step) const {
@@ -110,5 +127,12 @@ struct RowTile {
     load_matrices_transposed(to, at(first + (i & 1) * 8 + lane % 8, pair * 2 + (i >> 1)));
   }
 };
+
+/// Whether a RowTile can be filled from and stored to these: 16 bytes at a time, offsets within a sequence in
+/// 32 bits.
+template <class... E>
+bool can_move(const View<E, 4>&... rows) {
+  return ((moves_in_packs<8>(rows) && rows.size[1] * rows.stride[1] <= INT_MAX) && ...);
+}
 
 }  // namespace headway::cuda

@@ -35,9 +35,12 @@ Input negative(Input input) {
 struct Dims {
   int64_t B, T, H, F, V;
 };
-// One token, one chunk of 64 and less, several with a rest; widths within, at and beyond a tile of 64.
-constexpr Dims kDims[] = {{1, 1, 1, 1, 1},     {2, 17, 2, 5, 3},    {2, 64, 1, 16, 64},
-                          {2, 100, 2, 33, 20}, {1, 300, 2, 72, 65}, {1, 129, 1, 256, 130}};
+// One token, one chunk of 64 and less, several with a rest; widths within, at and beyond a tile of 64, odd
+// ones and those that fit the tensor cores.
+constexpr Dims kDims[] = {{1, 1, 1, 1, 1},     {2, 17, 2, 5, 3},     {2, 64, 1, 16, 64},
+                          {2, 100, 2, 33, 20}, {1, 300, 2, 72, 65},  {1, 129, 1, 256, 130},
+                          {1, 1, 2, 8, 8},     {2, 150, 2, 64, 64},  {1, 260, 3, 128, 64},
+                          {1, 70, 2, 40, 128}, {1, 130, 1, 120, 104}};
 
 enum class Fading : uint8_t { none, per_head, per_token };
 

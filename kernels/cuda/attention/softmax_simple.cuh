@@ -285,11 +285,6 @@ inline int shared_bytes(int64_t head_dim, int own) {
                           static_cast<int64_t>(sizeof(float)));
 }
 
-template <class Kernel>
-void allow_shared(Kernel kernel, int bytes, const char* name) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
-}
-
 inline dim3 grid_of(int64_t rows, int64_t heads, int64_t batch) {
   return dim3(blocks_for(rows, kRows), static_cast<unsigned>(heads), static_cast<unsigned>(batch));
 }
@@ -303,13 +298,6 @@ void forward(const SoftmaxForward<V, T>& args, Stream& stream) {
   allow_shared(forward_kernel<V, T>, shared, args.name);
   forward_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args);
   check_launch(args.name);
-}
-
-/// Whether rows can move in packs of so many elements, 16 bytes.
-template <int kPack, class E>
-bool moves_in_packs(const View<E, 4>& rows) {
-  return is_aligned(rows.data, 16) && rows.size[3] % kPack == 0 && rows.stride[0] % kPack == 0 &&
-         rows.stride[1] % kPack == 0 && rows.stride[2] % kPack == 0;
 }
 
 /// row_dots [B,H,T] in the stream's scratch memory, and the gradients that need nothing else.

@@ -8,7 +8,6 @@
 // warpgroup (FlashAttention-3, arXiv 2407.08608), or by warp on other GPUs, whose sums have the same layout.
 #pragma once
 
-#include <climits>
 #include <cmath>
 
 #include "kernels/cuda/attention/score.cuh"
@@ -24,46 +23,6 @@ __device__ inline float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-/// Rows first + own.. of 64 of `to`, through the rows own.. of a tile that the warpgroup's products have
-/// read: a lane has pairs of channels, and 16 bytes move faster. f(n, half): channels 8 n.. of this lane's
-/// row.
-template <int D, int kRows, class F>
-__device__ void store_rows(const View<bf16, 4>& to, int b, int first, int h, const RowTile<D, kRows>& tile,
-                           int own, F f) {
-  constexpr int kPieces = D / 8, kAtOnce = kWarp / kPieces;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp_row = own + rows_of_warp();
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll
-    for (int n = 0; n < kPieces; ++n)
-      store_shared(tile.at(warp_row + half * 8 + lane / 4, n) + lane % 4 * 4, f(n, half));
-  __syncwarp();
-  const int piece = lane % kPieces;
-  const int rows_left = piece * 8 < to.size[3] ? static_cast<int>(to.size[1]) - first - warp_row : 0;
-#pragma unroll
-  for (int row = lane / kPieces; row < 16; row += kAtOnce)
-    if (row < rows_left)
-      *reinterpret_cast<uint4*>(&to(b, first + warp_row + row, h, piece * 8)) =
-          load_shared(tile.at(warp_row + row, piece));
-  __syncwarp();
-}
-
-/// Until the stage that was asked for is there for products, and every thread has read the other.
-__device__ inline void wait_for_stage() {
-  wait_for_copies<0>();
-  show_to_products();
-  __syncthreads();
-}
-
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-__device__ inline float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
 /// Whether a logit is the scaled product itself, so that one multiplication makes it a power of two's
@@ -499,12 +458,6 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   }
 }
 
-/// Offsets within a sequence are 32 bits.
-template <class... E>
-bool can_move(const View<E, 4>&... rows) {
-  return ((simple::moves_in_packs<8>(rows) && rows.size[1] * rows.stride[1] <= INT_MAX) && ...);
-}
-
 inline dim3 grid_of(int64_t rows, int per_block, int64_t heads, int64_t batch) {
   return dim3(blocks_for(rows, per_block), static_cast<unsigned>(heads), static_cast<unsigned>(batch));
 }
@@ -513,7 +466,7 @@ template <class V, int D>
 void launch_forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
   using Sizes = ForwardSizes<V, D>;
   const auto& q = args.q.size;
-  simple::allow_shared(forward_kernel<V, D>, Sizes::kBytes, args.name);
+  allow_shared(forward_kernel<V, D>, Sizes::kBytes, args.name);
   forward_kernel<V, D>
       <<<grid_of(q[1], Sizes::kRows, q[2], q[0]), Sizes::kThreads, Sizes::kBytes, stream.native()>>>(args);
   check_launch(args.name);
@@ -534,8 +487,8 @@ void launch_backward(const SoftmaxBackward<V, bf16>& args, const float* row_dots
   using Sizes = BackwardSizes<D>;
   constexpr int kKeyBytes = Sizes::kTileBytes + 2 * RowValues<V, Sizes::kStreamed>::kBytes;
   const auto &q = args.q.size, &k = args.k.size;
-  simple::allow_shared(query_kernel<V, D>, Sizes::kTileBytes, args.name);
-  simple::allow_shared(key_kernel<V, D>, kKeyBytes, args.name);
+  allow_shared(query_kernel<V, D>, Sizes::kTileBytes, args.name);
+  allow_shared(key_kernel<V, D>, kKeyBytes, args.name);
   query_kernel<V, D>
       <<<grid_of(q[1], Sizes::kOwn, q[2], q[0]), Sizes::kThreads, Sizes::kTileBytes, stream.native()>>>(
           args, row_dots);

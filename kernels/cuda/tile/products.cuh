@@ -64,11 +64,26 @@ struct Scores {
   __device__ float& operator[](int index) { return values[index / 4][index % 4]; }
 };
 
-/// Scores, rounded, as left operands.
+/// Left operands of 64 rows and a depth of kColumns: scores, rounded, or what a tile has.
 template <int kColumns>
 struct Weights {
   unsigned values[kColumns / 16][4];
 
+  __device__ Weights() = default;
+  /// Rows first.. of a tile.
+  template <int kRows>
+  __device__ Weights(const RowTile<kColumns, kRows>& tile, int first) {
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k) tile.left(values[k], first + rows_of_warp(), k);
+  }
+  /// Each of a tile's 64 channels as a row.
+  __device__ static Weights of_channels(const RowTile<64, kColumns>& tile) {
+    Weights weights;
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k)
+      tile.channels_left(weights.values[k], k * 16, rows_of_warp() / 16);
+    return weights;
+  }
   __device__ explicit Weights(const Scores<kColumns>& scores) {
 #pragma unroll
     for (int k = 0; k < kColumns / 16; ++k)
@@ -113,5 +128,45 @@ struct Sums {
     for (int n = 0; n < D / 8; ++n) values[n][2 * half] *= factor, values[n][2 * half + 1] *= factor;
   }
 };
+
+/// Rows first + own.. of 64 of `to`, through the rows own.. of a tile that the warpgroup's products have
+/// read: a lane has pairs of channels, and 16 bytes move faster. f(n, half): channels 8 n.. of this lane's
+/// row.
+template <int D, int kRows, class F>
+__device__ void store_rows(const View<bf16, 4>& to, int b, int first, int h, const RowTile<D, kRows>& tile,
+                           int own, F f) {
+  constexpr int kPieces = D / 8, kAtOnce = kWarp / kPieces;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp_row = own + rows_of_warp();
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int n = 0; n < kPieces; ++n)
+      store_shared(tile.at(warp_row + half * 8 + lane / 4, n) + lane % 4 * 4, f(n, half));
+  __syncwarp();
+  const int piece = lane % kPieces;
+  const int rows_left = piece * 8 < to.size[3] ? static_cast<int>(to.size[1]) - first - warp_row : 0;
+#pragma unroll
+  for (int row = lane / kPieces; row < 16; row += kAtOnce)
+    if (row < rows_left)
+      *reinterpret_cast<uint4*>(&to(b, first + warp_row + row, h, piece * 8)) =
+          load_shared(tile.at(warp_row + row, piece));
+  __syncwarp();
+}
+
+/// Until the stage that was asked for is there for products, and every thread has read the other.
+__device__ inline void wait_for_stage() {
+  wait_for_copies<0>();
+  show_to_products();
+  __syncthreads();
+}
+
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
 
 }  // namespace headway::cuda
