@@ -1,11 +1,21 @@
 // What every softmax attention kernel asks about one (query, key) pair, for any variant.
 #pragma once
 
+#include <climits>
+
 #include "kernels/attention/plan.h"
 #include "kernels/attention/softmax.h"
 #include "kernels/cuda/launch.cuh"
 
 namespace headway::cuda {
+
+/// What the slots say of one key.
+struct KeySlots {
+  float bias = 0;
+  int end = INT_MAX;
+};
+template <class V>
+inline constexpr bool kHasKeySlots = has(V::slots, Slots::key_bias | Slots::key_end);
 
 /// Args: SoftmaxForward or SoftmaxBackward.
 template <class V, class Args>
@@ -39,24 +49,32 @@ struct Pairs {
     }
     return true;
   }
+  __device__ KeySlots key(int j) const {
+    KeySlots key;
+    if (j >= plan.num_keys) return key;
+    if constexpr (has(V::slots, Slots::key_bias)) key.bias = args.slots.key_bias(batch, kv, j);
+    if constexpr (has(V::slots, Slots::key_end)) key.end = args.slots.key_end(batch, kv, j);
+    return key;
+  }
   /// Never a key behind the last.
-  __device__ bool sees(int t, int j) const {
+  __device__ bool sees(int t, int j, const KeySlots& key) const {
     if (!plan.sees(t, j)) return false;
-    if constexpr (has(V::slots, Slots::key_end))
-      return plan.query_offset + t < args.slots.key_end(batch, kv, j);
+    if constexpr (has(V::slots, Slots::key_end)) return plan.query_offset + t < key.end;
     return true;
   }
+  __device__ bool sees(int t, int j) const { return sees(t, j, key(j)); }
   /// Whether every pair of the tile is seen, as TilePlan says it; never where a slot has a say.
   __device__ bool is_whole(int q0, int q1, int k0, int k1) const {
     return !has(V::slots, Slots::key_end | Slots::row_index) && plan.is_whole(q0, q1, k0, k1);
   }
   __device__ Coord at(int t, int j) const { return {batch, head, plan.query_offset + t, j}; }
   /// The softmax's input from the scaled score.
-  __device__ float logit(float raw, int t, int j) const {
+  __device__ float logit(float raw, int t, int j, const KeySlots& key) const {
     float x = V::score(args.params, raw, at(t, j));
-    if constexpr (has(V::slots, Slots::key_bias)) x += args.slots.key_bias(batch, kv, j);
+    if constexpr (has(V::slots, Slots::key_bias)) x += key.bias;
     return x;
   }
+  __device__ float logit(float raw, int t, int j) const { return logit(raw, t, j, key(j)); }
   __device__ float slope(float raw, int t, int j) const { return score_slope<V>(args.params, raw, at(t, j)); }
   __device__ float row_scale(int t) const {
     if constexpr (has(V::slots, Slots::row_scale)) return args.slots.row_scale(batch, head, t);

@@ -32,6 +32,28 @@ inline constexpr bool kLogitIsScore =
     !has(V::slots, Slots::key_bias) &&
     &V::template score<typename V::Params, float> == &SoftmaxVariant::score<typename V::Params, float>;
 
+/// What the slots say of the keys of a streamed tile: asked for with it, shown to all threads before it is
+/// waited for, in one of two stages. Empty where a variant has no such slots.
+template <class V, int kKeys>
+struct StreamedKeys {
+  KeySlots (&stages)[2][kKeys];  // in shared memory
+  KeySlots next = {};
+
+  template <class Pairs>
+  __device__ void read(const Pairs& pairs, int first) {
+    if constexpr (kHasKeySlots<V>)
+      if (threadIdx.x < kKeys) next = pairs.key(first + static_cast<int>(threadIdx.x));
+  }
+  __device__ void show(int stage) const {
+    if constexpr (kHasKeySlots<V>)
+      if (threadIdx.x < kKeys) stages[stage][threadIdx.x] = next;
+  }
+  __device__ KeySlots at(int stage, int column) const {
+    if constexpr (kHasKeySlots<V>) return stages[stage][column];
+    return {};
+  }
+};
+
 /// Sizes of the forward kernel: as many blocks as their registers allow, so that one multiplies while others
 /// take powers; for wide heads two warpgroups that share their keys. A row bias needs a second set of sums.
 template <class V, int D>
@@ -66,11 +88,11 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
   const auto row_of = [&](int half) { return first + own + rows_of_warp() + half * 8 + lane / 4; };
   // Logits are kept in units of this, and exponents of powers of two are that many times them.
   const float scale = static_cast<float>(a.scale), unit = kLogitIsScore<V> ? scale : 1, power = unit * kLog2E;
-  const auto logit = [&](float x, int t, int j) {
+  const auto logit = [&](float x, int t, int j, const KeySlots& key) {
     if constexpr (kLogitIsScore<V>)
       return x;
     else
-      return pairs.logit(x * scale, t, j);
+      return pairs.logit(x * scale, t, j, key);
   };
 
   const IndexRange range = pairs.plan.keys_of(first, min(first + Sizes::kRows, T) - 1);
@@ -79,9 +101,12 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     stage_of(2 * stage).template load<kThreads>(a.k, pairs.batch, keys_at, pairs.kv);
     stage_of(2 * stage + 1).template load<kThreads>(a.v, pairs.batch, keys_at, pairs.kv);
   };
+  __shared__ KeySlots key_stages[2][kKeys];
+  StreamedKeys<V, kKeys> key_slots{key_stages};
   queries.template load<kThreads>(a.q, pairs.batch, first, pairs.head);
   if (tile < range.last) load(tile, 0);
   commit_copies();
+  key_slots.read(pairs, tile);
 
   Sums<D> sums, visible;
   float largest[2], total[2] = {};
@@ -96,9 +121,11 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
 
   const int own_first = first + own, own_last = min(own_first + 64, T) - 1;
   for (int stage = 0; tile < range.last; tile += kKeys, stage ^= 1) {
+    key_slots.show(stage);
     wait_for_stage();
     if (tile + kKeys < range.last) load(tile + kKeys, stage ^ 1);
     commit_copies();
+    key_slots.read(pairs, tile + kKeys);
     if (own_first > own_last || !pairs.plan.visits(own_first, own_last, tile, tile + kKeys - 1)) continue;
     const int here = uniform(stage);
     const Keys keys = stage_of(2 * here), values = stage_of(2 * here + 1);
@@ -111,14 +138,15 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     [[maybe_unused]] Scores<kHasRowBias ? kKeys : 16> seen;
     if (whole) {
       scores.each([&](int i, int half, int column) {
-        scores[i] = logit(scores[i], row_of(half), tile + column);
+        scores[i] = logit(scores[i], row_of(half), tile + column, key_slots.at(here, column));
         if constexpr (kHasRowBias) seen[i] = 1;
       });
     } else {
       scores.each([&](int i, int half, int column) {
         const int t = row_of(half), j = tile + column;
-        const bool sees = computes[half] && pairs.sees(t, j);
-        scores[i] = sees ? logit(scores[i], t, j) : -INFINITY;
+        const KeySlots key = key_slots.at(here, column);
+        const bool sees = computes[half] && pairs.sees(t, j, key);
+        scores[i] = sees ? logit(scores[i], t, j, key) : -INFINITY;
         if constexpr (kHasRowBias) seen[i] = sees ? 1.0f : 0.0f;
       });
     }
@@ -218,14 +246,15 @@ struct PairWeight {
   float scale;
 
   /// log_sum_exp: times log2 e.
-  __device__ float operator()(bool sees, float product, int t, int j, float log_sum_exp, float& slope) const {
+  __device__ float operator()(bool sees, float product, int t, int j, const KeySlots& key, float log_sum_exp,
+                              float& slope) const {
     slope = 1;
     if constexpr (kLogitIsScore<V>)
       return power_of_two(sees ? product * (scale * kLog2E) - log_sum_exp : -INFINITY);
     if (!sees) return 0;
     const float score = product * scale;
     slope = pairs.slope(score, t, j);
-    return power_of_two(pairs.logit(score, t, j) * kLog2E - log_sum_exp);
+    return power_of_two(pairs.logit(score, t, j, key) * kLog2E - log_sum_exp);
   }
 };
 
@@ -252,9 +281,12 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     tiles.streamed(stage, 1).template load<kThreads>(a.v, pairs.batch, keys_at, pairs.kv);
   };
   tiles.owned(0).template load<kThreads>(a.q, pairs.batch, first, pairs.head);
+  __shared__ KeySlots key_stages[2][kKeys];
+  StreamedKeys<V, kKeys> key_slots{key_stages};
   tiles.owned(1).template load<kThreads>(a.dout, pairs.batch, first, pairs.head);
   if (tile < range.last) load(tile, 0);
   commit_copies();
+  key_slots.read(pairs, tile);
 
   float log_sum_exp[2], row_dot[2], row_scale[2], dbias[2] = {};
   bool computes[2];
@@ -269,9 +301,11 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   }
   Sums<D> dq;
   for (int stage = 0; tile < range.last; tile += kKeys, stage ^= 1) {
+    key_slots.show(stage);
     wait_for_stage();
     if (tile + kKeys < range.last) load(tile + kKeys, stage ^ 1);
     commit_copies();
+    key_slots.read(pairs, tile + kKeys);
     if (!pairs.plan.visits(first, last, tile, tile + kKeys - 1)) continue;
     Scores<kKeys> scores, dp;
     const int here = uniform(stage);
@@ -281,12 +315,13 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     Scores<kKeys> of_query;
     const auto weigh = [&](bool seen, int i, int half, int column) {
       float slope;
-      const float weight = weight_of(seen, scores[i], row_of(half), tile + column, log_sum_exp[half], slope);
+      const float weight = weight_of(seen, scores[i], row_of(half), tile + column, key_slots.at(here, column),
+                                     log_sum_exp[half], slope);
       of_query[i] = weight * slope;
       if constexpr (has(V::slots, Slots::row_scale)) of_query[i] *= row_scale[half];
     };
     const auto sees = [&](int half, int column) {
-      return computes[half] && pairs.sees(row_of(half), tile + column);
+      return computes[half] && pairs.sees(row_of(half), tile + column, key_slots.at(here, column));
     };
     wait_for_products<1>();
     scores.each(whole, sees, weigh);
@@ -356,7 +391,9 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   Sums<D> dk, dv;
   float dkey_bias[2] = {};
   const int last = min(first + Sizes::kOwn, Tk) - 1;
-  const IndexRange range = Pairs<V, SoftmaxBackward<V, bf16>>(a, b, kv * group).plan.rows_of(first, last);
+  const Pairs<V, SoftmaxBackward<V, bf16>> of_group(a, b, kv * group);
+  const IndexRange range = of_group.plan.rows_of(first, last);
+  const KeySlots key_slots[2] = {of_group.key(key_of(0)), of_group.key(key_of(1))};
   for (int h = kv * group; h < (kv + 1) * group; ++h) {
     const Pairs<V, SoftmaxBackward<V, bf16>> pairs(a, b, h);
     const PairWeight<V, SoftmaxBackward<V, bf16>> weight_of{pairs, scale};
@@ -415,11 +452,11 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
         Scores<kQueries> weights, slopes, of_value, of_key;
         const auto sees = [&](int half, int column) {
           // Weights of a row behind the last are exp(-inf).
-          return pairs.sees(tile + column, key_of(half));
+          return pairs.sees(tile + column, key_of(half), key_slots[half]);
         };
         const auto weigh = [&](bool seen, int i, int half, int column) {
-          weights[i] =
-              weight_of(seen, scores[i], tile + column, key_of(half), rows.log_sum_exp(column), slopes[i]);
+          weights[i] = weight_of(seen, scores[i], tile + column, key_of(half), key_slots[half],
+                                 rows.log_sum_exp(column), slopes[i]);
           of_value[i] = weights[i];
           if constexpr (kScalesRows<V>)
             of_value[i] = seen ? rows.scale(column) * weights[i] + rows.bias(column) : 0.0f;
