@@ -20,8 +20,10 @@
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
+#include "kernels/ops/hedgehog_map.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/norm.h"
+#include "kernels/ops/norm_aware_map.h"
 #include "kernels/ops/norm_rope.h"
 #include "kernels/ops/rope.h"
 
@@ -160,6 +162,30 @@ void run(int64_t N) {
                                       .inverse = numbers(head_inverse),
                                       .dx = y.reshape(heads).view<T, 4>("dx"),
                                       .dweight = numbers(dhead_weight)});
+    const Shape head_rows{N * kHeads, kWidth / kHeads}, feature_rows{N * kHeads, 2 * kWidth / kHeads};
+    const Tensor features = bench.empty(feature_rows, DType::bf16),
+                 dfeatures = bench.random(feature_rows, DType::bf16),
+                 lambda = Tensor::from<float>(std::vector<float>{3}, {1}, *stream),
+                 dlambda = bench.zeros({1}, DType::f32);
+    using NormAware = NormAwareMapSettings;
+    const NormAware query_map{.base = NormAware::Base::direction, .power_from_norm = true};
+    bench.measure("norm_aware_map_forward", 3 * row,
+                  NormAwareMapForward<T>{.settings = query_map,
+                                         .x = read(a.reshape(head_rows)),
+                                         .lambda = numbers(lambda),
+                                         .y = view(features)});
+    bench.measure("norm_aware_map_backward", 4 * row,
+                  NormAwareMapBackward<T>{.settings = query_map,
+                                          .x = read(a.reshape(head_rows)),
+                                          .lambda = numbers(lambda),
+                                          .dy = read(dfeatures),
+                                          .dx = view(y.reshape(head_rows)),
+                                          .dlambda = numbers(dlambda)});
+    bench.measure("hedgehog_map_forward", 3 * row,
+                  HedgehogMapForward<T>{.u = read(a.reshape(head_rows)), .y = view(features)});
+    bench.measure(
+        "hedgehog_map_backward", 5 * row,
+        HedgehogMapBackward<T>{.y = read(features), .dy = read(dfeatures), .du = view(y.reshape(head_rows))});
     std::vector<int32_t> ids(static_cast<size_t>(N));
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7919 % kVocab);
     const Tensor tokens = Tensor::from<int32_t>(ids, {N}, *stream),

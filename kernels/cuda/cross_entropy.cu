@@ -6,6 +6,7 @@
 
 #include <cfloat>
 
+#include "kernels/cuda/base_2.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/rows.cuh"
 
@@ -16,13 +17,6 @@ using namespace cuda;
 constexpr int kMostThreads = 1024;
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
-
-/// 2^x. Results below 2^-126 are zero: to keep them takes twice as many instructions.
-__device__ float power_of_2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// Of y = x log2(e).
 struct MaxSum {

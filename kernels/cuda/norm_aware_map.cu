@@ -1,172 +1,294 @@
-// A warp per row, which is read again for each pass over it. The gradient of lambda is summed per warp over
-// its rows, per block, over blocks.
+// A few lanes share a row and keep it in registers, so that each function of an element is computed once. The
+// gradient of lambda is summed per lane over its rows, per block, over blocks.
 #include "kernels/ops/norm_aware_map.h"
 
 #include <cfloat>
 #include <numbers>
 
 #include "kernels/cuda/add_blocks.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/base_2.cuh"
+#include "kernels/cuda/shared_rows.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
-constexpr unsigned kBlocksOfMultiprocessor = 2048 / kThreads;
-constexpr float kQuarterPi = std::numbers::pi_v<float> / 4;
+constexpr int kThreads = kSharedRowThreads, kWarps = kThreads / kWarp;
+constexpr int kMostPacks = 32;  // for rows of up to 1024 channels, in whatever registers that takes
+/// Blocks a multiprocessor that keep the memory busy. Lanes of other packs have more registers and would
+/// spill.
+template <int V>
+constexpr int kBlocks = V == 8 ? 6 : 1;
+constexpr float kQuarterPi = std::numbers::pi_v<float> / 4, kLn2 = std::numbers::ln2_v<float>;
 
 using Settings = NormAwareMapSettings;
 
+/// The settings as the kernels use them, so that no lane converts a double.
+struct Numbers {
+  bool is_cosine, base_is_row, phase_is_row, power_from_norm;
+  Settings::Phase phase;
+  float lambda, tau, norm_scale, direction_scale, eps;
+
+  explicit Numbers(const Settings& s)
+      : is_cosine(s.map == Settings::Map::cosine),
+        base_is_row(s.base == Settings::Base::row),
+        phase_is_row(s.phase == Settings::Phase::tanh_row),
+        power_from_norm(s.power_from_norm),
+        phase(s.phase),
+        lambda(static_cast<float>(s.lambda)),
+        tau(static_cast<float>(s.tau)),
+        norm_scale(static_cast<float>(s.norm_scale)),
+        direction_scale(static_cast<float>(s.direction_scale)),
+        eps(static_cast<float>(s.eps)) {}
+};
+
 /// What a row's elements share, in every lane.
 struct Row {
-  const Settings& settings;
   float inverse_norm, saturation, factor, power, base_scale;
 
   /// squares: sum of the squares of the row
-  __device__ Row(const Settings& s, float squares, float lambda) : settings(s) {
-    const float norm = sqrtf(squares + static_cast<float>(s.eps));
-    inverse_norm = 1 / norm;
-    saturation = tanhf(static_cast<float>(s.norm_scale) * norm);  // 1 - saturation^2 is its slope
-    factor = s.power_from_norm ? static_cast<float>(s.tau) + saturation : 1.0f;
-    power = lambda * factor;
-    base_scale =
-        s.base == Settings::Base::direction ? static_cast<float>(s.direction_scale) * inverse_norm : 1.0f;
-  }
+  __device__ Row(const Numbers& s, float squares, float lambda)
+      : inverse_norm(rsqrtf(squares + s.eps)),
+        saturation(s.power_from_norm ? tanhf(s.norm_scale * sqrtf(squares + s.eps)) : 0.0f),
+        factor(s.power_from_norm ? s.tau + saturation : 1.0f),
+        power(lambda * factor),
+        base_scale(s.base_is_row ? 1.0f : s.direction_scale * inverse_norm) {}
 };
 
 struct Element {
-  float direction, base, logarithm, amplitude, phase, tangent;  // logarithm of |base|, 0 for zero
+  float base, logarithm;  // logarithm of |base| to base 2, 0 for zero
+  bool is_zero;
 
-  __device__ Element(const Row& row, float x) {
-    direction = x * row.inverse_norm;
-    base = x * row.base_scale;
-    const float magnitude = fabsf(base);
-    const bool is_zero = magnitude < FLT_MIN;
-    logarithm = is_zero ? 0.0f : logf(magnitude);
-    amplitude = is_zero ? 0.0f : expf(row.power * logarithm);
-    const auto kind = row.settings.phase;
-    if (row.settings.map != Settings::Map::cosine || kind == Settings::Phase::none)
-      tangent = 0;
-    else if (kind == Settings::Phase::direction)
-      tangent = direction;
-    else
-      tangent = tanhf(kind == Settings::Phase::tanh_row ? x : direction);
-    phase = kQuarterPi * tangent;
+  __device__ Element(const Row& row, float x)
+      : base(x * row.base_scale), logarithm(log_2(fabsf(base))), is_zero(fabsf(base) < FLT_MIN) {
+    if (is_zero) logarithm = 0;
   }
-  /// d phase / d its argument
-  __device__ float phase_slope(const Settings& s) const {
-    if (s.phase == Settings::Phase::none) return 0;
-    return s.phase == Settings::Phase::direction ? kQuarterPi : kQuarterPi * (1 - tangent * tangent);
+  /// |base|^exponent, 0 for zero.
+  __device__ float to_power(float exponent) const {
+    return is_zero ? 0.0f : power_of_2(exponent * logarithm);
   }
 };
 
-template <class T>
-__device__ float sum_squares(const T* x, int64_t Dh) {
-  float sum = 0;
-  for (int64_t i = threadIdx.x % kWarp; i < Dh; i += kWarp) {
-    const float value = to_float(x[i]);
-    sum += value * value;
-  }
-  return warp_sum(sum);
+/// Of |x| <= 1, to 2 units in the last place. Half of what tanhf takes.
+__device__ float tanh_small(float x) {
+  const float square = x * x;
+  float p = -4.206494195e-4f;  // (tanh x - x) / x^3, through Chebyshev's nodes
+  p = p * square + 2.510331571e-3f;
+  p = p * square - 8.218790404e-3f;
+  p = p * square + 2.166005224e-2f;
+  p = p * square - 5.393477529e-2f;
+  p = p * square + 1.333312839e-1f;
+  p = p * square - 3.333333135e-1f;
+  return p * square * x + x;
 }
+
+/// The phases of V elements are pi/4 times these, of which none is above 1.
+template <int V>
+__device__ void find_tangents(const Numbers& s, const Row& row, const float (&x)[V], float (&tangents)[V]) {
+  const auto set = [&](auto f) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) tangents[v] = f(x[v]);
+  };
+  if (s.phase == Settings::Phase::tanh_direction)
+    set([&](float value) { return tanh_small(value * row.inverse_norm); });
+  else if (s.phase == Settings::Phase::direction)
+    set([&](float value) { return value * row.inverse_norm; });
+  else if (s.phase == Settings::Phase::tanh_row)
+    set([](float value) { return tanhf(value); });
+  else
+    set([](float) { return 0.0f; });
+}
+
+/// Of pi/4 times |tangent| <= 1, to 2 units in the last place: the polynomials of Cephes' sinf and cosf with
+/// the powers of pi/4 in their coefficients.
+struct SineCosine {
+  float sine, cosine;
+
+  __device__ explicit SineCosine(float tangent) {
+    constexpr auto scaled = [](double coefficient, int power) {
+      for (int i = 0; i < power; ++i) coefficient *= std::numbers::pi / 4;
+      return static_cast<float>(coefficient);
+    };
+    constexpr float s3 = scaled(-1.6666654611e-1, 3), s5 = scaled(8.3321608736e-3, 5),
+                    s7 = scaled(-1.9515295891e-4, 7);
+    constexpr float c2 = scaled(-0.5, 2), c4 = scaled(4.166664568298827e-2, 4),
+                    c6 = scaled(-1.388731625493765e-3, 6), c8 = scaled(2.443315711809948e-5, 8);
+    const float square = tangent * tangent;
+    sine = (((s7 * square + s5) * square + s3) * square + kQuarterPi) * tangent;
+    cosine = (((c8 * square + c6) * square + c4) * square + c2) * square + 1.0f;
+  }
+};
 
 template <class Args>
-__device__ float lambda_of(const Args& a) {
-  return a.lambda ? a.lambda.data[0] : static_cast<float>(a.settings.lambda);
+__device__ float lambda_of(const Args& a, const Numbers& s) {
+  return a.lambda ? a.lambda.data[0] : s.lambda;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) norm_aware_map_forward_kernel(NormAwareMapForward<T> a) {
-  const int64_t n = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp, Dh = a.x.size[1];
-  if (n >= a.x.size[0]) return;
-  const T* const x = a.x.data + n * Dh;
-  T* const y = a.y.data + n * 2 * Dh;
-  const Row row(a.settings, sum_squares(x, Dh), lambda_of(a));
-  for (int64_t i = threadIdx.x % kWarp; i < Dh; i += kWarp) {
-    const Element e(row, to_float(x[i]));
-    if (a.settings.map == Settings::Map::cosine) {
-      float sine, cosine;
-      sincosf(e.phase, &sine, &cosine);
-      y[i] = from_float<T>(e.amplitude * cosine);
-      y[Dh + i] = from_float<T>(e.amplitude * sine);
-    } else {  // NaN goes to both
-      y[i] = from_float<T>(e.base < 0 ? 0.0f : e.amplitude);
-      y[Dh + i] = from_float<T>(e.base > 0 ? 0.0f : e.amplitude);
-    }
+template <class T, int V, int P>
+__device__ float sum_squares(const Packs<T, V, P>& x) {
+  float sum = 0;
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    float values[V];
+    x.packs[p].unpack(values);
+#pragma unroll
+    for (int v = 0; v < V; ++v) sum += values[v] * values[v];
   }
+  return lanes_sum(sum);
+}
+
+template <class T, int V, int P>
+__global__ void __launch_bounds__(kThreads, kBlocks<V>)
+    norm_aware_map_forward_kernel(NormAwareMapForward<T> a, Numbers s) {
+  const auto N = static_cast<unsigned>(a.x.size[0]), Dh = static_cast<unsigned>(a.x.size[1]);
+  const float lambda = lambda_of(a, s);
+  const auto read = [&](unsigned n, Packs<T, V, P>& x) { x.read(a.x.data + size_t{n} * Dh, Dh); };
+  for_rows(N, Packs<T, V, P>{}, read, [&](unsigned n, const Packs<T, V, P>& packs) {
+    const Row row(s, sum_squares(packs), lambda);
+    if (n >= N) return;
+    T* const y = a.y.data + size_t{n} * 2 * Dh;
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      const unsigned i = channel<V>(p);
+      if (i >= Dh) continue;
+      float x[V], first[V], second[V];
+      packs.packs[p].unpack(x);
+      if (s.is_cosine) {
+        float tangents[V];
+        find_tangents(s, row, x, tangents);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const float amplitude = Element(row, x[v]).to_power(row.power);
+          const SineCosine phase(tangents[v]);
+          first[v] = amplitude * phase.cosine;
+          second[v] = amplitude * phase.sine;
+        }
+      } else {  // NaN goes to both
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const Element e(row, x[v]);
+          const float amplitude = e.to_power(row.power);
+          first[v] = e.base < 0 ? 0.0f : amplitude;
+          second[v] = e.base > 0 ? 0.0f : amplitude;
+        }
+      }
+      store_once(y + i, first);
+      store_once(y + Dh + i, second);
+    }
+  });
 }
 
 /// partial [blocks]: sums of the gradient of lambda over the rows of a block.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    norm_aware_map_backward_kernel(NormAwareMapBackward<T> a, float* partial) {
-  const int lane = threadIdx.x % kWarp;
-  const int64_t N = a.x.size[0], Dh = a.x.size[1];
-  const Settings& s = a.settings;
-  const float lambda = lambda_of(a);
-  const bool base_is_row = s.base == Settings::Base::row, phase_is_row = s.phase == Settings::Phase::tanh_row;
+template <class T, int V, int P>
+__global__ void __launch_bounds__(kThreads, kBlocks<V>)
+    norm_aware_map_backward_kernel(NormAwareMapBackward<T> a, Numbers s, float* partial) {
+  let_next_kernel_begin();  // add_blocks may be placed as blocks of this kernel end
+  const auto N = static_cast<unsigned>(a.x.size[0]), Dh = static_cast<unsigned>(a.x.size[1]);
+  const float lambda = lambda_of(a, s);
+  // d phase: of tanh pi/4 (1 - tangent^2), of the direction itself pi/4, of none 0.
+  const float phase_scale = s.phase == Settings::Phase::none ? 0.0f : kQuarterPi;
+  const float curvature = s.phase == Settings::Phase::direction ? 0.0f : phase_scale;
   float dlambda = 0;
-  for (int64_t n = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; n < N;
-       n += static_cast<int64_t>(gridDim.x) * kWarps) {
-    const T *const x = a.x.data + n * Dh, *const dy = a.dy.data + n * 2 * Dh;
-    const Row row(s, sum_squares(x, Dh), lambda);
-    /// What x_i gets by itself, and through the direction.
-    struct Shares {
-      float own, direction;
-    };
-    const auto shares = [&](int64_t i, const Element& e, float* dpower) {
-      const float first = to_float(dy[i]), second = to_float(dy[Dh + i]);
-      float damplitude = e.base > 0 ? first : second, dphase = 0;
-      if (s.map == Settings::Map::cosine) {
-        float sine, cosine;
-        sincosf(e.phase, &sine, &cosine);
-        damplitude = first * cosine + second * sine;
-        dphase = e.amplitude * (second * cosine - first * sine) * e.phase_slope(s);
+  struct Input {
+    Packs<T, V, P> x, first, second;  // first, second: the halves of dy
+  };
+  const auto read = [&](unsigned n, Input& in) {
+    const T* const dy = a.dy.data + size_t{n} * 2 * Dh;
+    in.x.read(a.x.data + size_t{n} * Dh, Dh);
+    in.first.read(dy, Dh);
+    in.second.read(dy + Dh, Dh);
+  };
+  for_rows(N, Input{}, read, [&](unsigned n, const Input& in) {
+    const Row row(s, sum_squares(in.x), lambda);
+    const float base_scale = row.base_scale * row.power,
+                argument_scale = s.phase_is_row ? 1.0f : row.inverse_norm;
+    float dx[P][V];  // but for what comes through the norm
+    float dpower = 0, base_along = 0, phase_along = 0;
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      float x[V], first[V], second[V], tangents[V];
+      in.x.packs[p].unpack(x);
+      in.first.packs[p].unpack(first);
+      in.second.packs[p].unpack(second);
+      if (s.is_cosine) find_tangents(s, row, x, tangents);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const Element e(row, x[v]);
+        // |b|^P is b times this, whose P-fold is its derivative.
+        const float slope = copysignf(e.to_power(row.power - 1), e.base);
+        float damplitude, dphase = 0;
+        if (s.is_cosine) {
+          const SineCosine phase(tangents[v]);
+          damplitude = first[v] * phase.cosine + second[v] * phase.sine;
+          dphase = e.base * slope * (second[v] * phase.cosine - first[v] * phase.sine) *
+                   (phase_scale - curvature * (tangents[v] * tangents[v]));
+        } else {
+          damplitude = e.base > 0 ? first[v] : second[v];
+        }
+        const float dbase = damplitude * slope;  // over the power
+        dpower += dbase * (e.base * e.logarithm);
+        base_along += dbase * x[v];
+        phase_along += dphase * x[v];
+        dx[p][v] = dbase * base_scale + dphase * argument_scale;
       }
-      if (dpower) *dpower += damplitude * e.amplitude * e.logarithm;
-      const float dbase = damplitude * row.power * e.amplitude / (e.amplitude == 0 ? 1.0f : e.base);
-      const float through = (base_is_row ? 0.0f : static_cast<float>(s.direction_scale) * dbase) +
-                            (phase_is_row ? 0.0f : dphase);
-      return Shares{(base_is_row ? dbase : 0.0f) + (phase_is_row ? dphase : 0.0f), through};
-    };
-    float dpower = 0, along = 0;
-    for (int64_t i = lane; i < Dh; i += kWarp) {
-      const Element e(row, to_float(x[i]));
-      along += e.direction * shares(i, e, &dpower).direction;
     }
-    dpower = warp_sum(dpower);
-    along = warp_sum(along);
-    const float slope = static_cast<float>(s.norm_scale) * (1 - row.saturation * row.saturation);
-    const float radial = (s.power_from_norm ? dpower * lambda * slope : 0.0f) - row.inverse_norm * along;
-    for (int64_t i = lane; i < Dh; i += kWarp) {
-      const Element e(row, to_float(x[i]));
-      const Shares share = shares(i, e, nullptr);
-      a.dx.data[n * Dh + i] =
-          from_float<T>(share.own + row.inverse_norm * share.direction + radial * e.direction);
+    float along = (s.base_is_row ? 0.0f : base_scale * base_along) +
+                  (s.phase_is_row ? 0.0f : argument_scale * phase_along);
+    for_lane_offsets([&](int offset) {
+      dpower += __shfl_xor_sync(0xffffffffu, dpower, offset);
+      along += __shfl_xor_sync(0xffffffffu, along, offset);
+    });
+    if (n >= N) return;
+    dpower *= kLn2;
+    if (threadIdx.x == 0) dlambda += dpower * row.factor;
+    const float dfactor = s.norm_scale * (1 - row.saturation * row.saturation);
+    const float radial = (s.power_from_norm ? dpower * lambda * dfactor : 0.0f) - row.inverse_norm * along;
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      const unsigned i = channel<V>(p);
+      if (i >= Dh) continue;
+      float x[V];
+      in.x.packs[p].unpack(x);
+#pragma unroll
+      for (int v = 0; v < V; ++v) dx[p][v] += radial * row.inverse_norm * x[v];
+      store_once(a.dx.data + size_t{n} * Dh + i, dx[p]);
     }
-    if (lane == 0) dlambda += dpower * row.factor;
-  }
+  });
   if (!a.lambda) return;
-  dlambda = block_sum(dlambda);
-  if (threadIdx.x == 0) partial[blockIdx.x] = dlambda;
+  __shared__ float of_warp[kWarps];
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+  dlambda = warp_sum(dlambda);
+  if (thread % kWarp == 0) of_warp[thread / kWarp] = dlambda;
+  __syncthreads();
+  if (thread != 0) return;
+  for (int warp = 1; warp < kWarps; ++warp) dlambda += of_warp[warp];
+  partial[blockIdx.x] = dlambda;
 }
 
 template <class T>
 void norm_aware_map_forward(const NormAwareMapForward<T>& args, Stream& stream) {
   if (args.x.numel() == 0) return;
-  norm_aware_map_forward_kernel<<<blocks_for(args.x.size[0], kWarps), kThreads, 0, stream.native()>>>(args);
+  const int64_t N = args.x.size[0], Dh = args.x.size[1];
+  const bool wide = has_wide_packs<T>(Dh, {args.x.data, args.y.data});
+  with_packs<T, kMostPacks>(args.name, N, Dh, wide, [&]<int V, int P>(dim3 block) {
+    launch_rows(norm_aware_map_forward_kernel<T, V, P>, N, block, stream, args, Numbers(args.settings));
+  });
   check_launch(args.name);
 }
 
 template <class T>
 void norm_aware_map_backward(const NormAwareMapBackward<T>& args, Stream& stream) {
-  const unsigned blocks = std::clamp(blocks_for(args.x.size[0], kWarps), 1u,
-                                     kBlocksOfMultiprocessor * num_multiprocessors(stream));
-  auto* const partial = reinterpret_cast<float*>(stream.scratch(blocks * sizeof(float)).data());
-  norm_aware_map_backward_kernel<<<blocks, kThreads, 0, stream.native()>>>(args, partial);
-  check_launch(args.name);
-  if (args.lambda) add_blocks(partial, blocks, 1, args.dlambda.data, args.accumulate_lambda, stream);
+  const int64_t N = args.x.size[0], Dh = args.x.size[1];
+  const bool wide = has_wide_packs<T>(Dh, {args.x.data, args.dy.data, args.dx.data});
+  with_packs<T, kMostPacks>(args.name, N, Dh, wide, [&]<int V, int P>(dim3 block) {
+    const auto kernel = norm_aware_map_backward_kernel<T, V, P>;
+    const unsigned blocks =
+        std::clamp(blocks_for(N, block.y), 1u, num_resident_blocks(kernel, kThreads, 0, stream));
+    auto* const partial = reinterpret_cast<float*>(stream.scratch(blocks * sizeof(float)).data());
+    kernel<<<blocks, block, 0, stream.native()>>>(args, Numbers(args.settings), partial);
+    check_launch(args.name);
+    if (args.lambda) add_blocks(partial, blocks, 1, args.dlambda.data, args.accumulate_lambda, stream);
+  });
 }
 
 HEADWAY_KERNEL(cuda, norm_aware_map_forward<float>);

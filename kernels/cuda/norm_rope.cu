@@ -4,32 +4,20 @@
 #include "kernels/ops/norm_rope.h"
 
 #include "kernels/cuda/add_blocks.h"
-#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/shared_rows.cuh"
 #include "kernels/cuda/turn.cuh"
 
 namespace headway {
 namespace {
 using namespace cuda;
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kSharedRowThreads;
 /// Blocks a multiprocessor that keep the memory busy. Lanes of other packs have more registers and would
 /// spill.
 template <int V>
 constexpr int kForwardBlocks = V == 8 ? 6 : 1;
 template <int V>
 constexpr int kBackwardBlocks = V == 8 ? 4 : 1;
-
-/// Sum over the lanes of a row, in each of them. Every lane of the warp takes part.
-__device__ float lanes_sum(float x) {
-  for (int offset = blockDim.x / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
-
-/// The first of a lane's channels in its pack p.
-template <int V>
-__device__ int64_t channel(int p) {
-  return (p * blockDim.x + threadIdx.x) * V;
-}
 
 /// What a lane has of a row: packs of V channels, `low` the first of each pair and `high` the second.
 template <class T, int V, int P>
@@ -259,37 +247,23 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<V>)
   }
 }
 
-/// Calls run(V, P, lanes of a row) with V and P as types: 16 bytes a pack where all is aligned so, else one
-/// channel.
-template <class T, class Args, class Run>
-void with_packs(const Args& args, std::initializer_list<const void*> others, Run run) {
-  constexpr int V = 16 / sizeof(T);
-  const int64_t Dh = args.x.size[3], half = args.table.size[1];
-  bool wide = Dh % V == 0 && half % V == 0 && is_aligned(args.x.data, 16) &&
-              is_aligned(args.weight.data, 16) && is_aligned(args.table.data, 16);
-  for (const void* const other : others) wide = wide && is_aligned(other, 16);
-  HEADWAY_CHECK(args.inverse.size[0] < int64_t{1} << 31, ShapeError,
-                std::string(args.name) + ": " + std::to_string(args.inverse.size[0]) +
-                    " heads of tokens are more than the GPU kernel can take");
-  const auto go = [&]<int kV, int P>() {
-    const int64_t packs = (Dh - half + kV - 1) / kV;
-    HEADWAY_CHECK(packs <= P * kWarp, ShapeError,
-                  std::string(args.name) + ": a head of " + std::to_string(Dh) +
-                      " channels is wider than the GPU kernel takes");
-    unsigned lanes = 1;
-    while (lanes * P < packs) lanes *= 2;
-    run.template operator()<kV, P>(dim3(lanes, kThreads / lanes));
-  };
-  wide ? go.template operator()<V, sizeof(T) / 2>() : go.template operator()<1, 8>();
+/// Packs of 16 bytes, where pairs lie within them and weight and table are aligned so as well.
+template <class T, class Args>
+bool is_wide(const Args& args, std::initializer_list<const void*> others) {
+  const int64_t half = args.table.size[1];
+  return has_wide_packs<T>(args.x.size[3], {args.x.data, args.weight.data, args.table.data}) &&
+         has_wide_packs<T>(half, others);
 }
 
 template <class T>
 void norm_rope_forward(const NormRopeForward<T>& args, Stream& stream) {
   if (args.x.numel() == 0) return;
-  with_packs<T>(args, {args.y.data}, [&]<int V, int P>(dim3 block) {
+  const bool wide = is_wide<T>(args, {args.y.data});
+  const int64_t N = args.inverse.size[0], pairs = args.x.size[3] - args.table.size[1];
+  with_packs<T>(args.name, N, pairs, wide, [&]<int V, int P>(dim3 block) {
     const auto kernel = norm_rope_forward_kernel<T, V, P>;
     const unsigned blocks =
-        std::min(blocks_for(args.inverse.size[0], block.y), num_resident_blocks(kernel, kThreads, 0, stream));
+        std::min(blocks_for(N, block.y), num_resident_blocks(kernel, kThreads, 0, stream));
     kernel<<<blocks, block, 0, stream.native()>>>(args);
   });
   check_launch(args.name);
@@ -298,7 +272,8 @@ void norm_rope_forward(const NormRopeForward<T>& args, Stream& stream) {
 template <class T>
 void norm_rope_backward(const NormRopeBackward<T>& args, Stream& stream) {
   const int64_t N = args.inverse.size[0], Dh = args.x.size[3];
-  with_packs<T>(args, {args.dy.data, args.dx.data}, [&]<int V, int P>(dim3 block) {
+  const bool wide = is_wide<T>(args, {args.dy.data, args.dx.data});
+  with_packs<T>(args.name, N, Dh - args.table.size[1], wide, [&]<int V, int P>(dim3 block) {
     const auto kernel = norm_rope_backward_kernel<T, V, P>;
     const size_t shared = static_cast<size_t>(kThreads / kWarp * Dh) * sizeof(float);
     const unsigned blocks =

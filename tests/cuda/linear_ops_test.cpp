@@ -172,7 +172,8 @@ constexpr HedgehogFeatures kHedgehogFeatures[] = {HedgehogFeatures::softmax, Hed
 
 TEST_F(GpuLinearOps, HedgehogMap) {
   for (const HedgehogFeatures features : kHedgehogFeatures)
-    for (const auto& [rows, width] : {std::array<int64_t, 2>{1, 2}, {7, 5}, {33, 64}, {5, 100}}) {
+    for (const auto& [rows, width] :
+         {std::array<int64_t, 2>{1, 2}, {7, 5}, {33, 64}, {5, 100}, {40, 128}, {3, 300}}) {
       SCOPED_TRACE("features " + std::to_string(static_cast<int>(features)) + ", width " +
                    std::to_string(width));
       // In bf16 only rows whose largest entries differ by more than a rounding keep them apart.
@@ -261,7 +262,7 @@ TEST_F(GpuLinearOps, NormAwareMap) {
                                   .lambda = 2.5,
                                   .norm_scale = 0.4,
                                   .direction_scale = 1.5};
-          for (const auto& [rows, width] : {std::array<int64_t, 2>{3, 5}, {50, 7}, {300, 64}}) {
+          for (const auto& [rows, width] : {std::array<int64_t, 2>{3, 5}, {50, 7}, {300, 64}, {3, 300}}) {
             Input x = values({rows, width});
             if (rows > 1) std::fill_n(x.values.begin(), width + 1, 0.0);  // a row and an entry of zeros
             check({x}, [=](Context& c, const Inputs& in) {
