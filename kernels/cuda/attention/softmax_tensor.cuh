@@ -12,18 +12,12 @@
 
 #include "kernels/cuda/attention/score.cuh"
 #include "kernels/cuda/attention/softmax_simple.cuh"
+#include "kernels/cuda/base_2.cuh"
 #include "kernels/cuda/tile/products.cuh"
 
 namespace headway::cuda::tensor {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
-
-/// Faster than exp2f, and zero where that is subnormal.
-__device__ inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// Whether a logit is the scaled product itself, so that one multiplication makes it a power of two's
 /// exponent.
@@ -159,13 +153,13 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
         next = fmaxf(next, fmaxf(scores.values[n][2 * half], scores.values[n][2 * half + 1]));
       next = quad_max(next);
       offset[half] = next == -INFINITY ? 0.0f : next * power;  // a row that has seen nothing
-      const float factor = power_of_two(largest[half] * power - offset[half]);
+      const float factor = power_of_2(largest[half] * power - offset[half]);
       largest[half] = next;
       total[half] *= factor;
       sums.scale(half, factor);
     }
     scores.each([&](int i, int half, int) {
-      scores[i] = power_of_two(scores[i] * power - offset[half]);
+      scores[i] = power_of_2(scores[i] * power - offset[half]);
       total[half] += scores[i];
     });
     const Weights<kKeys> weights(scores);
@@ -186,7 +180,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
   for (int half = 0; half < 2; ++half) {
     float sum = quad_sum(total[half]);
     if constexpr (has(V::slots, Slots::sink))
-      sum += power_of_two(a.slots.sink(pairs.head) * kLog2E - largest[half] * power);
+      sum += power_of_2(a.slots.sink(pairs.head) * kLog2E - largest[half] * power);
     // Zero is the sum of a row without keys; one that is no number stays so.
     const bool is_empty = sum == 0 || !computes[half];
     const int t = row_of(half);
@@ -250,11 +244,11 @@ struct PairWeight {
                               float& slope) const {
     slope = 1;
     if constexpr (kLogitIsScore<V>)
-      return power_of_two(sees ? product * (scale * kLog2E) - log_sum_exp : -INFINITY);
+      return power_of_2(sees ? product * (scale * kLog2E) - log_sum_exp : -INFINITY);
     if (!sees) return 0;
     const float score = product * scale;
     slope = pairs.slope(score, t, j);
-    return power_of_two(pairs.logit(score, t, j, key) * kLog2E - log_sum_exp);
+    return power_of_2(pairs.logit(score, t, j, key) * kLog2E - log_sum_exp);
   }
 };
 
