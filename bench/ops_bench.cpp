@@ -17,6 +17,7 @@
 #include "kernels/ops/accumulate.h"
 #include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/causal_conv.h"
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
@@ -186,6 +187,18 @@ void run(int64_t N) {
     bench.measure(
         "hedgehog_map_backward", 5 * row,
         HedgehogMapBackward<T>{.y = read(features), .dy = read(dfeatures), .du = view(y.reshape(head_rows))});
+    const Shape sequences{N / kTokens, kTokens, kWidth};
+    const Tensor taps = bench.random({kWidth, 4}, DType::bf16), dtaps = bench.zeros({kWidth, 4}, DType::f32);
+    const auto in_sequences = [&](const Tensor& x) { return x.reshape(sequences).view<const T, 3>("x"); };
+    const CausalConvInputs<T> conv{.x = in_sequences(a), .history = {}, .weight = read(taps), .silu = true};
+    bench.measure("causal_conv_forward", 2 * row,
+                  CausalConvForward<T>{.in = conv, .y = y.reshape(sequences).view<T, 3>("y")});
+    bench.measure("causal_conv_backward", 3 * row,
+                  CausalConvBackward<T>{.in = conv,
+                                        .dy = in_sequences(b),
+                                        .dx = y.reshape(sequences).view<T, 3>("dx"),
+                                        .dhistory = {},
+                                        .dweight = dtaps.view<float, 2>("dweight")});
     std::vector<int32_t> ids(static_cast<size_t>(N));
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7919 % kVocab);
     const Tensor tokens = Tensor::from<int32_t>(ids, {N}, *stream),
