@@ -277,9 +277,9 @@ TEST_F(GpuLinearOps, NormAwareMap) {
 
 TEST_F(GpuLinearOps, CausalConv) {
   for (const bool silu : {false, true})
-    for (const int64_t K : {1, 2, 4})
+    for (const int64_t K : {1, 2, 3, 4, 5})
       for (const auto& [B, T, C] :
-           {std::array<int64_t, 3>{1, 1, 1}, {3, 2, 40}, {2, 300, 33}, {2, 301, 132}}) {
+           {std::array<int64_t, 3>{1, 1, 1}, {3, 2, 40}, {2, 300, 33}, {2, 101, 36}, {2, 301, 132}}) {
         SCOPED_TRACE("K " + std::to_string(K) + ", T " + std::to_string(T));
         const auto conv = [=](Context& c, const Inputs& x) {
           return apply<CausalConv>(c, {.silu = silu}, x[0], x[1], x.size() > 2 ? x[2] : Variable());
