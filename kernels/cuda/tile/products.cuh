@@ -69,7 +69,7 @@ template <int kColumns>
 struct Weights {
   unsigned values[kColumns / 16][4];
 
-  __device__ Weights() = default;
+  Weights() = default;
   /// Rows first.. of a tile.
   template <int kRows>
   __device__ Weights(const RowTile<kColumns, kRows>& tile, int first) {
