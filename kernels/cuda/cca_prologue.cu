@@ -55,7 +55,7 @@ void with_packs(const CcaPrologueInputs<T>& in, std::initializer_list<const T*> 
   wide ? run.template operator()<4>() : run.template operator()<1>();
 }
 
-/// V neighbouring channels of a row of u1, u2 or a gradient: [row / packs of a head, head].
+/// A thread's V neighbouring channels of a row of u1, u2 or a gradient; blockIdx.y is the head.
 template <int V>
 struct Cell {
   unsigned row;
