@@ -128,9 +128,9 @@ __global__ void __launch_bounds__(kWarpgroup) scan_kernel(ScanArgs a) {
       }
     state.scale(0, whole);
     state.scale(1, whole);
-    begin_products();
+    wgmma_fence();
     state.add(weighted, tile(2 * stage + 1));
-    commit_products();
+    wgmma_commit();
     if (has_norm) {
       float added = 0;
 #pragma unroll 8
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kWarpgroup) scan_kernel(ScanArgs a) {
         added += gain[i] * load_shared_bf16(tile(2 * stage).at(i, thread / 8) + thread % 8 * 2);
       norm = whole * norm + added;
     }
-    wait_for_products<0>();
+    wgmma_wait<0>();
   }
   wait_for_copies<0>();
   if (!a.after) return;
@@ -244,11 +244,11 @@ __global__ void __launch_bounds__(kWarpgroup, OutputTiles<F, V>::kBlocks) output
   Scores<kChunk> pairs;
   Sums<V> o;
   const Weights<F> left(queries, 0);
-  begin_products();
+  wgmma_fence();
   pairs.multiply(queries, 0, keys);
-  commit_products();
+  wgmma_commit();
   o.add(left, tiles.state());
-  commit_products();
+  wgmma_commit();
   if (a.norms) {  // <Z, q_i>, two threads a token
     const int token = static_cast<int>(threadIdx.x) / 2, part = static_cast<int>(threadIdx.x) % 2;
     float sum = 0;
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(kWarpgroup, OutputTiles<F, V>::kBlocks) output
   }
   const bool fades = numbers.decay.fades();
   float total[2] = {}, factor[2] = {1, 1};
-  wait_for_products<1>();
+  wgmma_wait<1>();
   pairs.each([&](int i, int half, int column) {
     const int row = row_of_lane(half);
     const bool sees = column <= row && row < p.count;
@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(kWarpgroup, OutputTiles<F, V>::kBlocks) output
   });
   const Weights<kChunk> weights(pairs);
   __syncthreads();
-  wait_for_products<0>();
+  wgmma_wait<0>();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int i = row_of_lane(half);
@@ -289,10 +289,10 @@ __global__ void __launch_bounds__(kWarpgroup, OutputTiles<F, V>::kBlocks) output
     factor[half] = 1 / denominator;
     if (threadIdx.x % 4 == 0) a.new_denominator[row] = denominator;
   }
-  begin_products();
+  wgmma_fence();
   o.add(weights, values);
-  commit_products();
-  wait_for_products<0>();
+  wgmma_commit();
+  wgmma_wait<0>();
   __syncthreads();  // the values have been read
   block.store(a.o, values, [&](int n, int half) { return o.pair(n, half, factor[half]); });
 }
@@ -325,13 +325,13 @@ __global__ void __launch_bounds__(kWarpgroup, QueryTiles<F, V>::kBlocks) query_k
 
   Scores<kChunk> pairs;
   Scores<F> of_state;
-  begin_products();
+  wgmma_fence();
   pairs.multiply(dout, 0, values);
-  commit_products();
+  wgmma_commit();
   of_state.multiply(dout, 0, tiles.state());
-  commit_products();
+  wgmma_commit();
   const bool fades = numbers.decay.fades();
-  wait_for_products<1>();
+  wgmma_wait<1>();
   pairs.each([&](int i, int half, int column) {
     const int row = row_of_lane(half);
     const bool sees = column <= row && row < p.count;
@@ -339,17 +339,17 @@ __global__ void __launch_bounds__(kWarpgroup, QueryTiles<F, V>::kBlocks) query_k
     pairs[i] = sees ? fades ? gradient * numbers.decay.between(column, row) : gradient : 0.0f;
   });
   const Weights<kChunk> weights(pairs);
-  wait_for_products<0>();
+  wgmma_wait<0>();
   Sums<F> dq;
   of_state.each([&](int i, int half, int column) {
     const int row = row_of_lane(half);
     const float left_of_state = row < p.count ? numbers.decay.since_start(row) : 0.0f;
     dq.values[i / 4][i % 4] = left_of_state * (of_state[i] * inverse[half] + dd[half] * numbers.norm[column]);
   });
-  begin_products();
+  wgmma_fence();
   dq.add(weights, keys);
-  commit_products();
-  wait_for_products<0>();
+  wgmma_commit();
+  wgmma_wait<0>();
   __syncthreads();  // the keys have been read
   block.store(a.dq, keys, [&](int n, int half) { return dq.pair(n, half, 1); });
 }
@@ -384,13 +384,13 @@ __global__ void __launch_bounds__(kWarpgroup, KeyTiles<F, V>::kBlocks) key_kerne
 
   // Rows are keys here, and columns the queries that see them.
   Scores<kChunk> of_value, of_key;
-  begin_products();
+  wgmma_fence();
   of_value.multiply(keys, 0, queries);
-  commit_products();
+  wgmma_commit();
   of_key.multiply(values, 0, dout);
-  commit_products();
+  wgmma_commit();
   const bool fades = numbers.decay.fades();
-  wait_for_products<0>();
+  wgmma_wait<0>();
   of_value.each([&](int i, int half, int column) {
     const int row = row_of_lane(half);
     const bool sees = row <= column && column < p.count;
@@ -407,27 +407,27 @@ __global__ void __launch_bounds__(kWarpgroup, KeyTiles<F, V>::kBlocks) key_kerne
   }
   Sums<V> dv;
   const Weights<F> left(keys, 0);
-  begin_products();
+  wgmma_fence();
   dv.add(left, tiles.state());
-  commit_products();
-  wait_for_products<0>();
+  wgmma_commit();
+  wgmma_wait<0>();
 #pragma unroll
   for (int half = 0; half < 2; ++half) dv.scale(half, left_of_token[half]);
   Scores<F> of_state;
-  begin_products();
+  wgmma_fence();
   dv.add(in_dv, dout);
-  commit_products();
+  wgmma_commit();
   of_state.multiply(values, 0, tiles.state());
-  commit_products();
-  wait_for_products<0>();
+  wgmma_commit();
+  wgmma_wait<0>();
   Sums<F> dk;
   of_state.each([&](int i, int half, int column) {
     dk.values[i / 4][i % 4] = left_of_token[half] * (of_state[i] + numbers.norm[column]);
   });
-  begin_products();
+  wgmma_fence();
   dk.add(in_dk, queries);
-  commit_products();
-  wait_for_products<0>();
+  wgmma_commit();
+  wgmma_wait<0>();
   __syncthreads();  // keys and values have been read
   block.store(a.dk, keys, [&](int n, int half) { return dk.pair(n, half, 1); });
   block.store(a.dv, values, [&](int n, int half) { return dv.pair(n, half, 1); });

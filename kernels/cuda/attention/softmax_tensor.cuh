@@ -124,10 +124,10 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     const int here = uniform(stage);
     const Keys keys = stage_of(2 * here), values = stage_of(2 * here + 1);
     Scores<kKeys> scores;
-    begin_products();
+    wgmma_fence();
     scores.multiply(queries, own, keys);
-    commit_products();
-    wait_for_products<0>();
+    wgmma_commit();
+    wgmma_wait<0>();
     const bool whole = pairs.is_whole(own_first, own_last, tile, tile + kKeys - 1);
     [[maybe_unused]] Scores<kHasRowBias ? kKeys : 16> seen;
     if (whole) {
@@ -165,14 +165,14 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     const Weights<kKeys> weights(scores);
     if constexpr (kHasRowBias) {
       const Weights<kKeys> of_all(seen);
-      begin_products();
+      wgmma_fence();
       visible.add(of_all, values);
     } else {
-      begin_products();
+      wgmma_fence();
     }
     sums.add(weights, values);
-    commit_products();
-    wait_for_products<0>();
+    wgmma_commit();
+    wgmma_wait<0>();
   }
 
   float of_product[2], of_visible[2], inverse[2];
@@ -224,11 +224,11 @@ struct BackwardSizes {
     }
     /// Two groups of products: owned(0) times the first streamed tensor, and owned(1) times the second.
     __device__ void multiply(Scores<kStreamed>& scores, Scores<kStreamed>& dp, int stage) const {
-      begin_products();
+      wgmma_fence();
       scores.multiply(owned(0), 0, streamed(stage, 0));
-      commit_products();
+      wgmma_commit();
       dp.multiply(owned(1), 0, streamed(stage, 1));
-      commit_products();
+      wgmma_commit();
     }
   };
 };
@@ -317,19 +317,19 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     const auto sees = [&](int half, int column) {
       return computes[half] && pairs.sees(row_of(half), tile + column, key_slots.at(here, column));
     };
-    wait_for_products<1>();
+    wgmma_wait<1>();
     scores.each(whole, sees, weigh);
-    wait_for_products<0>();
+    wgmma_wait<0>();
     scores.each([&](int i, int half, int column) {
       if constexpr (has(V::slots, Slots::row_bias))
         if (whole || sees(half, column)) dbias[half] += dp[i];
       of_query[i] *= dp[i] - row_dot[half];
     });
     const Weights<kKeys> weights(of_query);
-    begin_products();
+    wgmma_fence();
     dq.add(weights, tiles.streamed(here, 0));
-    commit_products();
-    wait_for_products<0>();
+    wgmma_commit();
+    wgmma_wait<0>();
   }
   wait_for_copies<0>();
   __syncthreads();  // the queries are there even without a key, and have been read
@@ -455,13 +455,13 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
           if constexpr (kScalesRows<V>)
             of_value[i] = seen ? rows.scale(column) * weights[i] + rows.bias(column) : 0.0f;
         };
-        wait_for_products<1>();
+        wgmma_wait<1>();
         scores.each(whole, sees, weigh);
         const Weights<kQueries> in_dv(of_value);
-        begin_products();
+        wgmma_fence();
         dv.add(in_dv, tiles.streamed(here, 1));
-        commit_products();
-        wait_for_products<1>();
+        wgmma_commit();
+        wgmma_wait<1>();
         scores.each([&](int i, int half, int column) {
           of_key[i] = weights[i] * (dp[i] - rows.dot(column));
           if constexpr (kScalesRows<V>) of_key[i] *= rows.scale(column);
@@ -469,10 +469,10 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
           of_key[i] *= slopes[i];
         });
         const Weights<kQueries> in_dk(of_key);
-        begin_products();
+        wgmma_fence();
         dk.add(in_dk, tiles.streamed(here, 0));
-        commit_products();
-        wait_for_products<0>();
+        wgmma_commit();
+        wgmma_wait<0>();
       }
       if (has_next) show_rows(stage ^ 1);
     }

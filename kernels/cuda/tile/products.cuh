@@ -26,7 +26,7 @@ struct Scores {
 #ifdef HEADWAY_WGMMA
 #pragma unroll
     for (int step = 0; step < D / 16; ++step)
-      multiply_add_async(values, matrix_of_rows(own, first, step), matrix_of_rows(tile, 0, step), step > 0);
+      wgmma(in_a_row(values), matrix_of_rows(own, first, step), matrix_of_rows(tile, 0, step), step > 0);
 #else
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n)
@@ -107,7 +107,7 @@ struct Sums {
 #pragma unroll
     for (int k = 0; k < kColumns / 16; ++k) {
 #ifdef HEADWAY_WGMMA
-      multiply_add_async(values, weights.values[k], matrix_of_channels(tile, k * 16));
+      wgmma(in_a_row(values), weights.values[k], matrix_of_channels(tile, k * 16), true);
 #else
 #pragma unroll
       for (int pair = 0; pair < D / 16; ++pair) {
@@ -156,7 +156,7 @@ __device__ void store_rows(const View<bf16, 4>& to, int b, int first, int h, con
 /// Until the stage that was asked for is there for products, and every thread has read the other.
 __device__ inline void wait_for_stage() {
   wait_for_copies<0>();
-  show_to_products();
+  fence_async_proxy();
   __syncthreads();
 }
 
