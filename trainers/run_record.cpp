@@ -61,6 +61,10 @@ RunRecord::RunRecord(const std::filesystem::path& folder, const Start& start) : 
   record_ = {{"name", start.name},
              {"version", HEADWAY_VERSION},
              {"status", "running"},
+             {"data",
+              {{"digest", start.data.all},
+               {"train_digest", start.data.train},
+               {"held_out_digest", start.data.held_out}}},
              {"attempts", std::move(attempts)}};
   write(path_, record_);
 }

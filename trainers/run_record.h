@@ -1,11 +1,12 @@
 // run.json: what was started, when, where, and how it ended.
 //
-//   {"name", "version", "status", "attempts": [{"status", "reason", "exit_status", "command", "host", "pid",
-//   "ranks",
-//    "threads", "device", "started", "ended", "first_step", "last_step"}, ...]}
+//   {"name", "version", "status", "data": {"digest", "train_digest", "held_out_digest"},
+//    "attempts": [{"status", "reason", "exit_status", "command", "host", "pid", "ranks", "threads", "device",
+//                  "started", "ended", "first_step", "last_step"}, ...]}
 //
-// One attempt per start of the same run; the status of the last one stands on top as well. "running" is what
-// a killed process leaves behind.
+// The digests name the data, the training split and the held-out split (trainers/data/data_digests.h): runs
+// whose digests are equal may be compared. One attempt per start of the same run; the status of the last one
+// stands on top as well. "running" is what a killed process leaves behind.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "trainers/data/data_digests.h"
 
 namespace headway {
 
@@ -21,6 +23,7 @@ class RunRecord {
  public:
   struct Start {
     std::string name;
+    DataDigests data;
     std::string device;
     int num_ranks = 1;
     int num_threads = 1;  // of one rank

@@ -130,6 +130,7 @@ void Trainer::resume() {
     metrics_ = std::make_unique<MetricsLog>(folder_->path(), run_state_.step);
     record_ = std::make_unique<RunRecord>(folder_->path(),
                                           RunRecord::Start{.name = recipe_.run.name,
+                                                           .data = examples_->digests(),
                                                            .device = backend(stream_.device()).description(),
                                                            .num_ranks = comm_.size(),
                                                            .num_threads = omp_get_max_threads(),

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/text/tokenizer.h"
+#include "trainers/data/data_digests.h"
 #include "trainers/recipe.h"
 
 namespace headway {
@@ -23,6 +24,8 @@ class ExampleSource {
   virtual void read(Split, int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) const = 0;
   /// Digest of all examples: equal on every rank and after a resume, or the run must not go on.
   virtual std::string fingerprint() const = 0;
+  /// Of the examples of each split.
+  virtual DataDigests digests() const = 0;
   /// Whether targets are answers that can be right or wrong, so that an accuracy means something.
   virtual bool asks_questions() const { return false; }
   /// Bytes of text that a token of the validation split stands for, on average; 0 where it is not known.

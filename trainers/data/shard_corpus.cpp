@@ -46,6 +46,13 @@ class ShardCorpus final : public TokenCorpus {
     }
   }
   std::string fingerprint() const override { return fingerprint_; }
+  DataDigests digests() const override {
+    const auto digest_of = [this](const char* split) {
+      const std::string definition = fmt::format("{} {} {}", fingerprint_, split, num_train_);
+      return xxh3_64(definition.data(), definition.size());
+    };
+    return {.all = fingerprint_, .train = digest_of("train"), .held_out = digest_of("validation")};
+  }
   double bytes_per_token() const override { return 0; }
   std::string description() const override {
     return fmt::format("{} token shards, {} training and {} validation tokens", shards_.size(),

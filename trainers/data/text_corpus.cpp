@@ -41,12 +41,15 @@ class TextCorpus final : public TokenCorpus {
     num_files_ = static_cast<int64_t>(files.size());
     int64_t validation_bytes = 0, bytes_left = recipe.max_bytes > 0 ? recipe.max_bytes : INT64_MAX;
     std::vector<int32_t> ids;
+    std::string document_digests;
     for (const fs::path& file : files) {
       if (bytes_left == 0) break;
       std::string text = read_file(file);
       if (static_cast<int64_t>(text.size()) > bytes_left) text.resize(static_cast<size_t>(bytes_left));
       bytes_left -= static_cast<int64_t>(text.size());
-      const bool held_out = is_held_out(text, seed, recipe.val_fraction);
+      const std::string digest = xxh3_64(text.data(), text.size());
+      document_digests += digest;
+      const bool held_out = is_held_out(digest, seed, recipe.val_fraction);
       if (held_out) validation_bytes += static_cast<int64_t>(text.size());
       ids.clear();
       tokenizer.encode(text, ids);
@@ -64,15 +67,17 @@ class TextCorpus final : public TokenCorpus {
     validation_.shrink_to_fit();
     if (validation_.size() > 0)
       bytes_per_token_ = static_cast<double>(validation_bytes) / static_cast<double>(validation_.size());
-    fingerprint_ = xxh3_64(train_.bytes().data(), train_.bytes().size()) +
-                   xxh3_64(validation_.bytes().data(), validation_.bytes().size());
+    digests_ = {.all = xxh3_64(document_digests.data(), document_digests.size()),
+                .train = xxh3_64(train_.bytes().data(), train_.bytes().size()),
+                .held_out = xxh3_64(validation_.bytes().data(), validation_.bytes().size())};
   }
 
   int64_t num_tokens(Split split) const override { return tokens(split).size(); }
   void read(Split split, int64_t offset, std::span<int32_t> out) const override {
     tokens(split).read(offset, out);
   }
-  std::string fingerprint() const override { return fingerprint_; }
+  std::string fingerprint() const override { return digests_.train + digests_.held_out; }
+  DataDigests digests() const override { return digests_; }
   double bytes_per_token() const override { return bytes_per_token_; }
   std::string description() const override {
     return fmt::format("{} files, {} training and {} validation tokens", num_files_,
@@ -81,8 +86,7 @@ class TextCorpus final : public TokenCorpus {
   }
 
  private:
-  static bool is_held_out(const std::string& text, int64_t seed, double fraction) {
-    const std::string digest = xxh3_64(text.data(), text.size());
+  static bool is_held_out(const std::string& digest, int64_t seed, double fraction) {
     const RandomKey key{static_cast<uint64_t>(seed), 0, stream_of(digest.c_str()), 0};
     return static_cast<double>(uniform(key, 0)) < fraction;
   }
@@ -91,7 +95,7 @@ class TextCorpus final : public TokenCorpus {
   TokenArray train_, validation_;
   int64_t num_files_ = 0;
   double bytes_per_token_ = 0;
-  std::string fingerprint_;
+  DataDigests digests_;
 };
 
 }  // namespace

@@ -36,6 +36,7 @@ class TextWindows final : public ExampleSource {
     std::copy(window.begin() + 1, window.end(), targets.begin());
   }
   std::string fingerprint() const override { return corpus_->fingerprint(); }
+  DataDigests digests() const override { return corpus_->digests(); }
   double bytes_per_token() const override { return corpus_->bytes_per_token(); }
   std::string description() const override { return corpus_->description(); }
 

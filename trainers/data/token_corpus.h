@@ -19,6 +19,7 @@ class TokenCorpus {
   virtual void read(Split, int64_t offset, std::span<int32_t> ids) const = 0;
   /// Digest of all tokens: equal on every rank and after a resume, or the run must not go on.
   virtual std::string fingerprint() const = 0;
+  virtual DataDigests digests() const = 0;
   /// Bytes of text that a token of the validation split stands for, on average; 0 where it is not known.
   virtual double bytes_per_token() const = 0;
   /// "1,204 files, 12.3M training and 0.6M validation tokens"

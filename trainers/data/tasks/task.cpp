@@ -49,6 +49,17 @@ class TaskExamples final : public ExampleSource {
                     recipe_.depth, recipe_.examples, recipe_.val_examples);
     return xxh3_64(definition.data(), definition.size());
   }
+  DataDigests digests() const override {
+    const std::string both =
+        fmt::format("{} {} {} {} {} {} {} {}", task_.name, kGeneratorVersion, seq_len_, recipe_.items,
+                    recipe_.vocab_size, recipe_.gap_power, recipe_.random_filler, recipe_.depth);
+    const auto digest_of = [](const std::string& definition) {
+      return xxh3_64(definition.data(), definition.size());
+    };
+    return {.all = digest_of(both),
+            .train = digest_of(fmt::format("{} train {} {}", both, seed_, recipe_.examples)),
+            .held_out = digest_of(fmt::format("{} validation {} {}", both, seed_, recipe_.val_examples))};
+  }
   bool asks_questions() const override { return true; }
   std::string description() const override {
     return fmt::format("task {} with {} items, {} training and {} validation examples", task_.name,
