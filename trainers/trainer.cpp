@@ -10,6 +10,7 @@
 
 #include "core/backend.h"
 #include "core/comm/agreement.h"
+#include "kernels/kernel_choice.h"
 #include "trainers/evaluator.h"
 #include "trainers/generator.h"
 #include "trainers/progress.h"
@@ -192,8 +193,11 @@ ExitCode Trainer::train() {
   announce();
   last_settled_ = Clock::now();
   std::unique_ptr<Step> previous;
+  std::optional<KernelChoices> choices(std::in_place);  // of the first step, whose shapes are those of all
   while (run_state_.step < last_step()) {
     std::unique_ptr<Step> step = start_step();
+    if (choices && !choices->summary().empty()) say("attention kernels: " + choices->summary());
+    choices.reset();
     const int64_t number = step->inputs.step;
     if (previous) settle(*previous, false);
     previous.reset();

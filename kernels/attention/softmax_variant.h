@@ -86,6 +86,16 @@ concept IsSoftmaxVariant = std::derived_from<V, SoftmaxVariant> &&
   { V::slots } -> std::convertible_to<Slots>;
 } && detail::ScoresIn<V, double> && detail::ScoresIn<V, float> && detail::ScoresIn<V, Dual<double>>;
 
+/// Whether a variant leaves scores as they are, because it does not hide the default.
+template <class V>
+inline constexpr bool kHasDefaultScore = [] {
+  using Score = float (*)(const typename V::Params&, float, Coord);
+  if constexpr (requires { static_cast<Score>(&V::score); })
+    return static_cast<Score>(&V::score) == static_cast<Score>(&SoftmaxVariant::score);
+  else
+    return false;
+}();
+
 /// d score / d s at s.
 template <class V, class S>
 HEADWAY_HD S score_slope(const typename V::Params& params, S s, Coord at) {

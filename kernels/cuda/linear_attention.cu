@@ -22,6 +22,7 @@
 
 #include "kernels/cuda/linear_attention_tensor.cuh"
 #include "kernels/cuda/tile_product.cuh"
+#include "kernels/kernel_choice.h"
 
 namespace headway {
 namespace {
@@ -327,9 +328,7 @@ void launch_rows(const RowsArgs<T>& args, const char* name, Stream& stream) {
 }
 
 template <class T>
-void linear_attention_forward(const LinearAttentionForward<T>& args, Stream& stream) {
-  if constexpr (std::is_same_v<T, bf16>)
-    if (tensor::takes(args.in, args.o)) return tensor::forward(args, stream);
+void scalar_forward(const LinearAttentionForward<T>& args, Stream& stream) {
   const auto& in = args.in;
   const Sizes sizes = sizes_of(in);
   const Decay decay{in.slope.data, in.log_decay.data};
@@ -363,9 +362,7 @@ void linear_attention_forward(const LinearAttentionForward<T>& args, Stream& str
 }
 
 template <class T>
-void linear_attention_backward(const LinearAttentionBackward<T>& args, Stream& stream) {
-  if constexpr (std::is_same_v<T, bf16>)
-    if (tensor::takes(args.in, args.dout, args.dq, args.dk, args.dv)) return tensor::backward(args, stream);
+void scalar_backward(const LinearAttentionBackward<T>& args, Stream& stream) {
   const auto& in = args.in;
   const Sizes sizes = sizes_of(in);
   const Decay decay{in.slope.data, in.log_decay.data};
@@ -441,6 +438,33 @@ void linear_attention_backward(const LinearAttentionBackward<T>& args, Stream& s
                                  .denominator = denominator,
                                  .to = args.dv.data},
                      args.name, stream);
+}
+
+/// The kernels of each direction and dtype, the fastest first; the scalar ones take everything.
+template <class T>
+constexpr std::array<KernelOption<LinearAttentionForward<T>>, 2> kForwardKernels{
+    {{"tensor-core", needs_bf16<LinearAttentionForward<T>>, nullptr},
+     {"scalar", nullptr, scalar_forward<T>}}};
+template <>
+constexpr std::array<KernelOption<LinearAttentionForward<bf16>>, 2> kForwardKernels<bf16>{
+    {{"tensor-core", tensor::forward_refusal, tensor::forward}, {"scalar", nullptr, scalar_forward<bf16>}}};
+
+template <class T>
+constexpr std::array<KernelOption<LinearAttentionBackward<T>>, 2> kBackwardKernels{
+    {{"tensor-core", needs_bf16<LinearAttentionBackward<T>>, nullptr},
+     {"scalar", nullptr, scalar_backward<T>}}};
+template <>
+constexpr std::array<KernelOption<LinearAttentionBackward<bf16>>, 2> kBackwardKernels<bf16>{
+    {{"tensor-core", tensor::backward_refusal, tensor::backward},
+     {"scalar", nullptr, scalar_backward<bf16>}}};
+
+template <class T>
+void linear_attention_forward(const LinearAttentionForward<T>& args, Stream& stream) {
+  run_first(kForwardKernels<T>, args, stream);
+}
+template <class T>
+void linear_attention_backward(const LinearAttentionBackward<T>& args, Stream& stream) {
+  run_first(kBackwardKernels<T>, args, stream);
 }
 
 HEADWAY_KERNEL(cuda, linear_attention_forward<float>);

@@ -437,12 +437,28 @@ __global__ void __launch_bounds__(kWarpgroup, KeyTiles<F, V>::kBlocks) key_kerne
 
 inline constexpr int64_t kWidest = 128;
 
-/// Whether these kernels take the inputs and other rows.
-template <class... E>
-bool takes(const LinearAttentionInputs<bf16>& in, const View<E, 4>&... others) {
+/// Why these kernels do not take the inputs.
+inline std::string input_refusal(const LinearAttentionInputs<bf16>& in) {
   constexpr int64_t kMostOfGrid = 65535;
-  return !in.norm_q && in.q.size[3] <= kWidest && in.v.size[3] <= kWidest && in.q.size[0] <= kMostOfGrid &&
-         in.q.size[2] <= kMostOfGrid && can_move(in.q, in.k, in.v, others...);
+  if (in.norm_q) return "the normaliser has features of its own";
+  if (const int64_t widest = std::max(in.q.size[3], in.v.size[3]); widest > kWidest)
+    return "a head has " + std::to_string(widest) + " features or values, more than " +
+           std::to_string(kWidest);
+  if (const int64_t most = std::max(in.q.size[0], in.q.size[2]); most > kMostOfGrid)
+    return "there are " + std::to_string(most) + " sequences or heads, more than " +
+           std::to_string(kMostOfGrid);
+  return first_row_refusal(NamedRows{"q", in.q}, NamedRows{"k", in.k}, NamedRows{"v", in.v});
+}
+
+inline std::string forward_refusal(const LinearAttentionForward<bf16>& args, const Stream&) {
+  std::string refusal = input_refusal(args.in);
+  return refusal.empty() ? first_row_refusal(NamedRows{"o", args.o}) : refusal;
+}
+inline std::string backward_refusal(const LinearAttentionBackward<bf16>& args, const Stream&) {
+  std::string refusal = input_refusal(args.in);
+  return refusal.empty() ? first_row_refusal(NamedRows{"dout", args.dout}, NamedRows{"dq", args.dq},
+                                             NamedRows{"dk", args.dk}, NamedRows{"dv", args.dv})
+                         : refusal;
 }
 
 inline void launch_scan(const ScanArgs& args, const char* name, Stream& stream) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <climits>
+#include <string>
 
 #include "kernels/cuda/launch.cuh"
 
@@ -139,11 +140,41 @@ struct RowTile {
   }
 };
 
-/// Whether a RowTile can be filled from and stored to these: 16 bytes at a time, offsets within a sequence in
-/// 32 bits.
+/// Why a RowTile cannot be filled from or stored to these rows, 16 bytes at a time with offsets within a
+/// sequence in 32 bits; empty where it can.
+template <class E>
+std::string row_refusal(const char* name, const View<E, 4>& rows) {
+  if (!rows) return "";
+  if (rows.size[3] % 8 != 0)
+    return "a row of " + std::string(name) + " has " + std::to_string(rows.size[3]) +
+           " channels, which is no multiple of 8";
+  if (!moves_in_packs<8>(rows)) return std::string(name) + " is not aligned to 16 bytes";
+  if (rows.size[1] * rows.stride[1] > INT_MAX)
+    return "a sequence of " + std::string(name) + " has more than 2^31 - 1 elements";
+  return "";
+}
+
+/// A view with its name, for refusals.
+template <class E>
+struct NamedRows {
+  const char* name;
+  const View<E, 4>& rows;
+};
+template <class E>
+NamedRows(const char*, const View<E, 4>&) -> NamedRows<E>;
+
+/// That of the first of the rows that cannot be moved.
 template <class... E>
-bool can_move(const View<E, 4>&... rows) {
-  return ((moves_in_packs<8>(rows) && rows.size[1] * rows.stride[1] <= INT_MAX) && ...);
+std::string first_row_refusal(const NamedRows<E>&... all) {
+  std::string refusal;
+  static_cast<void>(((refusal = row_refusal(all.name, all.rows)).empty() && ...));
+  return refusal;
+}
+
+/// The refusal of a tensor-core kernel for any other dtype.
+template <class Args>
+std::string needs_bf16(const Args&, const Stream&) {
+  return "it computes in bf16";
 }
 
 }  // namespace headway::cuda

@@ -22,9 +22,7 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 /// Whether a logit is the scaled product itself, so that one multiplication makes it a power of two's
 /// exponent.
 template <class V>
-inline constexpr bool kLogitIsScore =
-    !has(V::slots, Slots::key_bias) &&
-    &V::template score<typename V::Params, float> == &SoftmaxVariant::score<typename V::Params, float>;
+inline constexpr bool kLogitIsScore = !has(V::slots, Slots::key_bias) && kHasDefaultScore<V>;
 
 /// What the slots say of the keys of a streamed tile: asked for with it, shown to all threads before it is
 /// waited for, in one of two stages. Empty where a variant has no such slots.
@@ -503,14 +501,26 @@ void launch_forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
   check_launch(args.name);
 }
 
+inline constexpr int64_t kWidestHead = 128;
+
+inline std::string width_refusal(int64_t head_dim) {
+  return head_dim <= kWidestHead ? ""
+                                 : "a head has " + std::to_string(head_dim) + " channels, more than " +
+                                       std::to_string(kWidestHead);
+}
+
+template <class V>
+std::string forward_refusal(const SoftmaxForward<V, bf16>& args, const Stream&) {
+  if (std::string refusal = width_refusal(args.q.size[3]); !refusal.empty()) return refusal;
+  // The largest score is looked for before the scale is applied.
+  if (!(args.scale > 0)) return "the scale " + std::to_string(args.scale) + " is not positive";
+  return first_row_refusal(NamedRows{"q", args.q}, NamedRows{"k", args.k}, NamedRows{"v", args.v},
+                           NamedRows{"o", args.o}, NamedRows{"y", args.y});
+}
+
 template <class V>
 void forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
-  const auto& q = args.q.size;
-  if (q[0] * q[1] * q[2] == 0) return;
-  if (q[3] > 128 || !(args.scale > 0) || !can_move(args.q, args.k, args.v, args.o) ||
-      (args.y && !can_move(args.y)))
-    return simple::forward(args, stream);
-  q[3] <= 64 ? launch_forward<V, 64>(args, stream) : launch_forward<V, 128>(args, stream);
+  args.q.size[3] <= 64 ? launch_forward<V, 64>(args, stream) : launch_forward<V, 128>(args, stream);
 }
 
 template <class V, int D>
@@ -529,14 +539,18 @@ void launch_backward(const SoftmaxBackward<V, bf16>& args, const float* row_dots
 }
 
 template <class V>
+std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&) {
+  if (std::string refusal = width_refusal(args.q.size[3]); !refusal.empty()) return refusal;
+  return first_row_refusal(NamedRows{"q", args.q}, NamedRows{"k", args.k}, NamedRows{"v", args.v},
+                           NamedRows{"dout", args.dout}, NamedRows{"dq", args.dq}, NamedRows{"dk", args.dk},
+                           NamedRows{"dv", args.dv});
+}
+
+template <class V>
 void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
-  const auto& q = args.q.size;
-  if (q[0] * q[1] * q[2] == 0) return;
-  if (q[3] > 128 || !can_move(args.q, args.k, args.v, args.dout, args.dq, args.dk, args.dv))
-    return simple::backward(args, stream);
   const float* const row_dots = simple::prepare_backward(args, stream);
-  q[3] <= 64 ? launch_backward<V, 64>(args, row_dots, stream)
-             : launch_backward<V, 128>(args, row_dots, stream);
+  args.q.size[3] <= 64 ? launch_backward<V, 64>(args, row_dots, stream)
+                       : launch_backward<V, 128>(args, row_dots, stream);
 }
 
 }  // namespace headway::cuda::tensor

@@ -23,6 +23,8 @@ static_assert(IsSoftmaxVariant<attention::Plain> && IsSoftmaxVariant<Everything>
 static_assert(!IsSoftmaxVariant<FloatOnly>);
 static_assert(!IsSoftmaxVariant<LongPositions>);
 static_assert(!IsSoftmaxVariant<NotDerived>);
+static_assert(kHasDefaultScore<attention::Plain> && kHasDefaultScore<attention::SlidingWindow>);
+static_assert(!kHasDefaultScore<SoftCap> && !kHasDefaultScore<Everything> && !kHasDefaultScore<FloatOnly>);
 
 struct SoftCapByHand : SoftCap {
   template <class S>
