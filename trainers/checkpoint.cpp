@@ -144,6 +144,14 @@ RunInfo read_run_info(ArchiveReader& reader) {
   return info;
 }
 
+Recipe stored_recipe(const RunInfo& info, const std::string& source) {
+  try {
+    return parse_recipe(info.recipe, source + " (recipe)", {});
+  } catch (const ConfigError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
 uint64_t checkpoint_bytes(std::span<const NamedState> states, const RunInfo& info) {
   // Headers, attributes and links of one dataset take under 1 KiB; groups and heaps are few.
   constexpr uint64_t kPerObject = 2048, kPerFile = 64 * 1024;
@@ -169,8 +177,12 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const NamedSta
 RunInfo load_checkpoint(const std::filesystem::path& path, std::span<const NamedState> states,
                         Stream& stream) {
   Hdf5Reader reader(path);
+  return load_checkpoint(reader, states, stream);
+}
+
+RunInfo load_checkpoint(ArchiveReader& reader, std::span<const NamedState> states, Stream& stream) {
   HEADWAY_CHECK(reader.string("", "format") == kCheckpointFormat, CheckpointError,
-                fmt::format("{}: holds weights only, a run cannot go on from it", path.string()));
+                fmt::format("{}: holds weights only, a run cannot go on from it", reader.source()));
   return load_from(reader, states, stream);
 }
 

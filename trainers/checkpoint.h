@@ -17,6 +17,7 @@
 
 #include "core/io/archive.h"
 #include "layers/module.h"
+#include "trainers/recipe.h"
 
 namespace headway {
 
@@ -56,6 +57,8 @@ void save_checkpoint(const std::filesystem::path&, std::span<const NamedState>, 
 /// Compares all names, shapes and dtypes below the states' prefixes first: CheckpointError lists every
 /// difference. Then loads; each dataset is checked against its digest. On an error states may be half loaded.
 RunInfo load_checkpoint(const std::filesystem::path&, std::span<const NamedState>, Stream&);
+/// The same from an open archive.
+RunInfo load_checkpoint(ArchiveReader&, std::span<const NamedState>, Stream&);
 
 /// The model alone, from a checkpoint or from a weights file; bf16 weights are widened to what the model
 /// keeps.
@@ -74,6 +77,9 @@ MatchingWeights load_matching_weights(ArchiveReader&, Module& model, Stream&);
 
 /// What save_checkpoint was given. CheckpointError when a part is missing.
 RunInfo read_run_info(ArchiveReader&);
+
+/// CheckpointError where this build does not understand it.
+Recipe stored_recipe(const RunInfo&, const std::string& source);
 
 /// Root attributes, recipe and environment, as save_checkpoint writes them.
 void write_run_info(ArchiveWriter&, const RunInfo&);

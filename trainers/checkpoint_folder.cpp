@@ -1,12 +1,17 @@
 #include "trainers/checkpoint_folder.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <sstream>
+#include <thread>
 
 #include "core/comm/agreement.h"
 #include "core/io/atomic_file.h"
@@ -17,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-", kSuffix = ".h5", kDoomed = ".doomed";
+constexpr const char* kLatest = "latest";
 
 std::optional<int64_t> step_of(const std::string& name) {
   if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return std::nullopt;
@@ -27,11 +33,14 @@ std::optional<int64_t> step_of(const std::string& name) {
   return step;
 }
 
+// A folder that cannot be read is not an empty one.
 std::vector<fs::path> files_in(const fs::path& folder) {
   std::vector<fs::path> files;
-  std::error_code missing;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, missing))
-    files.push_back(entry.path());
+  std::error_code error;
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) files.push_back(entry->path());
+  HEADWAY_CHECK(!error || error == std::errc::no_such_file_or_directory, CheckpointError,
+                fmt::format("{}: cannot be read: {}", folder.string(), error.message()));
   return files;
 }
 
@@ -41,16 +50,34 @@ void point_latest(const fs::path& folder, const std::string& name, std::vector<s
   std::error_code error;
   fs::remove(temporary, error);
   fs::create_symlink(name, temporary, error);
-  if (!error) fs::rename(temporary, folder / "latest", error);
+  if (!error) fs::rename(temporary, folder / kLatest, error);
   if (error)
     warnings.push_back(
-        fmt::format("{}: cannot be updated: {}", (folder / "latest").string(), error.message()));
+        fmt::format("{}: cannot be updated: {}", (folder / kLatest).string(), error.message()));
+}
+
+// Other programs lock a file for a moment, and network file systems have moments of their own: such a file is
+// tried again before it counts as one that cannot be read.
+void wait_while_busy(const fs::path& path) {
+  constexpr std::chrono::milliseconds kPatience(5000), kPause(100);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    // HDF5's own lock, which h5py takes too.
+    const bool is_free = descriptor >= 0 && flock(descriptor, LOCK_SH | LOCK_NB) == 0;
+    const int reason = errno;
+    if (descriptor >= 0) close(descriptor);
+    const bool is_passing = reason == EWOULDBLOCK || reason == EIO || reason == ESTALE;
+    if (is_free || !is_passing) return;
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 // Null when no file verifies.
 std::unique_ptr<Hdf5Reader> open_newest_valid(const fs::path& folder, std::vector<std::string>& rejected) {
-  for (const fs::path& path : list_checkpoints(folder)) {
+  for (const fs::path& path : resume_candidates(folder)) {
     try {
+      wait_while_busy(path);
       auto reader = std::make_unique<Hdf5Reader>(path);
       reader->verify();
       return reader;
@@ -74,6 +101,46 @@ std::vector<fs::path> list_checkpoints(const fs::path& folder) {
   std::vector<fs::path> paths;
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
+}
+
+std::vector<fs::path> resume_candidates(const fs::path& folder) {
+  std::vector<fs::path> paths = list_checkpoints(folder);
+  std::error_code absent;
+  const std::optional<int64_t> latest =
+      step_of(fs::read_symlink(folder / kLatest, absent).filename().string());
+  if (latest)
+    std::ranges::stable_partition(
+        paths, [&](const fs::path& path) { return step_of(path.filename().string()) <= latest; });
+  return paths;
+}
+
+std::vector<fs::path> set_aside(const fs::path& folder, int64_t step) {
+  std::vector<fs::path> moved;
+  for (const fs::path& path : list_checkpoints(folder)) {
+    const std::string name = path.filename().string();
+    if (step_of(name).value_or(0) <= step) continue;
+    const fs::path aside = folder / "aside";
+    std::error_code error;
+    fs::create_directory(aside, error);
+    fs::path target = aside / name;
+    for (int i = 2; fs::exists(fs::symlink_status(target)); ++i)
+      target = aside / fmt::format("{}-{}{}", path.stem().string(), i, kSuffix);
+    if (!error) fs::rename(path, target, error);
+    HEADWAY_CHECK(
+        !error, IoError,
+        fmt::format("{}: cannot be moved to {}: {}", path.string(), target.string(), error.message()));
+    moved.push_back(target);
+  }
+  if (moved.empty()) return moved;
+  const std::vector<fs::path> kept = list_checkpoints(folder);
+  std::vector<std::string> problems;
+  std::error_code ignored;
+  if (kept.empty())
+    fs::remove(folder / kLatest, ignored);
+  else
+    point_latest(folder, kept.front().filename().string(), problems);
+  HEADWAY_CHECK(problems.empty(), IoError, problems.front());
+  return moved;
 }
 
 NewestValid newest_valid_checkpoint(const fs::path& folder) {
@@ -131,30 +198,82 @@ std::vector<std::string> prune_checkpoints(const fs::path& folder, int64_t curre
 
 CheckpointFolder::CheckpointFolder(fs::path folder, const Retention& retention, Communicator& comm,
                                    Stream& stream)
-    : folder_(std::move(folder)), retention_(retention), comm_(comm), stream_(stream) {
+    : folder_(std::move(folder)), retention_(retention), comm_(comm), stream_(stream) {}
+
+std::vector<fs::path> CheckpointFolder::open(int64_t step) {
+  std::vector<fs::path> aside;
   agree(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::error_code error;
     fs::create_directories(folder_, error);
     HEADWAY_CHECK(!error, IoError, fmt::format("{}: cannot be made: {}", folder_.string(), error.message()));
     remove_leftovers(folder_);
+    aside = set_aside(folder_, step);
   });
+  return aside;
 }
 
-NewestValid CheckpointFolder::newest_valid() {
-  std::string lines;  // of rank 0: the path, perhaps empty, then the rejections
+bool CheckpointFolder::holds(const fs::path& path) {
+  std::error_code absent;
+  const int64_t is_here = fs::equivalent(path.parent_path(), folder_, absent);
+  // Ranks may see different disks; rank 0's is the one that is written.
+  return all_reduce_values(comm_, std::array{comm_.rank() == 0 ? is_here : 0}, Reduce::max)[0] != 0;
+}
+
+std::optional<Resumption> CheckpointFolder::load_newest(std::span<const NamedState> states,
+                                                        const Objection& objection) {
+  std::string lines;  // of rank 0
   agree(comm_, [&] {
     if (comm_.rank() != 0) return;
-    const NewestValid found = newest_valid_checkpoint(folder_);
-    lines = found.path.value_or(fs::path()).string();
-    for (const std::string& why : found.rejected) lines += "\n" + why;
+    for (const fs::path& path : resume_candidates(folder_)) lines += path.filename().string() + "\n";
   });
-  std::istringstream answer(broadcast_text(comm_, lines, 0));
-  NewestValid result;
-  std::string line;
-  if (std::getline(answer, line) && !line.empty()) result.path = line;
-  while (std::getline(answer, line)) result.rejected.push_back(line);
-  return result;
+  std::istringstream names(broadcast_text(comm_, lines, 0));
+  Resumption result;
+  for (std::string name; std::getline(names, name);) {
+    result.path = folder_ / name;
+    std::optional<RunInfo> info;
+    std::string why;
+    try {
+      info = try_to_load(result.path, states, objection, why);
+    } catch (const CheckpointError& error) {
+      result.rejected.push_back(error.what());
+      continue;
+    }
+    HEADWAY_CHECK(info, CheckpointError, why);
+    result.info = std::move(*info);
+    return result;
+  }
+  if (result.rejected.empty()) return std::nullopt;
+  std::string message = fmt::format(
+      "{}: no checkpoint can be read, so the run does not go on; run.force_new = true would start over and "
+      "delete "
+      "them",
+      folder_.string());
+  for (const std::string& why : result.rejected) message += "\n  " + why;
+  throw CheckpointError(message);
+}
+
+RunInfo CheckpointFolder::load(const fs::path& path, std::span<const NamedState> states,
+                               const Objection& objection) {
+  std::string why;
+  std::optional<RunInfo> info = try_to_load(path, states, objection, why);
+  HEADWAY_CHECK(info, CheckpointError, why);
+  return std::move(*info);
+}
+
+std::optional<RunInfo> CheckpointFolder::try_to_load(const fs::path& path, std::span<const NamedState> states,
+                                                     const Objection& objection, std::string& why) {
+  std::optional<RunInfo> info;
+  agree(comm_, [&] {
+    wait_while_busy(path);
+    Hdf5Reader reader(path);
+    RunInfo stored = read_run_info(reader);
+    why = objection(reader, stored);
+    if (!why.empty()) return;
+    load_checkpoint(reader, states, stream_);
+    info = std::move(stored);
+  });
+  return info;
 }
 
 SaveReport CheckpointFolder::save(std::span<const NamedState> states, const RunInfo& info) {
@@ -173,12 +292,6 @@ SaveReport CheckpointFolder::save(std::span<const NamedState> states, const RunI
   report.bytes = error ? 0 : bytes;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
-}
-
-RunInfo CheckpointFolder::load(const fs::path& path, std::span<const NamedState> states) {
-  RunInfo info;
-  agree(comm_, [&] { info = load_checkpoint(path, states, stream_); });
-  return info;
 }
 
 }  // namespace headway

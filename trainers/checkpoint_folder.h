@@ -1,10 +1,13 @@
-// The folder of a run's checkpoints: step-00001000.h5, ..., and a symbolic link `latest` for people.
+// The folder of a run's checkpoints: step-00001000.h5, ..., a symbolic link `latest` to the one that was
+// saved last, and aside/ with those that resuming from an older checkpoint left behind.
 //
-// Resuming never trusts names or links: it takes the newest file that verifies. Deleting happens only behind
-// a save that every rank agreed on, and by renaming first, so that a half-deleted file is never a candidate.
+// A run goes on from the newest file up to `latest` that loads; newer ones, which a kill between a save and
+// the move of the link leaves, follow after those. Deleting happens only behind a save that every rank agreed
+// on, and by renaming first, so that a half-deleted file is never a candidate.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,8 +29,11 @@ struct Retention {
 /// "step-00001000.h5"
 std::string checkpoint_name(int64_t step);
 
-/// Newest first. Empty when the folder is missing.
+/// Newest first. Empty when the folder is missing; CheckpointError when it cannot be read.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
+
+/// The same in the order in which a run that goes on tries them.
+std::vector<std::filesystem::path> resume_candidates(const std::filesystem::path& folder);
 
 struct NewestValid {
   std::optional<std::filesystem::path> path;
@@ -35,13 +41,17 @@ struct NewestValid {
   std::vector<std::string> rejected;
 };
 
-/// Reads whole files, newest first, until one verifies.
+/// Reads whole files in the order of resume_candidates() until one verifies.
 NewestValid newest_valid_checkpoint(const std::filesystem::path& folder);
 
 /// Opens what a user names: a file, or a folder (of checkpoints, or of a run that may still be running) that
 /// stands for its newest valid checkpoint. What is open stays readable when the run deletes it.
 /// CheckpointError when there is none, saying what was rejected and why.
 std::unique_ptr<Hdf5Reader> open_checkpoint(const std::filesystem::path&);
+
+/// Moves checkpoints of a step above this one to aside/, where they get another name if theirs is taken, and
+/// lets `latest` name the newest that stays. Returns their new paths. IoError where one cannot be moved.
+std::vector<std::filesystem::path> set_aside(const std::filesystem::path& folder, int64_t step);
 
 /// Deletes temporary files of dead processes and files whose deletion was interrupted; returns their names.
 std::vector<std::string> remove_leftovers(const std::filesystem::path& folder);
@@ -60,23 +70,44 @@ struct SaveReport {
   std::vector<std::string> warnings;
 };
 
+/// What a run goes on from.
+struct Resumption {
+  std::filesystem::path path;
+  RunInfo info;
+  /// One sentence for each checkpoint that was tried before this one.
+  std::vector<std::string> rejected;
+};
+
 /// The folder as all ranks of a run use it. Every function is collective, and an error is the same on all
 /// ranks.
 class CheckpointFolder {
  public:
-  /// Makes the folder and removes leftovers.
+  /// Why a run must not go on from a checkpoint, whose values may be read; empty where it may.
+  using Objection = std::function<std::string(ArchiveReader&, const RunInfo&)>;
+
+  /// Changes nothing on disk.
   CheckpointFolder(std::filesystem::path folder, const Retention&, Communicator&, Stream&);
 
-  /// The same answer on every rank.
-  NewestValid newest_valid();
+  /// Loads the first of resume_candidates() that can be loaded; none where there are no checkpoints.
+  /// CheckpointError where there are some and none loads, and where a readable one meets an objection.
+  std::optional<Resumption> load_newest(std::span<const NamedState>, const Objection&);
+  /// Every rank reads the file.
+  RunInfo load(const std::filesystem::path&, std::span<const NamedState>, const Objection&);
+  /// Whether a checkpoint lies in this folder and not in a subfolder or elsewhere.
+  bool holds(const std::filesystem::path&);
+  /// Makes the folder, removes leftovers and sets aside what a run that goes on from `step` leaves behind.
+  /// Returns where those are now (rank 0 only).
+  std::vector<std::filesystem::path> open(int64_t step);
   /// Rank 0 writes step-<info.step>.h5; once all agree that it is there, `latest` moves and old ones go.
   SaveReport save(std::span<const NamedState>, const RunInfo& info);
-  /// Every rank reads the file.
-  RunInfo load(const std::filesystem::path&, std::span<const NamedState>);
 
   const std::filesystem::path& path() const { return folder_; }
 
  private:
+  /// None, and `why`, where the objection is one.
+  std::optional<RunInfo> try_to_load(const std::filesystem::path&, std::span<const NamedState>,
+                                     const Objection&, std::string& why);
+
   std::filesystem::path folder_;
   Retention retention_;
   Communicator& comm_;

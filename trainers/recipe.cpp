@@ -11,6 +11,7 @@
 #include "trainers/config/field_reader.h"
 #include "trainers/config/field_writer.h"
 #include "trainers/data/tasks/task.h"
+#include "trainers/recipe_changes.h"
 
 namespace headway {
 namespace {
@@ -47,6 +48,7 @@ Recipe from_settings(const Settings& settings) {
       [&](const std::string& key) { return explain_attention_key(key, recipe.model.attention); });
   recipe.origins = reader.origins();
   recipe.check();
+  check_allowed_keys(recipe);
   return recipe;
 }
 
@@ -66,7 +68,7 @@ void with_origin(const std::map<std::string, std::string>& origins, const Work& 
 }  // namespace
 
 void RunRecipe::describe(FieldVisitor& v) {
-  v("name", name, "folder of this run below run.folder");
+  v("name", name, "folder of this run neither \".\" nor \"..\"");
   v("folder", folder, "where runs are kept");
   v("seed", seed, "of initial weights, data order and dropout", {.min = 0, .max = kMany});
   v("device", device, "auto (a GPU where there is one), cpu, cuda or cuda:<index>");
@@ -165,6 +167,10 @@ void CheckpointRecipe::describe(FieldVisitor& v) {
     {.min = 0, .max = kMany});
   v("resume", resume,
     "auto = from the newest valid checkpoint of this run, if any; never; or a checkpoint's path");
+  v("allow", allow,
+    "keys of optim, schedule and train that may differ from the checkpoint's recipe when a run goes on, as "
+    "in "
+    "[\"optim.lr\"]; any other difference there ends the program");
   v("init", init,
     "weights to begin a new run with: a checkpoint, weights file or run folder; parameters it lacks keep "
     "their random start, and what else it holds is left out");
@@ -223,8 +229,7 @@ std::string Recipe::help() {
 
 void Recipe::check() const {
   with_origin(origins, [this] {
-    HEADWAY_CHECK(!run.name.empty() && run.name.find('/') == std::string::npos, ConfigError,
-                  fmt::format("run.name = \"{}\": expected the name of a folder, without slashes", run.name));
+    check_folder_name("run.name", run.name);
     HEADWAY_CHECK(optim.betas.size() == 2, ConfigError,
                   fmt::format("optim.betas = [{}]: expected two numbers", fmt::join(optim.betas, ", ")));
     HEADWAY_CHECK(data.text.empty() || data.tokens.empty(), ConfigError,
@@ -255,6 +260,22 @@ void Recipe::check() const {
   });
 }
 
+void Recipe::check_start() const {
+  const std::string& resume = checkpoint.resume;
+  with_origin(origins, [&] {
+    HEADWAY_CHECK(
+        !run.force_new || resume == "never", ConfigError,
+        fmt::format("run.force_new = true and checkpoint.resume = \"{}\" are both set: expected a run "
+                    "that starts over or one that goes on",
+                    resume));
+    HEADWAY_CHECK(
+        checkpoint.init.empty() || resume == "never" || resume == "auto", ConfigError,
+        fmt::format("checkpoint.init = \"{}\" and checkpoint.resume = \"{}\" are both set: expected "
+                    "weights from one of them",
+                    checkpoint.init, resume));
+  });
+}
+
 void Recipe::resolve(int64_t tokenizer_vocab_size) {
   const auto visit = [this](FieldVisitor& v) { describe(v); };
   const auto before = field_values(visit);
@@ -281,6 +302,16 @@ int64_t Recipe::accumulation_steps(int world_size) const {
   return train.batch_tokens / unit;
 }
 
+void check_folder_name(std::string_view key, const std::string& text) {
+  const std::string expected =
+      fmt::format("{} = {}: expected the name of a folder, ", key, toml_string(text));
+  HEADWAY_CHECK(!text.empty() && text.find('/') == std::string::npos, ConfigError,
+                expected + "without slashes");
+  const bool is_plain = std::ranges::none_of(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  HEADWAY_CHECK(is_plain, ConfigError, expected + "without control characters");
+  HEADWAY_CHECK(text != "." && text != "..", ConfigError, expected + "neither \".\" nor \"..\"");
+}
+
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
   Settings settings;
   for (const std::string& argument : overrides) add_override(settings, argument);
@@ -291,6 +322,7 @@ Recipe load_recipe(const std::filesystem::path& path, const Settings& overrides)
   Settings settings = read_toml(path);
   for (const auto& [key, setting] : overrides) settings[key] = setting;
   Recipe recipe = from_settings(settings);
+  recipe.check_start();
   std::ifstream file(path, std::ios::binary);
   recipe.source.assign(std::istreambuf_iterator<char>(file), {});
   return recipe;

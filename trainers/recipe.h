@@ -88,6 +88,7 @@ struct CheckpointRecipe {
   int64_t keep_last = 2;
   int64_t keep_every = 0;
   std::string resume = "never";
+  std::vector<std::string> allow;
   std::string init;
   void describe(FieldVisitor&);
 };
@@ -144,6 +145,8 @@ struct Recipe {
   std::string help();
   /// ConfigError for keys that contradict each other.
   void check() const;
+  /// ConfigError where starting over, continuing and other weights are asked for together.
+  void check_start() const;
   /// Replaces the model's zeros that stand for derived values. ConfigError for keys that do not fit together.
   void resolve(int64_t tokenizer_vocab_size);
   /// Optimiser steps of the whole schedule.
@@ -152,6 +155,10 @@ struct Recipe {
   int64_t accumulation_steps(int world_size) const;
   std::filesystem::path run_folder() const { return std::filesystem::path(run.folder) / run.name; }
 };
+
+/// ConfigError unless text can name a folder below another one: no slash, not "." or "..", no control
+/// characters. key: for the message.
+void check_folder_name(std::string_view key, const std::string& text);
 
 /// The file's values below the overrides ("section.key=value"), all checked. ConfigError otherwise.
 Recipe load_recipe(const std::filesystem::path&, const std::vector<std::string>& overrides);

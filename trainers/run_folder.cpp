@@ -8,30 +8,57 @@
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
+#include "trainers/run_record.h"
 
 namespace headway {
 namespace fs = std::filesystem;
 namespace {
 
-// Everything a run writes; a folder that has any of it is a used one.
-constexpr const char* kOwnNames[] = {"run.json",      "recipe.toml", "recipe.resolved.toml",
-                                     "metrics.jsonl", "metrics.csv", "log.txt",
-                                     "logs",          "checkpoints", "samples"};
+// Everything a run writes; a folder that has any of it is a used one. The record comes last: what is left of
+// an interrupted deletion still counts as a run.
+constexpr const char* kOwnNames[] = {
+    "recipe.toml", "recipe.resolved.toml", "metrics.jsonl", "metrics.csv", "log.txt",
+    "logs",        "checkpoints",          "samples",       kRunRecordName};
+
+bool is_used(const fs::path& folder) {
+  return std::ranges::any_of(kOwnNames, [&](const char* name) {
+    std::error_code absent;
+    return fs::exists(fs::symlink_status(folder / name, absent));
+  });
+}
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path folder, UsedFolder used) : folder_(std::move(folder)) {
-  std::error_code error;
-  if (used == UsedFolder::replace) {
-    for (const char* name : kOwnNames) fs::remove_all(folder_ / name, error);
+RunFolder::RunFolder(fs::path folder, UsedFolder used) : folder_(std::move(folder)), used_(used) {
+  if (used == UsedFolder::replace && is_used(folder_)) {
+    const std::string problem = RunRecord::problem_of(folder_);
+    HEADWAY_CHECK(
+        problem.empty(), ConfigError,
+        fmt::format("run.force_new replaces runs only, and {} holds none: {}", folder_.string(), problem));
   }
-  const bool is_used =
-      std::ranges::any_of(kOwnNames, [&](const char* name) { return fs::exists(folder_ / name, error); });
-  HEADWAY_CHECK(used != UsedFolder::refuse || !is_used, ConfigError,
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  HEADWAY_CHECK(!error, IoError, fmt::format("cannot create {}: {}", folder_.string(), error.message()));
+  lock_ = std::make_unique<FolderLock>(folder_);
+  HEADWAY_CHECK(used != UsedFolder::refuse || !is_used(folder_), ConfigError,
                 fmt::format("{} holds a run already: choose another run.name, or continue it with "
                             "checkpoint.resume = \"auto\", or replace it with run.force_new = true",
                             folder_.string()));
+}
+
+void RunFolder::clear() const {
+  if (used_ != UsedFolder::replace) return;
+  for (const char* name : kOwnNames) {
+    std::error_code error;
+    fs::remove_all(folder_ / name, error);
+    HEADWAY_CHECK(!error, IoError,
+                  fmt::format("cannot delete {}: {}", (folder_ / name).string(), error.message()));
+  }
+}
+
+void RunFolder::open() {
   for (const char* sub : {"checkpoints", "samples", "logs"}) {
+    std::error_code error;
     fs::create_directories(folder_ / sub, error);
     HEADWAY_CHECK(!error, IoError,
                   fmt::format("cannot create {}: {}", (folder_ / sub).string(), error.message()));
@@ -41,7 +68,9 @@ RunFolder::RunFolder(fs::path folder, UsedFolder used) : folder_(std::move(folde
                 fmt::format("cannot write {}: {}", (folder_ / "log.txt").string(), std::strerror(errno)));
 }
 
-RunFolder::~RunFolder() { std::fclose(log_); }
+RunFolder::~RunFolder() {
+  if (log_) std::fclose(log_);
+}
 
 void RunFolder::say(std::string_view line) {
   fmt::print("{}\n", line);

@@ -4,12 +4,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <ctime>
 #include <fstream>
 #include <iterator>
 
 #include "core/io/atomic_file.h"
+#include "core/io/folder_lock.h"
 
 namespace headway {
 namespace {
@@ -19,11 +22,6 @@ using Json = nlohmann::ordered_json;
 /// UTC, as in 2026-01-31T23:59:59Z.
 std::string now() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
-}
-
 /// The arguments this process was started with.
 Json command_line() {
   std::ifstream file("/proc/self/cmdline", std::ios::binary);
@@ -32,12 +30,40 @@ Json command_line() {
   return arguments;
 }
 
-/// The attempts of an earlier record; none where it is missing or damaged.
-Json earlier_attempts(const std::filesystem::path& path) {
+/// What a file holds, and why it is no record; the problem is empty where it is one.
+struct Reading {
+  Json record;
+  std::string problem;
+};
+
+Reading read(const std::filesystem::path& path) {
   std::ifstream file(path);
-  const Json record = Json::parse(file, nullptr, false);
-  if (!record.is_object() || !record.contains("attempts")) return Json::array();
-  return record["attempts"];
+  if (!file) return {{}, fmt::format("cannot read {}: {}", path.string(), std::strerror(errno))};
+  Json record = Json::parse(file, nullptr, false);
+  const auto wrong = [&](std::string_view what) {
+    return Reading{{}, fmt::format("{}: {}", path.string(), what)};
+  };
+  if (!record.is_object()) return wrong("expected a JSON object");
+  const auto status = record.find("status"), attempts = record.find("attempts");
+  if (status == record.end() || !status->is_string()) return wrong("expected a text in the field status");
+  if (attempts == record.end() || !attempts->is_array() ||
+      !std::ranges::all_of(*attempts, [](const Json& attempt) { return attempt.is_object(); }))
+    return wrong("expected a list of objects in the field attempts");
+  return {std::move(record), ""};
+}
+
+bool is_absent(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::symlink_status(path, error).type() == std::filesystem::file_type::not_found;
+}
+
+/// The attempts of an earlier record, if there is one.
+Json earlier_attempts(const std::filesystem::path& path) {
+  if (is_absent(path)) return Json::array();
+  Reading reading = read(path);
+  HEADWAY_CHECK(reading.problem.empty(), IoError,
+                reading.problem + "; move the file away to begin a new record");
+  return std::move(reading.record["attempts"]);
 }
 
 void write(const std::filesystem::path& path, const Json& record) {
@@ -47,7 +73,18 @@ void write(const std::filesystem::path& path, const Json& record) {
 
 }  // namespace
 
-RunRecord::RunRecord(const std::filesystem::path& folder, const Start& start) : path_(folder / "run.json") {
+std::string RunRecord::problem_of(const std::filesystem::path& folder) {
+  return read(folder / kRunRecordName).problem;
+}
+
+std::string RunRecord::status_of(const std::filesystem::path& folder) {
+  if (is_absent(folder / kRunRecordName)) return "";
+  const Reading reading = read(folder / kRunRecordName);
+  return reading.problem.empty() ? reading.record["status"].get<std::string>() : "unreadable";
+}
+
+RunRecord::RunRecord(const std::filesystem::path& folder, const Start& start)
+    : path_(folder / kRunRecordName) {
   Json attempts = earlier_attempts(path_);
   attempts.push_back({{"status", "running"},
                       {"command", command_line()},
@@ -58,6 +95,7 @@ RunRecord::RunRecord(const std::filesystem::path& folder, const Start& start) : 
                       {"device", start.device},
                       {"started", now()},
                       {"first_step", start.step}});
+  if (!start.changes.empty()) attempts.back()["changes"] = start.changes;
   record_ = {{"name", start.name},
              {"version", HEADWAY_VERSION},
              {"status", "running"},

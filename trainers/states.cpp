@@ -66,6 +66,14 @@ void DataState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
   cursor = archive.integer(prefix, "cursor");
 }
 
+std::string DataState::difference(const ArchiveReader& archive, std::string_view prefix) const {
+  if (!archive.has_attribute(prefix, "fingerprint")) return "";  // loading says so
+  const std::string stored = archive.string(prefix, "fingerprint");
+  return stored == fingerprint
+             ? ""
+             : fmt::format("the digest of the training data: {} -> {}", stored, fingerprint);
+}
+
 void TokenizerState::save(ArchiveWriter& archive, std::string_view prefix) const {
   archive.attribute(prefix, "kind", tokenizer_.name());
   archive.text(fmt::format("{}/{}", prefix, kDefinition), tokenizer_.definition());

@@ -40,6 +40,8 @@ struct DataState final : Stateful {
 
   void save(ArchiveWriter&, std::string_view prefix) const override;
   void load(ArchiveReader&, std::string_view prefix, Stream&) override;
+  /// "the digest of the training data: 1234 -> 5678" where an archive was written on other data; else empty.
+  std::string difference(const ArchiveReader&, std::string_view prefix) const;
 };
 
 /// /tokenizer: enough to build it again without the recipe's files.

@@ -6,12 +6,12 @@
 #include <cctype>
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/error.h"
 #include "trainers/config/settings.h"
 #include "trainers/recipe.h"
+#include "trainers/run_record.h"
 
 namespace headway {
 namespace fs = std::filesystem;
@@ -92,10 +92,7 @@ SweepTables read_tables(const fs::path& path, Sweep& sweep) {
     std::string_view key = full_key;
     if (key == "name") {
       sweep.name = text_of(key, setting);
-      HEADWAY_CHECK(sweep.name.find('/') == std::string::npos && sweep.name != "." && sweep.name != "..",
-                    ConfigError,
-                    fmt::format("{}: name = {}: expected the name of a folder, without slashes",
-                                setting.origin, setting.shown()));
+      check_folder_name(setting.origin + ": name", sweep.name);
     } else if (key == "folder") {
       sweep.folder = text_of(key, setting);
     } else if (take_prefix(key, "set.")) {
@@ -200,9 +197,7 @@ Sweep load_sweep(const fs::path& path) {
 }
 
 std::string status_of(const Sweep& sweep, const Arm& arm) {
-  std::ifstream file(sweep.run_folder(arm) / "run.json");
-  const auto record = nlohmann::json::parse(file, nullptr, false);
-  return record.is_object() ? record.value("status", "") : "";
+  return RunRecord::status_of(sweep.run_folder(arm));
 }
 
 }  // namespace headway

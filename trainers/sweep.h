@@ -40,8 +40,8 @@ struct Sweep {
 /// too.
 Sweep load_sweep(const std::filesystem::path&);
 
-/// What run.json says of an arm: "finished", "stopped", "failed", "running", or "" where it was never
-/// started.
+/// What run.json says of an arm: "finished", "stopped", "failed", "running", "" where it was never
+/// started, or "unreadable".
 std::string status_of(const Sweep&, const Arm&);
 
 }  // namespace headway

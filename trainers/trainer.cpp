@@ -14,6 +14,7 @@
 #include "trainers/evaluator.h"
 #include "trainers/generator.h"
 #include "trainers/progress.h"
+#include "trainers/recipe_changes.h"
 #include "trainers/stop_signal.h"
 
 namespace headway {
@@ -73,9 +74,9 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   data_state_.seed = recipe_.run.seed;
   data_state_.seq_len = recipe_.data.seq_len;
 
-  // A mistake in checkpoint.init must not leave a folder that then counts as used.
+  // Nothing in the folder changes before run(). A mistake in checkpoint.init must not even make one.
   if (recipe_.checkpoint.resume == "never") load_initial_weights();
-  open_run_folder();
+  take_run_folder();
   resume();
 }
 
@@ -91,15 +92,12 @@ int64_t Trainer::last_step() const {
   return recipe_.train.stop_step > 0 ? recipe_.train.stop_step : recipe_.total_steps();
 }
 
-void Trainer::open_run_folder() {
+void Trainer::take_run_folder() {
   const UsedFolder used = recipe_.run.force_new                  ? UsedFolder::replace
                           : recipe_.checkpoint.resume == "never" ? UsedFolder::refuse
                                                                  : UsedFolder::resume;
   agree(comm_, [&] {
-    if (!is_main()) return;
-    folder_ = std::make_unique<RunFolder>(recipe_.run_folder(), used);
-    folder_->write_text("recipe.toml", recipe_.source);
-    folder_->write_text("recipe.resolved.toml", recipe_.to_toml());
+    if (is_main()) folder_ = std::make_unique<RunFolder>(recipe_.run_folder(), used);
   });
   checkpoints_ = std::make_unique<CheckpointFolder>(
       recipe_.run_folder() / "checkpoints",
@@ -108,35 +106,63 @@ void Trainer::open_run_folder() {
 }
 
 void Trainer::resume() {
-  std::optional<std::filesystem::path> path;
-  if (recipe_.checkpoint.resume == "auto") {
-    const NewestValid newest = checkpoints_->newest_valid();
-    for (const std::string& reason : newest.rejected) say("skipped a checkpoint: " + reason);
-    path = newest.path;
-  } else if (recipe_.checkpoint.resume != "never") {
-    path = recipe_.checkpoint.resume;
-  }
-  if (path) {
-    train_step_->optimizer().gather_moments(stream_);
-    checkpoints_->load(*path, states());
-    train_step_->optimizer().keep_own_moments(stream_);
-    saved_step_ = run_state_.step;
-    say(fmt::format("resumed {} at step {}, sequence {} of epoch {}", path->string(), run_state_.step,
-                    data_state_.cursor % order_->num_samples(), order_->epoch(data_state_.cursor)));
-  } else if (recipe_.checkpoint.resume == "auto") {
-    load_initial_weights();
-  }
+  const std::string& from = recipe_.checkpoint.resume;
+  if (from == "never") return;
+  const CheckpointFolder::Objection objection = [this](ArchiveReader& reader, const RunInfo& info) {
+    return objection_to(reader, info);
+  };
+  train_step_->optimizer().gather_moments(stream_);
+  if (from == "auto")
+    resumption_ = checkpoints_->load_newest(states(), objection);
+  else
+    resumption_ = Resumption{from, checkpoints_->load(from, states(), objection), {}};
+  train_step_->optimizer().keep_own_moments(stream_);
+  if (!resumption_) load_initial_weights();
+}
+
+std::string Trainer::objection_to(ArchiveReader& reader, const RunInfo& info) {
+  Recipe stored = stored_recipe(info, reader.source());
+  RecipeChanges changes = compare_recipes(stored, recipe_);
+  if (const std::string difference = data_state_.difference(reader, "data"); !difference.empty())
+    changes.refused.push_back(difference);
+  accepted_changes_ = std::move(changes.accepted);
+  if (changes.refused.empty()) return "";
+  return fmt::format("{}: the run cannot go on from it, because what it was trained with differs:\n  {}",
+                     reader.source(), fmt::join(changes.refused, "\n  "));
+}
+
+void Trainer::open_run_folder() {
   agree(comm_, [&] {
     if (!is_main()) return;
-    metrics_ = std::make_unique<MetricsLog>(folder_->path(), run_state_.step);
+    folder_->clear();
     record_ = std::make_unique<RunRecord>(folder_->path(),
                                           RunRecord::Start{.name = recipe_.run.name,
                                                            .data = examples_->digests(),
                                                            .device = backend(stream_.device()).description(),
                                                            .num_ranks = comm_.size(),
                                                            .num_threads = omp_get_max_threads(),
-                                                           .step = run_state_.step});
+                                                           .step = run_state_.step,
+                                                           .changes = accepted_changes_});
+    folder_->open();
+    folder_->write_text("recipe.toml", recipe_.source);
+    folder_->write_text("recipe.resolved.toml", recipe_.to_toml());
+    metrics_ = std::make_unique<MetricsLog>(folder_->path(), run_state_.step);
   });
+  if (!resumption_) {
+    checkpoints_->open(0);
+    return;
+  }
+  for (const std::string& reason : resumption_->rejected) say("skipped a checkpoint: " + reason);
+  const bool is_own = checkpoints_->holds(resumption_->path);
+  for (const auto& aside : checkpoints_->open(is_own ? run_state_.step : run_state_.step - 1))
+    say(fmt::format("set aside a checkpoint of what the run leaves behind: {}", aside.string()));
+  say(fmt::format("resumed {} at step {}, sequence {} of epoch {}", resumption_->path.string(),
+                  run_state_.step, data_state_.cursor % order_->num_samples(),
+                  order_->epoch(data_state_.cursor)));
+  for (const std::string& change : accepted_changes_) say("changed since the checkpoint: " + change);
+  saved_step_ = run_state_.step;
+  // A run whose first checkpoint is another's needs one of its own.
+  if (!is_own) save();
 }
 
 void Trainer::load_initial_weights() {
@@ -190,6 +216,7 @@ ExitCode Trainer::run() {
 }
 
 ExitCode Trainer::train() {
+  open_run_folder();
   announce();
   last_settled_ = Clock::now();
   std::unique_ptr<Step> previous;

@@ -55,8 +55,11 @@ class Trainer {
   };
 
   ExitCode train();
-  void open_run_folder();
+  void take_run_folder();
   void resume();
+  /// Why the run must not go on from a checkpoint: the recipe or the data differ.
+  std::string objection_to(ArchiveReader&, const RunInfo&);
+  void open_run_folder();
   void announce();
   void load_initial_weights();
   std::unique_ptr<Step> start_step();
@@ -97,6 +100,8 @@ class Trainer {
   std::unique_ptr<MetricsLog> metrics_;  // rank 0
   std::unique_ptr<RunRecord> record_;    // rank 0
   std::unique_ptr<CheckpointFolder> checkpoints_;
+  std::optional<Resumption> resumption_;       // where the run goes on
+  std::vector<std::string> accepted_changes_;  // of its recipe since then
   int64_t saved_step_ = -1;
   Clock::time_point last_save_ = Clock::now();
   Clock::time_point last_settled_ = Clock::now();

@@ -1,12 +1,16 @@
 #include "trainers/checkpoint.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <functional>
+#include <thread>
 
 #include "core/bf16.h"
 #include "core/comm/agreement.h"
@@ -36,6 +40,8 @@ std::string message_of(const std::function<void()>& f) {
   }
   return "nothing was thrown";
 }
+
+const CheckpointFolder::Objection kNoObjection = [](ArchiveReader&, const RunInfo&) { return std::string(); };
 
 void flip_byte(const fs::path& path, double at) {
   std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
@@ -117,6 +123,62 @@ TEST_F(CheckpointTest, ResumeTakesTheNewestThatVerifiesAndSaysWhy) {
   EXPECT_NE(newest.rejected[0].find("step-00000040.h5: not an HDF5 file"), std::string::npos);
   EXPECT_NE(newest.rejected[1].find("step-00000030.h5: "), std::string::npos);
   EXPECT_FALSE(newest_valid_checkpoint(folder / "absent").path);
+}
+
+TEST_F(CheckpointTest, LatestDecidesWhichCheckpointIsInForce) {
+  SampleRun run(4);
+  for (const int64_t step : {10, 20, 30}) save(run, step);
+  fs::create_symlink(checkpoint_name(20), folder / "latest");
+  EXPECT_EQ(newest_valid_checkpoint(folder.path()).path->filename(), checkpoint_name(20));
+  flip_byte(folder / checkpoint_name(20), 0.5);
+  EXPECT_EQ(newest_valid_checkpoint(folder.path()).path->filename(), checkpoint_name(10));
+  flip_byte(folder / checkpoint_name(10), 0.5);
+  EXPECT_EQ(newest_valid_checkpoint(folder.path()).path->filename(), checkpoint_name(30));
+}
+
+TEST_F(CheckpointTest, WhatABranchLeavesBehindIsSetAsideAndKept) {
+  SampleRun run(4);
+  for (int i = 0; i < 2; ++i) {
+    for (const int64_t step : {10, 20, 30}) save(run, step);
+    EXPECT_EQ(set_aside(folder.path(), 10).size(), 2u);
+    EXPECT_EQ(fs::read_symlink(folder / "latest"), checkpoint_name(10));
+  }
+  EXPECT_EQ(names(), (std::vector<std::string>{"aside", "latest", checkpoint_name(10)}));
+  for (const char* name :
+       {"step-00000020.h5", "step-00000020-2.h5", "step-00000030.h5", "step-00000030-2.h5"})
+    EXPECT_TRUE(fs::exists(folder / "aside" / name)) << name;
+  EXPECT_TRUE(set_aside(folder.path(), 10).empty());
+}
+
+TEST_F(CheckpointTest, WhereNoCheckpointLoadsNothingIsTakenForAbsent) {
+  SampleRun sample(4);
+  for (const int64_t step : {10, 20}) {
+    save(sample, step);
+    flip_byte(folder / checkpoint_name(step), 0.5);
+  }
+  run_as_threads(2, kTimeout_s, [&](Communicator& comm) {
+    const std::unique_ptr<Stream> mine = cpu_backend().make_stream();
+    SampleRun run(4);
+    CheckpointFolder checkpoints(folder.path(), {}, comm, *mine);
+    const std::string message =
+        message_of<CheckpointError>([&] { checkpoints.load_newest(run.states(), kNoObjection); });
+    EXPECT_NE(message.find("no checkpoint can be read"), std::string::npos) << message;
+    for (const int64_t step : {10, 20})
+      EXPECT_NE(message.find(checkpoint_name(step)), std::string::npos) << message;
+  });
+}
+
+TEST_F(CheckpointTest, AFileThatIsLockedForAMomentIsTriedAgain) {
+  SampleRun run(4);
+  save(run, 10);
+  const int descriptor = open((folder / checkpoint_name(10)).c_str(), O_RDWR);
+  ASSERT_EQ(flock(descriptor, LOCK_EX), 0);
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    close(descriptor);
+  });
+  EXPECT_TRUE(newest_valid_checkpoint(folder.path()).path);
+  other.join();
 }
 
 TEST_F(CheckpointTest, RetentionKeepsTheLastAndEveryNth) {
@@ -287,7 +349,8 @@ TEST_F(CheckpointTest, RanksAgreeOnSavingAndResuming) {
     const std::unique_ptr<Stream> mine = cpu_backend().make_stream();
     SampleRun run(16);
     CheckpointFolder checkpoints(folder / "checkpoints", {.keep_last = 2}, comm, *mine);
-    EXPECT_FALSE(checkpoints.newest_valid().path);
+    EXPECT_FALSE(checkpoints.load_newest(run.states(), kNoObjection));
+    EXPECT_TRUE(checkpoints.open(0).empty());
     for (int64_t step = 1; step <= 3; ++step) {
       run.set_step(step);
       const SaveReport report = checkpoints.save(run.states(), run.info);
@@ -295,10 +358,12 @@ TEST_F(CheckpointTest, RanksAgreeOnSavingAndResuming) {
       EXPECT_GT(report.bytes, 0u);
     }
     SampleRun other(16);
-    const NewestValid newest = checkpoints.newest_valid();
-    ASSERT_TRUE(newest.path);
-    EXPECT_TRUE(other.is_consistent(checkpoints.load(*newest.path, other.states())));
+    const std::optional<Resumption> newest = checkpoints.load_newest(other.states(), kNoObjection);
+    ASSERT_TRUE(newest);
+    EXPECT_TRUE(other.is_consistent(newest->info));
     EXPECT_EQ(other.model.step(), 3);
+    EXPECT_TRUE(checkpoints.holds(newest->path));
+    EXPECT_FALSE(checkpoints.holds(folder / checkpoint_name(3)));
   });
   EXPECT_EQ(list_checkpoints(folder / "checkpoints").size(), 2u);
   EXPECT_EQ(fs::read_symlink(folder / "checkpoints/latest"), checkpoint_name(3));
@@ -312,13 +377,14 @@ TEST_F(CheckpointTest, NoRankThrowsAlone) {
     // Only rank 2 expects another shape.
     SampleRun run(comm.rank() == 2 ? 17 : 16);
     CheckpointFolder checkpoints(folder.path(), {}, comm, *mine);
-    const std::string message =
-        message_of<CheckpointError>([&] { checkpoints.load(folder / checkpoint_name(1), run.states()); });
+    const std::string message = message_of<CheckpointError>(
+        [&] { checkpoints.load(folder / checkpoint_name(1), run.states(), kNoObjection); });
     EXPECT_EQ(message.find("rank 2: "), 0u) << message;
     // Only rank 0 writes, and cannot.
     run.set_step(2);
     const fs::path blocked = folder / "blocked";
     CheckpointFolder other(blocked, {}, comm, *mine);
+    other.open(0);
     if (comm.rank() == 0) fs::remove(blocked);
     EXPECT_NE(message_of<IoError>([&] { other.save(run.states(), run.info); }).find("No such file"),
               std::string::npos);

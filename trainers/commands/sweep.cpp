@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "core/comm/launch.h"
+#include "core/io/folder_lock.h"
 #include "trainers/commands/command.h"
 #include "trainers/progress.h"
 #include "trainers/report.h"
@@ -35,7 +36,8 @@ std::vector<std::string> command_of(const Arm& arm, int ranks, bool resumes) {
   command.push_back(fs::read_symlink("/proc/self/exe").string());
   command.insert(command.end(), {"train", arm.recipe.string()});
   for (const auto& [key, setting] : arm.overrides) command.push_back(as_override(key, setting));
-  command.push_back(resumes ? "checkpoint.resume=auto" : "run.force_new=true");
+  command.push_back("run.force_new=false");
+  command.push_back(resumes ? "checkpoint.resume=auto" : "checkpoint.resume=never");
   return command;
 }
 
@@ -85,7 +87,11 @@ std::string last_line(const fs::path& path) {
 
 ExitCode run_sweep(const std::string& path, int ranks) {
   const Sweep sweep = load_sweep(path);
-  fs::create_directories(sweep.folder / "logs");
+  std::error_code error;
+  fs::create_directories(sweep.folder / "logs", error);
+  HEADWAY_CHECK(!error, IoError,
+                fmt::format("cannot create {}: {}", (sweep.folder / "logs").string(), error.message()));
+  const FolderLock lock(sweep.folder);
   catch_stop_signals();
   const size_t count = sweep.arms.size();
   std::vector<std::string> failures;

@@ -20,6 +20,16 @@ void print_attention_help() {
   }
 }
 
+/// The flag stands for the newest checkpoint, so it must not replace one that the recipe names.
+void check_flag_resume(const Recipe& recipe) {
+  const std::string& resume = recipe.checkpoint.resume;
+  HEADWAY_CHECK(
+      resume == "auto" || resume == "never", ConfigError,
+      fmt::format("--resume goes on from the newest checkpoint and checkpoint.resume = \"{}\" from another: "
+                  "expected one of them",
+                  resume));
+}
+
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string recipe;
@@ -54,6 +64,9 @@ void add_options(CLI::App& verb, Action& action) {
       HEADWAY_CHECK(!options->recipe.empty(), ConfigError,
                     "train needs the path of a recipe: see headway train --help");
       std::vector<std::string> overrides = options->overrides.values;
+      HEADWAY_CHECK(!options->resume || !options->force_new, ConfigError,
+                    "--resume continues a run and --force-new deletes it: expected one of them");
+      if (options->resume) check_flag_resume(load_recipe(options->recipe, overrides));
       if (options->resume) overrides.push_back("checkpoint.resume=auto");
       if (options->force_new) overrides.push_back("run.force_new=true");
       const Recipe recipe = load_recipe(options->recipe, overrides);
