@@ -1,7 +1,8 @@
 // Speed of softmax attention, forward and backward: on the CPU in fp32, beside the rate of sgemm in the same
 // run, or on a GPU in bf16, beside bench/peers/torch_attention.py. FLOP counts the visible pairs only: 4 Dh
 // forward and 10 Dh backward for each (query, key) pair and head. On a GPU also linear attention, beside
-// bench/peers/fla_attention.py: with a decay per head (lightning), and normalised (Hedgehog, NaLaFormer).
+// bench/peers/fla_attention.py: with a decay per head (lightning), and normalised (Hedgehog, NaLaFormer),
+// with the bytes that each tensor once comes to.
 //
 // Usage: attention_bench [T [B [H [Dh]]]], by default 1024 4 12 64;
 // attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md.
@@ -161,9 +162,16 @@ void measure_linear(const Shape& features, int64_t V, bool normalise, Stream& st
                                       .dstate_in = {}},
            stream);
   });
-  for (const auto& [direction, seconds] : {std::pair{"forward", forward}, {"backward", backward}})
-    fmt::print("linear {} x {} x {} x {} to {:<4} {:<10} {:<8} {:8.3f} ms\n", B, length, H, F, V,
-               normalise ? "normalised" : "decay", direction, 1e3 * seconds);
+  // Each tensor once: q, k, v, o, and q, k, v, dout, dq, dk, dv.
+  const double tokens = static_cast<double>(B * length * H),
+               forward_bytes = tokens * 2 * static_cast<double>(2 * F + 2 * V),
+               backward_bytes = tokens * 2 * static_cast<double>(4 * F + 3 * V);
+  const auto print = [&](const char* direction, double seconds, double bytes) {
+    fmt::print("linear {} x {} x {} x {} to {:<4} {:<10} {:<8} {:8.3f} ms {:6.0f} GB/s\n", B, length, H, F, V,
+               normalise ? "normalised" : "decay", direction, 1e3 * seconds, 1e-9 * bytes / seconds);
+  };
+  print("forward", forward, forward_bytes);
+  print("backward", backward, backward_bytes);
 }
 
 void measure_gpu(const std::vector<Shape>& shapes, bool linear) {
@@ -179,6 +187,12 @@ void measure_gpu(const std::vector<Shape>& shapes, bool linear) {
   measure_linear({32, 1024, 12, 128}, 64, true, *stream);
   measure_linear({8, 4096, 12, 128}, 64, true, *stream);
   measure_linear({16, 2048, 16, 128}, 128, false, *stream);
+  measure_linear({4, 8192, 32, 64}, 64, false, *stream);
+  measure_linear({4, 8192, 16, 128}, 128, false, *stream);
+  measure_linear({4, 8192, 32, 128}, 64, true, *stream);
+  measure_linear({16, 2048, 4, 256}, 256, false, *stream);
+  for (const int64_t T : {1024, 8192, 131072})  // as many tokens at every length
+    measure_linear({131072 / T, T, 12, 64}, 64, false, *stream);
 }
 
 }  // namespace

@@ -16,6 +16,10 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/gate.cu
   kernels/cuda/gated_norm.cu
   kernels/cuda/hedgehog_map.cu
+  kernels/cuda/linear/one_pass.cu
+  kernels/cuda/linear/sweeps_128.cu
+  kernels/cuda/linear/sweeps_256.cu
+  kernels/cuda/linear/sweeps_64.cu
   kernels/cuda/linear_attention.cu
   kernels/cuda/lrpe.cu
   kernels/cuda/matmul.cpp
@@ -32,6 +36,7 @@ add_library(headway_kernels_cuda OBJECT
   ${cuda_attention_units}
 )
 target_link_libraries(headway_kernels_cuda PUBLIC headway_core PRIVATE CUDA::cudart_static CUDA::cublasLt)
+target_compile_definitions(headway_kernels_cuda PRIVATE HEADWAY_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES}")
 target_compile_options(headway_kernels_cuda PRIVATE
   # 554: a false alarm about conversions that a requires clause rules out
   $<$<COMPILE_LANGUAGE:CUDA>:--diag-suppress=554;--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra>

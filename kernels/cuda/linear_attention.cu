@@ -1,5 +1,5 @@
-// What linear_attention_tensor.cuh does not take (fp32, more than 128 features or values, odd widths,
-// features of the normaliser's own), on the ordinary units: chunks of kChunk tokens, all at once but for the
+// What neither linear/one_pass.h nor linear_attention_tensor.cuh takes (fp32, odd widths, features of the
+// normaliser's own), on the ordinary units: chunks of kChunk tokens, all at once but for the
 // states between them. Per head and chunk, with L_i the sum of the logarithms of the decays of its tokens up
 // to and with i, and n tokens:
 //
@@ -20,6 +20,7 @@
 // fp32, every sum in one order. Scratch: a state per chunk. After arXiv 2401.04658 and 2312.06635.
 #include "kernels/ops/linear_attention.h"
 
+#include "kernels/cuda/linear/one_pass.h"
 #include "kernels/cuda/linear_attention_tensor.cuh"
 #include "kernels/cuda/tile_product.cuh"
 #include "kernels/kernel_choice.h"
@@ -446,16 +447,19 @@ constexpr std::array<KernelOption<LinearAttentionForward<T>>, 2> kForwardKernels
     {{"tensor-core", needs_bf16<LinearAttentionForward<T>>, nullptr},
      {"scalar", nullptr, scalar_forward<T>}}};
 template <>
-constexpr std::array<KernelOption<LinearAttentionForward<bf16>>, 2> kForwardKernels<bf16>{
-    {{"tensor-core", tensor::forward_refusal, tensor::forward}, {"scalar", nullptr, scalar_forward<bf16>}}};
+constexpr std::array<KernelOption<LinearAttentionForward<bf16>>, 3> kForwardKernels<bf16>{
+    {{"one-pass", linear::forward_refusal, linear::forward},
+     {"tensor-core", tensor::forward_refusal, tensor::forward},
+     {"scalar", nullptr, scalar_forward<bf16>}}};
 
 template <class T>
 constexpr std::array<KernelOption<LinearAttentionBackward<T>>, 2> kBackwardKernels{
     {{"tensor-core", needs_bf16<LinearAttentionBackward<T>>, nullptr},
      {"scalar", nullptr, scalar_backward<T>}}};
 template <>
-constexpr std::array<KernelOption<LinearAttentionBackward<bf16>>, 2> kBackwardKernels<bf16>{
-    {{"tensor-core", tensor::backward_refusal, tensor::backward},
+constexpr std::array<KernelOption<LinearAttentionBackward<bf16>>, 3> kBackwardKernels<bf16>{
+    {{"one-pass", linear::backward_refusal, linear::backward},
+     {"tensor-core", tensor::backward_refusal, tensor::backward},
      {"scalar", nullptr, scalar_backward<bf16>}}};
 
 template <class T>

@@ -1,5 +1,5 @@
-// Linear attention in bf16 on the tensor cores, for up to 128 features and values a head; see
-// linear_attention.cu for the formulas.
+// Linear attention in bf16 on the tensor cores, for up to 128 features and values a head, where one pass does
+// not take it (linear/one_pass.h); see linear_attention.cu for the formulas.
 //
 //   1. scan_kernel     walks a head's chunks in order, a tile of its state in registers, and leaves the state
 //                      before each chunk (or its gradient after each) in bf16

@@ -15,6 +15,7 @@
 #include "autograd/ops/linear_attention.h"
 #include "autograd/ops/lrpe.h"
 #include "autograd/ops/norm_aware_map.h"
+#include "kernels/ops/linear_attention.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace headway::testing {
@@ -108,6 +109,74 @@ TEST_F(GpuLinearAttention, NormaliserWithFeaturesOfItsOwn) {
   check_sizes({.normalise = true, .apart = true});
   check_sizes(
       {.fading = Fading::per_token, .normalise = true, .apart = true, .token_eps = true, .state = true});
+}
+
+/// Decays that forget at once, slowly and never; rests of a chunk at either end, and long enough for
+/// segments.
+TEST_F(GpuLinearAttention, DecayPerHeadAtAllLengths) {
+  const std::vector<double> slopes{0, 0.0625, 1, 24};
+  const auto H = static_cast<int64_t>(slopes.size());
+  for (const int64_t width : {64, 96, 128, 256})
+    for (const int64_t T : {1, 3, 63, 64, 65, 127, 129, 1000, 2049}) {
+      if (T > 129 && width % 64 != 0) continue;
+      SCOPED_TRACE("T " + std::to_string(T) + ", width " + std::to_string(width));
+      const Shape rows{1, T, H, width};
+      check_dtype(DType::bf16, 6e-3,
+                  {values(rows), values(rows), values(rows), vector({1, H, width, width}),
+                   Input{.values = slopes, .shape = {H}, .kind = Input::Kind::vector}},
+                  [](Context& c, const Inputs& x) {
+                    LinearInputs in{.q = x[0], .k = x[1], .v = x[2], .state = x[3], .slope = x[4].value()};
+                    const auto [first, between] = linear_attention(c, in, {});
+                    in.state = between;
+                    return apply<Add>(c, {}, first, linear_attention(c, in, {})[0]);
+                  });
+    }
+}
+
+/// Long sequences of few heads are cut into segments that other blocks begin: the same bits every time.
+TEST_F(GpuLinearAttention, BitsRepeat) {
+  const Device gpu{Device::Kind::cuda, 0};
+  const auto stream = backend(gpu).make_stream();
+  const auto random = [&](const Shape& shape, uint32_t id) {
+    const std::vector<float> values = random_values<float>(shape.numel(), seed_, id, 1.0);
+    return Tensor::from<bf16>(std::vector<bf16>(values.begin(), values.end()), shape, *stream);
+  };
+  for (const auto& [B, T, H, width] :
+       {std::array<int64_t, 4>{1, 5000, 2, 64}, {40, 130, 4, 64}, {2, 2100, 3, 128}}) {
+    SCOPED_TRACE("T " + std::to_string(T));
+    const Shape shape{B, T, H, width}, state_shape{B, H, width, width};
+    const Tensor q = random(shape, 1), k = random(shape, 2), v = random(shape, 3), dout = random(shape, 4);
+    const Tensor slope = Tensor::from<float>(std::vector<float>(static_cast<size_t>(H), 0.01f), {H}, *stream);
+    LinearAttentionInputs<bf16> in;
+    in.q = q.view<const bf16, 4>("q"), in.k = k.view<const bf16, 4>("k"), in.v = v.view<const bf16, 4>("v");
+    in.slope = slope.view<const float, 1>("slope");
+    std::vector<std::vector<double>> first;
+    for (int launches = 0; launches < 20; ++launches) {
+      const auto empty = [&] { return Tensor::empty(shape, DType::bf16, gpu); };
+      const Tensor o = empty(), dq = empty(), dk = empty(), dv = empty(),
+                   state = Tensor::empty(state_shape, DType::f32, gpu);
+      launch(
+          LinearAttentionForward<bf16>{
+              .in = in, .o = o.view<bf16, 4>("o"), .denominator = {}, .state = state.view<float, 4>("state")},
+          *stream);
+      launch(LinearAttentionBackward<bf16>{.in = in,
+                                           .o = o.view<const bf16, 4>("o"),
+                                           .denominator = {},
+                                           .dout = dout.view<const bf16, 4>("dout"),
+                                           .dstate = {},
+                                           .dq = dq.view<bf16, 4>("dq"),
+                                           .dk = dk.view<bf16, 4>("dk"),
+                                           .dv = dv.view<bf16, 4>("dv"),
+                                           .dnorm_q = {},
+                                           .dnorm_k = {},
+                                           .dstate_in = {}},
+             *stream);
+      std::vector<std::vector<double>> all;
+      for (const Tensor& x : {o, dq, dk, dv, state}) all.push_back(to_doubles(x, *stream));
+      if (first.empty()) first = all;
+      ASSERT_EQ(all, first) << "launch " << launches;
+    }
+  }
 }
 
 TEST_F(GpuLinearAttention, StateAfterTheLastToken) {

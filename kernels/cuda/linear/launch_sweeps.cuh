@@ -1,0 +1,77 @@
+// How the sweeps of one width become blocks: by the sizes and the GPU alone, so that bits repeat.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/linear/one_pass.cuh"
+#include "kernels/cuda/linear/segment_states.cuh"
+
+namespace headway::cuda::linear {
+
+/// Segments of each head, for so many blocks with one segment: as many as give each multiprocessor two blocks
+/// where half of them would have none, of at least a thousand tokens.
+inline int num_segments(int64_t blocks, int chunks, int num_multiprocessors) {
+  constexpr int kLeastChunks = 16;
+  if (2 * blocks > num_multiprocessors) return 1;
+  return static_cast<int>(
+      std::clamp<int64_t>(2 * num_multiprocessors / blocks, 1, std::max(1, chunks / kLeastChunks)));
+}
+
+template <int kChannels>
+void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, const char* name, Stream& stream) {
+  constexpr int kColumns = columns_of_block(kChannels);
+  const auto& x = sweeps[0].x.size;
+  const int64_t rows = x[3], columns = sweeps[0].z.size[3];
+  SweepArgs args{};
+  args.count = static_cast<int>(sweeps.size());
+  args.slope = slope;
+  args.B = static_cast<int>(x[0]), args.T = static_cast<int>(x[1]), args.H = static_cast<int>(x[2]);
+  args.column_blocks = static_cast<int>((columns + kColumns - 1) / kColumns);
+  for (int i = 0; i < args.count; ++i) {
+    const Sweep& sweep = sweeps[static_cast<size_t>(i)];
+    const auto map = [](const View<const bf16, 4>& of) {
+      return tensor_map<const bf16, 4>(of, {1, kChunk, 1, 64});
+    };
+    args.sweep[i] = {.x = map(sweep.x),
+                     .y = map(sweep.y),
+                     .z = map(sweep.z),
+                     .to = tensor_map<bf16, 4>(sweep.to, {1, kChunk, 1, kColumns}),
+                     .before = sweep.before,
+                     .after = sweep.after,
+                     .head_stride = rows * columns,
+                     .row_stride = sweep.transposed ? 1 : columns,
+                     .column_stride = sweep.transposed ? rows : 1,
+                     .rows = static_cast<int>(rows),
+                     .columns = static_cast<int>(columns),
+                     .from_end = sweep.from_end};
+  }
+  const int64_t heads = x[0] * x[2], blocks = heads * args.column_blocks * args.count,
+                chunks = (x[1] + kChunk - 1) / kChunk;
+  const auto multiprocessors = static_cast<int>(num_multiprocessors(stream));
+  const int wanted = num_segments(blocks, static_cast<int>(chunks), multiprocessors);
+  args.segment_chunks = static_cast<int>((chunks + wanted - 1) / wanted);
+  args.segments = static_cast<int>((chunks + args.segment_chunks - 1) / args.segment_chunks);
+  HEADWAY_CHECK(
+      blocks * args.segments <= 0x7fffffff, ShapeError,
+      std::string(name) + ": " + std::to_string(blocks) + " blocks are more than the GPU kernel can take");
+
+  if (args.segments > 1) {
+    using Shape = SegmentStates<kChannels>;
+    args.segment_states = reinterpret_cast<float*>(
+        stream.scratch(static_cast<size_t>(blocks * args.segments * kChannels * kColumns) * sizeof(float))
+            .data());
+    allow_shared(segment_states_kernel<Shape>, Shape::kBytes, name);
+    segment_states_kernel<Shape>
+        <<<static_cast<unsigned>(blocks * (args.segments - 1)), kWarpgroup, Shape::kBytes, stream.native()>>>(
+            args);
+    check_launch(name);
+  }
+  using Shape = OnePass<kChannels>;
+  allow_shared(one_pass_kernel<Shape>, Shape::kBytes, name);
+  one_pass_kernel<Shape>
+      <<<static_cast<unsigned>(blocks * args.segments), Shape::kThreads, Shape::kBytes, stream.native()>>>(
+          args);
+  check_launch(name);
+}
+
+}  // namespace headway::cuda::linear

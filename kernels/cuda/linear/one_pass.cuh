@@ -1,0 +1,283 @@
+// The kernel of a sweep (see sweep.h). A block of one warpgroup walks the chunks of a head's segment: x, y
+// and z arrive in a ring of stages by the copy engine, the state lives in fp32 registers, and its bf16 copy
+// in shared memory is an operand of the next chunk, of which there are two, so that a chunk takes one
+// barrier:
+//
+//   while          x S and S += y^T z are under way   the sums <x, y>, asked for a chunk before, are weighted
+//   while          P z is under way                   S is rounded for the next chunk, the next y decayed
+//   while          the next <x, y> is under way       the output leaves
+//
+// A block has its multiprocessor for itself: registers for the weights of all pairs are worth more than a
+// second block. A fifth warp asks for the copies.
+#pragma once
+
+#include "kernels/cuda/linear/state.cuh"
+#include "kernels/cuda/tile/mbarrier.cuh"
+#include "kernels/cuda/tile/tma.cuh"
+
+namespace headway::cuda::linear {
+
+/// Sizes, and places in shared memory, for up to kChannels channels of x and y.
+template <int kChannels_>
+struct OnePass {
+  static constexpr int kChannels = kChannels_, kColumns = columns_of_block(kChannels),
+                       kStages = kChannels == 256 ? 2 : 4;
+  using PairDecay = std::conditional_t<kChannels == 256, PairDecayInMemory, PairDecayInRegisters>;
+
+  static constexpr int kPanels = kChannels / 64, kPanelBytes = kChunk * 128,
+                       kOperandBytes = kPanels * kPanelBytes;
+  static constexpr int kStageBytes = 2 * kOperandBytes + kPanelBytes;  // x, y, z
+  static constexpr int kOutputBytes = kChunk * kColumns * 2;
+  static constexpr int kStates = kStages * kStageBytes, kOutputs = kStates + 2 * kOperandBytes,
+                       kTokenDecays = kOutputs + 2 * kOutputBytes,
+                       kPairDecays = kTokenDecays + 2 * TokenDecay::kBytes,
+                       kBarriers = kPairDecays + PairDecay::kBytes, kBytes = kBarriers + kStages * 16;
+  static constexpr int kThreads = kWarpgroup + kWarp;
+};
+
+/// The copies of a block's operands into its ring, and the barriers they are waited for by.
+template <class G>
+struct Ring {
+  unsigned base;
+
+  __device__ unsigned stage(int s) const { return base + static_cast<unsigned>(s * G::kStageBytes); }
+  __device__ unsigned full(int s) const { return base + static_cast<unsigned>(G::kBarriers + s * 16); }
+  __device__ unsigned empty(int s) const { return full(s) + 8; }
+
+  __device__ void load(const SweepArgs& a, const Work& w, int step, int s) const {
+    const MappedSweep& sweep = a.sweep[w.sweep];
+    const int token = w.token(a, step);
+    mbarrier_expect(full(s), G::kStageBytes);
+#pragma unroll
+    for (int p = 0; p < G::kPanels; ++p) {
+      const unsigned to = stage(s) + static_cast<unsigned>(p * G::kPanelBytes);
+      tma_load(to + G::kOperandBytes, sweep.y, full(s), p * 64, w.head_of_batch, token, w.batch);
+      tma_load(to, sweep.x, full(s), p * 64, w.head_of_batch, token, w.batch);
+    }
+    tma_load(stage(s) + 2 * G::kOperandBytes, sweep.z, full(s), w.column_block * G::kColumns / 64 * 64,
+             w.head_of_batch, token, w.batch);
+  }
+};
+
+#ifdef HEADWAY_WGMMA
+
+/// mbarrier_wait() while products are under way: ptxas does all products of the kernel one by one (C7514)
+/// unless the wait has another end, so that after minutes it ends the kernel with an error.
+__device__ inline void wait_beside_products(unsigned barrier, unsigned parity) {
+#ifdef HEADWAY_WATCHDOG
+  constexpr long long kMostClocks = 1ll << 29;
+#else
+  constexpr long long kMostClocks = 1ll << 40;
+#endif
+  if (mbarrier_try_wait(barrier, parity)) return;
+  const long long start = clock64();
+  while (!mbarrier_try_wait(barrier, parity))
+    if (clock64() - start > kMostClocks) {
+      asm volatile("trap;");
+      __builtin_unreachable();
+    }
+}
+
+/// By the warpgroup that computes.
+template <class G>
+__device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ring, float log_decay) {
+  constexpr int kPanels = G::kPanels, kColumns = G::kColumns, kValues = kColumns / 2;
+  constexpr uint64_t kPanel = G::kPanelBytes / 16;  // in a descriptor
+  const MappedSweep& sweep = a.sweep[w.sweep];
+  const int thread = static_cast<int>(threadIdx.x), warp = uniform(thread / kWarp), lane = thread % kWarp;
+  // The chunk that may be short is the sequence's last.
+  const int rest = a.T - (a.chunks() - 1) * kChunk,
+            short_step = sweep.from_end ? (w.segment == 0 ? 0 : -1) : a.chunks() - 1 - w.first_step;
+  const float decay_of_chunk = power_of_2(log_decay * kChunk),
+              decay_of_rest = power_of_2(log_decay * static_cast<float>(rest));
+
+  State<kPanels, kColumns> state;
+  state.begin(a, w, log_decay);
+
+  typename G::PairDecay pair_decay;
+  pair_decay.begin(ring.base + G::kPairDecays, log_decay, sweep.from_end);
+  const int row = warp * 16 + lane / 4;
+  float state_decay[2], decay_of_whole[2];
+  for (int half = 0; half < 2; ++half) {
+    state_decay[half] =
+        decay_of_state(log_decay, sweep.from_end, row + half * 8, short_step == 0 ? rest : kChunk);
+    decay_of_whole[half] = decay_of_state(log_decay, sweep.from_end, row + half * 8, kChunk);
+  }
+
+  // Rows of 128 bytes, pieces of 16 exchanged as products and copies want them.
+  const unsigned z_column = static_cast<unsigned>(w.column_block * kColumns % 64 * 2);
+  const int matrix_row = lane % 16;
+  const unsigned state_row = ring.base + G::kStates + static_cast<unsigned>((16 * warp + matrix_row) * 128);
+  /// The state before a chunk as an operand; then it fades over the chunk.
+  const auto put_state = [&](int buffer, float decay) {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int n = 0; n < kColumns / 16; ++n) {
+        const float* const s = state.values[p] + 8 * n;
+        store_matrices(state_row + static_cast<unsigned>(buffer * G::kOperandBytes + p * G::kPanelBytes) +
+                           static_cast<unsigned>(((2 * n + lane / 16) ^ (lane & 7)) << 4),
+                       round_pair(s[0], s[1]), round_pair(s[2], s[3]), round_pair(s[4], s[5]),
+                       round_pair(s[6], s[7]));
+      }
+    state.scale(decay);  // here, not before the product, where ptxas would wait for all products
+    state.pin();
+  };
+  const auto decay_over = [&](int step) {  // of the chunk of this step; behind the last one nothing fades
+    return step == w.steps ? 1.0f : step == short_step ? decay_of_rest : decay_of_chunk;
+  };
+  unsigned out[kColumns / 4];  // the output of a chunk, rounded
+  const unsigned outputs = ring.base + G::kOutputs;
+  const auto stage_output = [&](unsigned to) {
+#pragma unroll
+    for (int n = 0; n < kColumns / 16; ++n) {
+      const int piece = 2 * n + lane / 16, place = kColumns == 64
+                                                       ? matrix_row * 8 + (piece ^ (matrix_row & 7))
+                                                       : matrix_row * 4 + (piece ^ (matrix_row / 2 & 3));
+      store_matrices(to + static_cast<unsigned>((warp * 16 * (kColumns / 8) + place) * 16), out[4 * n],
+                     out[4 * n + 1], out[4 * n + 2], out[4 * n + 3]);
+    }
+  };
+  float pairs[32], o[kValues];
+  unsigned decayed[kPanels][4][4];
+  const auto multiply_pairs = [&](unsigned stage) {
+    const uint64_t x = wgmma_descriptor(stage, 16), y = wgmma_descriptor(stage + G::kOperandBytes, 16);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kPanels * 4; ++k)
+      wgmma(pairs, x + (k / 4) * kPanel + (k % 4) * 2, y + (k / 4) * kPanel + (k % 4) * 2, k > 0);
+    wgmma_commit();
+  };
+  const auto load_left = [&](int step, unsigned stage) {
+    const TokenDecay decay{ring.base + G::kTokenDecays + (step == short_step ? TokenDecay::kBytes : 0)};
+    load_decayed(decayed, stage + G::kOperandBytes, decay);
+  };
+
+  put_state(0, decay_over(0));
+  fence_async_proxy();
+  named_barrier_wait(1, kWarpgroup);
+  mbarrier_wait(ring.full(0), 0);
+  multiply_pairs(ring.stage(0));
+  load_left(0, ring.stage(0));
+
+  int s = 0, step = 0;
+  unsigned parity = 0;
+  do {
+    const unsigned stage = ring.stage(s);
+    const uint64_t z = wgmma_descriptor(stage + 2 * G::kOperandBytes + z_column, 16),
+                   x = wgmma_descriptor(stage, 16),
+                   before = wgmma_descriptor(
+                       ring.base + G::kStates + static_cast<unsigned>((step & 1) * G::kOperandBytes), 16);
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) pin_registers(decayed[p][k]);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kPanels * 4; ++k)
+      wgmma<Major::depth, Major::other>(o, x + (k / 4) * kPanel + (k % 4) * 2, before + k * 128, k > 0);
+    wgmma_commit();
+    state.add(decayed, z);
+    wgmma_commit();
+
+    wgmma_wait<2>();
+    pin_registers(pairs);
+    unsigned weights[4][4];
+    pair_decay.round(weights, pairs);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pin_registers(weights[k]);
+    wgmma_wait<1>();
+    pin_registers(o);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) o[i] *= state_decay[i / 2 % 2];
+    pin_registers(o);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pin_registers(weights[k]);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) wgmma(o, weights[k], z + k * 128, true);
+    wgmma_commit();
+
+    // The next chunk's pairs; behind the last chunk this one's again, which nobody uses: a product under a
+    // condition would make ptxas do all of them one by one.
+    int next = s + 1;
+    unsigned next_parity = parity;
+    if (next == G::kStages) next = 0, next_parity ^= 1;
+    if (step + 1 == w.steps) next = s, next_parity = parity;
+    wait_beside_products(ring.full(next), next_parity);
+    multiply_pairs(ring.stage(next));
+    wgmma_wait<2>();
+    state.pin();
+    put_state((step + 1) & 1, decay_over(step + 1));
+    load_left(step + 1, ring.stage(next));
+    wgmma_wait<1>();
+    pin_registers(o);
+    if (lane == 0) mbarrier_arrive(ring.empty(s));
+#pragma unroll
+    for (int i = 0; i < kValues / 2; ++i) out[i] = round_pair(o[2 * i], o[2 * i + 1]);
+    const unsigned output = outputs + static_cast<unsigned>((step & 1) * G::kOutputBytes);
+    stage_output(output);
+    fence_async_proxy();
+    if (thread == kWarp) bulk_wait_read<0>();  // the store before has left the buffer that is next
+    __syncwarp();
+    named_barrier_wait(1, kWarpgroup);
+    if (thread == kWarp) {
+      tma_store(sweep.to, output, w.column_block * kColumns, w.head_of_batch, w.token(a, step), w.batch);
+      bulk_commit();
+    }
+    __syncwarp();
+    state_decay[0] = decay_of_whole[0], state_decay[1] = decay_of_whole[1];
+    s = next, parity = next_parity;
+  } while (++step < w.steps);
+  wgmma_wait<0>();
+  pin_registers(pairs);
+  state.pin();
+  if (sweep.after && w.segment == a.segments - 1)
+    state.each(sweep, w, [&](float& value, int64_t index) { sweep.after[index] = value; });
+  if (thread == kWarp) bulk_wait<0>();
+}
+
+#endif
+
+template <class G>
+__global__ void __launch_bounds__(G::kThreads, 1) one_pass_kernel(const __grid_constant__ SweepArgs a) {
+#ifdef HEADWAY_WGMMA
+  extern __shared__ __align__(1024) uint4 memory[];
+  const Ring<G> ring{shared_address(memory)};
+  const Work w(a, a.segments);
+  const MappedSweep& sweep = a.sweep[w.sweep];
+  if (threadIdx.x == kWarpgroup) {  // copies come first: all else is done while they are under way
+    prefetch_tensor_map(sweep.y);
+    prefetch_tensor_map(sweep.x);
+    prefetch_tensor_map(sweep.z);
+    for (int s = 0; s < G::kStages; ++s) {
+      mbarrier_init(ring.full(s), 1);
+      mbarrier_init(ring.empty(s), kWarpgroup / kWarp);
+    }
+    fence_mbarrier_init();
+    for (int step = 0; step < min(G::kStages, w.steps); ++step) ring.load(a, w, step, step);
+    prefetch_tensor_map(sweep.to);
+  }
+  __syncwarp();
+  const float log_decay = log_decay_of_head(a.slope, w.head_of_batch);
+  const TokenDecay decay{ring.base + G::kTokenDecays}, decay_of_short{decay.address + TokenDecay::kBytes};
+  decay.fill(log_decay, sweep.from_end, kChunk);
+  decay_of_short.fill(log_decay, sweep.from_end, a.T - (a.chunks() - 1) * kChunk);
+  G::PairDecay::fill(ring.base + G::kPairDecays, log_decay, sweep.from_end);
+  __syncthreads();
+
+  if (uniform(static_cast<int>(threadIdx.x) / kWarp) < kWarpgroup / kWarp) {
+    walk_chunks<G>(a, w, ring, log_decay);
+  } else if (threadIdx.x == kWarpgroup) {
+    int s = 0;
+    unsigned parity = 0;
+    for (int step = G::kStages; step < w.steps; ++step) {
+      mbarrier_wait(ring.empty(s), parity);
+      ring.load(a, w, step, s);
+      if (++s == G::kStages) s = 0, parity ^= 1;
+    }
+  }
+#endif
+}
+
+}  // namespace headway::cuda::linear

@@ -1,0 +1,151 @@
+// The state of a head in the registers of a warpgroup: for each 64 of its rows, 64 x kColumns sums.
+#pragma once
+
+#include "kernels/cuda/linear/decay.cuh"
+
+namespace headway::cuda::linear {
+
+/// Columns of z in a block of the kernels for so many channels of x and y.
+constexpr int columns_of_block(int channels) { return channels <= 128 ? 64 : 32; }
+
+/// A sweep as the kernels see it.
+struct MappedSweep {
+  CUtensorMap x, y, z, to;
+  const float* before;
+  float* after;
+  int64_t head_stride, row_stride, column_stride;  // of these, in elements
+  int rows, columns;                               // of S
+  bool from_end;
+};
+
+/// The parameters of a launch.
+struct SweepArgs {
+  static constexpr int kMost = 3;
+  MappedSweep sweep[kMost];
+  int count;
+  const float* slope;  // [H] or null
+  int B, T, H;
+  int column_blocks;  // blocks that share a head's columns
+  int segments, segment_chunks;
+  float* segment_states;  // [count,B*H,column_blocks,segments] of what a block holds
+
+  __device__ int chunks() const { return (T + kChunk - 1) / kChunk; }
+};
+
+/// What one block computes: steps of a segment of a head, and some of its columns of z.
+struct Work {
+  int sweep, head, batch, head_of_batch, column_block, segment, first_step, steps;
+
+  /// `segments` of the launch take part. The later sweeps alternate: they read the same tensors from the
+  /// same end, once from memory and once from the L2 cache.
+  __device__ Work(const SweepArgs& a, int segments) {
+    const int heads = a.B * a.H, blocks = heads * a.column_blocks * segments;
+    int rest = static_cast<int>(blockIdx.x);
+    sweep = 0;
+    if (rest >= blocks) {
+      rest -= blocks;
+      sweep = 1 + rest % (a.count - 1);
+      rest /= a.count - 1;
+    }
+    column_block = rest % a.column_blocks;
+    rest /= a.column_blocks;
+    head = rest % heads;
+    segment = rest / heads;
+    batch = head / a.H;
+    head_of_batch = head % a.H;
+    first_step = segment * a.segment_chunks;
+    steps = min(a.segment_chunks, a.chunks() - first_step);
+  }
+  /// The first token of a step's chunk.
+  __device__ int token(const SweepArgs& a, int step) const {
+    const int chunk = first_step + step;
+    return (a.sweep[sweep].from_end ? a.chunks() - 1 - chunk : chunk) * kChunk;
+  }
+};
+
+template <int kPanels, int kColumns>
+struct State {
+  static constexpr int kValues = kColumns / 2;  // of a panel in a thread
+  float values[kPanels][kValues];
+
+  /// Of a segment's state among those of the launch.
+  __device__ static float* segment_state(const SweepArgs& a, const Work& w, int segment) {
+    const int64_t heads = static_cast<int64_t>(a.B) * a.H,
+                  block = (w.sweep * heads + w.head) * a.column_blocks + w.column_block;
+    return a.segment_states + (block * a.segments + segment) * (kPanels * kValues * kWarpgroup) +
+           threadIdx.x % kWarpgroup * 4;
+  }
+  __device__ void clear() {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) values[p][i] = 0;
+  }
+  /// use(value, its index in the state's tensor)
+  template <class Use>
+  __device__ void each(const MappedSweep& sweep, const Work& w, Use use) {
+    const int thread = static_cast<int>(threadIdx.x % kWarpgroup), lane = thread % kWarp,
+              row = thread / kWarp * 16 + lane / 4, column = w.column_block * kColumns + lane % 4 * 2;
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        const int r = p * 64 + row + i / 2 % 2 * 8, c = column + i / 4 * 8 + i % 2;
+        if (r < sweep.rows && c < sweep.columns)
+          use(values[p][i], w.head * sweep.head_stride + r * sweep.row_stride + c * sweep.column_stride);
+      }
+  }
+  /// What the sweep begins with, or what its segments before this one leave of it.
+  __device__ void begin(const SweepArgs& a, const Work& w, float log_decay) {
+    const MappedSweep& sweep = a.sweep[w.sweep];
+    clear();
+    if (sweep.before) each(sweep, w, [&](float& value, int64_t index) { value = sweep.before[index]; });
+    const int missing = a.chunks() * kChunk - a.T;
+    for (int segment = 0; segment < w.segment; ++segment) {
+      const int tokens = a.segment_chunks * kChunk - (sweep.from_end && segment == 0 ? missing : 0);
+      const float decay = power_of_2(log_decay * static_cast<float>(tokens));
+      const float* const from = segment_state(a, w, segment);
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+        for (int i = 0; i < kValues; i += 4) {
+          const float4 added = __ldcg(reinterpret_cast<const float4*>(from + (p * kValues + i) * kWarpgroup));
+          values[p][i] = fmaf(values[p][i], decay, added.x);
+          values[p][i + 1] = fmaf(values[p][i + 1], decay, added.y);
+          values[p][i + 2] = fmaf(values[p][i + 2], decay, added.z);
+          values[p][i + 3] = fmaf(values[p][i + 3], decay, added.w);
+        }
+    }
+  }
+  __device__ void leave(const SweepArgs& a, const Work& w) const {
+    float* const to = segment_state(a, w, w.segment);
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int i = 0; i < kValues; i += 4)
+        *reinterpret_cast<float4*>(to + (p * kValues + i) * kWarpgroup) =
+            make_float4(values[p][i], values[p][i + 1], values[p][i + 2], values[p][i + 3]);
+  }
+  __device__ void scale(float factor) {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) values[p][i] *= factor;
+  }
+  __device__ void pin() {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) pin_registers(values[p]);
+  }
+#ifdef HEADWAY_WGMMA
+  /// += y^T z of a chunk, whose z is described by `right`.
+  __device__ void add(const unsigned (&left)[kPanels][4][4], uint64_t right) {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int step = 0; step < 4; ++step)
+        wgmma(values[p], left[p][step], right + static_cast<uint64_t>(step * 128), true);
+  }
+#endif
+};
+
+}  // namespace headway::cuda::linear

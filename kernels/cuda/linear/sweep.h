@@ -1,0 +1,48 @@
+// Linear attention on Hopper in one pass over the sequence: what the kernels of one_pass.cuh and
+// segment_states.cuh are told. A sweep goes over the chunks of every head once and computes, with w_ij what
+// the decay leaves of token j at token i,
+//
+//   to_i = scale_i x_i S + sum_{j<=i} w_ij <x_i, y_j> z_j        S <- decay S + sum_j weight_j y_j^T z_j
+//
+// in the order of the sequence, or from its end with j >= i. The output and all gradients are sweeps:
+//
+//   to    x     y     z     S before        S after      order
+//   o     q     k     v     state           new state    from the start
+//   dq    dout  v     k     state^T         -            from the start
+//   dv    k     q     dout  dstate          dstate_in    from the end
+//   dk    v     dout  q     dstate^T        -            from the end
+//
+// S stays in registers from the first chunk to the last: what moves is each operand once. Where heads are too
+// few for the GPU, a sequence is cut into segments: a first kernel leaves what each of them adds to the
+// state, and each block of the second adds up those before its own, in their order, so that bits repeat.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <span>
+
+#include "core/dtype.h"
+#include "core/stream.h"
+#include "core/view.h"
+
+namespace headway::cuda::linear {
+
+inline constexpr int kChunk = 64;  // tokens
+
+/// What a sweep reads and writes.
+struct Sweep {
+  View<const bf16, 4> x, y, z;    // [B,T,H,R], [B,T,H,R], [B,T,H,C]
+  View<bf16, 4> to;               // [B,T,H,C]
+  const float* before = nullptr;  // S before the first chunk, optional: zero; [B,H,R,C], or ...
+  float* after = nullptr;         // S after the last chunk, optional; ... [B,H,C,R] where it is transposed
+  bool transposed = false;
+  bool from_end = false;
+};
+
+/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256; all have the same B, T, H, R and C.
+/// slope [H], optional: no decay.
+template <int kChannels>
+void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, const char* name, Stream& stream);
+
+}  // namespace headway::cuda::linear
