@@ -14,6 +14,7 @@
 #include "autograd/apply.h"
 #include "autograd/ops/attention_figures.h"
 #include "kernels/attention/softmax.h"
+#include "kernels/attention/weight_dropout.h"
 
 namespace headway {
 
@@ -24,6 +25,7 @@ struct SoftmaxAttention {
     typename V::Params params = {};
     std::optional<double> scale = {};  // 1 / sqrt(Dh) where absent
     int64_t query_offset = 0;          // position of the first query among the keys
+    double dropout = 0;                // share of the weights that training drops (weight_dropout.h)
   };
   struct Saved {
     Tensor q, k, v, row_scale, row_bias, key_bias, sink, key_end, row_index;
@@ -135,8 +137,14 @@ Variable softmax_attention(Context& ctx, const SoftmaxInputs& in,
   check(Slots::sink, in.sink.defined(), "sink");
   check(Slots::key_end, in.key_end.defined(), "key_end");
   check(Slots::row_index, in.row_index.defined(), "row_index");
-  return apply<SoftmaxAttention<V>>(ctx, config, in.q, in.k, in.v, in.row_scale, in.row_bias, in.key_bias,
-                                    in.sink, in.key_end, in.row_index);
+  const auto attend = [&]<class W>(const typename SoftmaxAttention<W>::Config& of_variant) {
+    return apply<SoftmaxAttention<W>>(ctx, of_variant, in.q, in.k, in.v, in.row_scale, in.row_bias,
+                                      in.key_bias, in.sink, in.key_end, in.row_index);
+  };
+  if (!ctx.training || config.dropout == 0) return attend.template operator()<V>(config);
+  const auto dropout = WeightDropout::next(ctx.rng, config.dropout, in.q.size(2), in.q.size(1), in.k.size(1));
+  return attend.template operator()<WithDropout<V>>(
+      {.params = {config.params, dropout}, .scale = config.scale, .query_offset = config.query_offset});
 }
 
 }  // namespace headway

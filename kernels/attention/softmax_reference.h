@@ -63,6 +63,13 @@ class ReferenceRow {
       logit += static_cast<Real>(args_.slots.key_bias(b_, kv_, j));
     return logit;
   }
+  /// x times Z_ij of weight_dropout.h
+  Real dropped(int j, Real x) const {
+    if constexpr (V::drops_weights)
+      return x * static_cast<Real>(args_.params.dropout.factor(b_, h_, t_, j));
+    else
+      return x;
+  }
   Real row_scale() const {
     if constexpr (has(V::slots, Slots::row_scale))
       return static_cast<Real>(args_.slots.row_scale(b_, h_, t_));
@@ -135,10 +142,11 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
           if (!row.sees(j)) continue;
           const Real weight = std::exp(logit[j] - maximum);
           sum += weight;
+          const Real dropped = row.dropped(j, weight);
           const auto* v = &args.v(b, j, kv, 0);
           for (int d = 0; d < Dh; ++d) {
             const Real value = Numbers::operand(static_cast<Real>(v[d]));
-            y[d] += Numbers::operand(weight) * value;
+            y[d] += Numbers::operand(dropped) * value;
             c[d] += value;
           }
         }
@@ -187,15 +195,15 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
             dp[j] = 0;
             for (int d = 0; d < Dh; ++d)
               dp[j] += Numbers::operand(static_cast<Real>(g[d])) * Numbers::operand(static_cast<Real>(v[d]));
-            row_dot += weight[j] * dp[j];
+            row_dot += weight[j] * row.dropped(j, dp[j]);
             dbias += dp[j];
           }
           std::fill(dq.begin(), dq.end(), Real(0));
           for (int j = 0; j < Tk; ++j) {
             if (!row.sees(j)) continue;
-            const Real da = weight[j] * row.row_scale() * (dp[j] - row_dot);
+            const Real da = weight[j] * row.row_scale() * (row.dropped(j, dp[j]) - row_dot);
             const Real ds = Numbers::operand(da * score_slope<V>(args.params, raw[j], row.at(j)));
-            const Real a = Numbers::operand(row.row_scale() * weight[j] + row.row_bias());
+            const Real a = Numbers::operand(row.row_scale() * row.dropped(j, weight[j]) + row.row_bias());
             ddelta[j] += da;
             for (int d = 0; d < Dh; ++d) {
               dq[d] += ds * Numbers::operand(static_cast<Real>(args.k(b, j, kv, d)));

@@ -52,6 +52,8 @@ struct SoftmaxVariant {
   /// with i; which tiles a kernel visits is derived from them. They are clamped to the existing keys.
   static constexpr int intervals = 1;
   static constexpr Slots slots = Slots::none;
+  /// Set by WithDropout (weight_dropout.h), whose Params tell which weights are dropped.
+  static constexpr bool drops_weights = false;
   struct Params {};
 
   template <class P>

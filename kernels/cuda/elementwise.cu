@@ -1,9 +1,8 @@
 #include "kernels/ops/elementwise.h"
 
-#include <cmath>
-
 #include "kernels/cuda/map.cuh"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/dropout_words.h"
 #include "kernels/ops/accumulate.h"
 
 namespace headway {
@@ -110,10 +109,9 @@ void dropout(const DropoutMask<T>& args, Stream& stream) {
   const RandomKey key = args.key;
   const float rate = static_cast<float>(args.rate), scale = static_cast<float>(1 / (1 - args.rate));
   if (rate < 1 && key.first_element % 4 == 0 && is_aligned(args.x.data, 16) && is_aligned(args.y.data, 16)) {
-    // uniform_from keeps 24 bits, so the comparison with the rate is one of whole numbers.
-    const uint32_t kept = static_cast<uint32_t>(std::ceil(rate * 0x1p24f)) << 8;
     dropout_kernel<<<blocks_for(n, kDropoutThreads * kDropoutPacks * kDropoutElements), kDropoutThreads, 0,
-                     stream.native()>>>(args.x.data, args.y.data, n, key, RoundKeys(key.seed), kept, scale);
+                     stream.native()>>>(args.x.data, args.y.data, n, key, RoundKeys(key.seed),
+                                        first_kept_word(args.rate), scale);
     check_launch(args.name);
     return;
   }

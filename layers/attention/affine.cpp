@@ -95,11 +95,14 @@ class AffineLayer final : public AttentionLayer {
     const SoftmaxInputs inputs{
         .q = heads.query, .k = heads.key, .v = heads.value, .row_scale = row_scale, .row_bias = row_bias};
     const int window = static_cast<int>(config_.window);
-    Variable y = config_.affine_beta
-                     ? softmax_attention<attention::RowAffine>(
-                           ctx, inputs, {.params = {.window = window}, .query_offset = query_offset})
-                     : softmax_attention<attention::RowScaled>(
-                           ctx, inputs, {.params = {.window = window}, .query_offset = query_offset});
+    Variable y =
+        config_.affine_beta
+            ? softmax_attention<attention::RowAffine>(
+                  ctx, inputs,
+                  {.params = {.window = window}, .query_offset = query_offset, .dropout = config_.dropout})
+            : softmax_attention<attention::RowScaled>(
+                  ctx, inputs,
+                  {.params = {.window = window}, .query_offset = query_offset, .dropout = config_.dropout});
     if (gate_) y = gate_->apply_to(ctx, y, gate_->scores(ctx, x));
     return output_.forward(ctx, merge_heads(ctx, y));
   }

@@ -20,6 +20,7 @@ struct AttentionConfig {
   bool qk_norm = false;
   bool bias = false;
   int64_t window = 0;
+  double dropout = 0;
 
   AttentionConfig() = default;
   AttentionConfig(const AttentionConfig&) = default;
@@ -43,6 +44,8 @@ struct AttentionConfig {
     v("bias", bias, "biases on the query, key, value and output projections");
     v("window", window, "each query sees this many latest keys, itself included; 0 = all",
       {.min = 0, .max = 1e9});
+    v("dropout", dropout, "share of the attention weights dropped in training (softmax family)",
+      {.min = 0, .max = 0.99});
     describe_kind(v);
   }
 };

@@ -17,16 +17,19 @@ int64_t append_to_cache(Context& ctx, QueryKeyValue& heads, KvCache* cache) {
   return position;
 }
 
-Variable causal_attention(Context& ctx, QueryKeyValue heads, int64_t window, KvCache* cache,
-                          const Variable& sink) {
+Variable causal_attention(Context& ctx, QueryKeyValue heads, const CausalOptions& options, KvCache* cache) {
   const int64_t query_offset = append_to_cache(ctx, heads, cache);
-  const SoftmaxInputs inputs{.q = heads.query, .k = heads.key, .v = heads.value, .sink = sink};
-  if (sink.defined())
+  const SoftmaxInputs inputs{.q = heads.query, .k = heads.key, .v = heads.value, .sink = options.sink};
+  const int window = static_cast<int>(options.window);
+  if (options.sink.defined())
     return softmax_attention<attention::Sink>(
-        ctx, inputs, {.params = {.window = static_cast<int>(window)}, .query_offset = query_offset});
-  if (window == 0) return softmax_attention<attention::Plain>(ctx, inputs, {.query_offset = query_offset});
+        ctx, inputs,
+        {.params = {.window = window}, .query_offset = query_offset, .dropout = options.dropout});
+  if (window == 0)
+    return softmax_attention<attention::Plain>(ctx, inputs,
+                                               {.query_offset = query_offset, .dropout = options.dropout});
   return softmax_attention<attention::SlidingWindow>(
-      ctx, inputs, {.params = {.window = static_cast<int>(window)}, .query_offset = query_offset});
+      ctx, inputs, {.params = {.window = window}, .query_offset = query_offset, .dropout = options.dropout});
 }
 
 Variable merge_heads(Context& ctx, const Variable& y) {

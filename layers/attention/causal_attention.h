@@ -10,11 +10,15 @@ namespace headway {
 /// Returns the position of the first new token.
 int64_t append_to_cache(Context&, QueryKeyValue&, KvCache* cache);
 
-/// query [B,T,H,Dh], key and value [B,T,K,Dh] of new tokens -> [B,T,H,Dh]. window: latest keys seen, the
-/// token's own included; 0: all. With a cache the new keys and values are appended to it, and its older ones
-/// are seen too. sink [H], where defined: a logit in every row's denominator that carries no value.
-Variable causal_attention(Context&, QueryKeyValue, int64_t window, KvCache* cache,
-                          const Variable& sink = Variable());
+struct CausalOptions {
+  int64_t window = 0;  // latest keys seen, the token's own included; 0: all
+  double dropout = 0;  // share of the weights that training drops
+  Variable sink = {};  // [H], where defined: a logit in every row's denominator that carries no value
+};
+
+/// query [B,T,H,Dh], key and value [B,T,K,Dh] of new tokens -> [B,T,H,Dh]. With a cache the new keys and
+/// values are appended to it, and its older ones are seen too.
+Variable causal_attention(Context&, QueryKeyValue, const CausalOptions&, KvCache* cache);
 
 /// [B,T,H,Dh] -> [B,T,H Dh]
 Variable merge_heads(Context&, const Variable&);

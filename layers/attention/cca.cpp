@@ -112,9 +112,9 @@ class CcaLayer final : public AttentionLayer {
       past->queries.advance(ctx, query0);
       past->keys.advance(ctx, key0);
     }
-    const Variable y =
-        causal_attention(ctx, {rotate(ctx, query, positions), rotate(ctx, key, positions), value},
-                         config_.window, past ? &past->cache : nullptr);
+    const Variable y = causal_attention(
+        ctx, {rotate(ctx, query, positions), rotate(ctx, key, positions), value},
+        {.window = config_.window, .dropout = config_.dropout}, past ? &past->cache : nullptr);
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 

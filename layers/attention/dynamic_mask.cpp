@@ -116,13 +116,14 @@ class DynamicMaskLayer final : public AttentionLayer {
         ctx, {.top_w = config_.top_w, .exponential = config_.bias_mode == "exp"}, u, rate_.variable());
     if (ctx.metrics) report_kept_keys(ctx, key_end.value());
     if (past) keep(ctx, *past, heads, u, key_end.value());
-    const Variable y = softmax_attention<attention::KeyMasked>(ctx,
-                                                               {.q = heads.query,
-                                                                .k = heads.key,
-                                                                .v = heads.value,
-                                                                .key_bias = key_bias,
-                                                                .key_end = key_end.value()},
-                                                               {.query_offset = query_offset});
+    const Variable y =
+        softmax_attention<attention::KeyMasked>(ctx,
+                                                {.q = heads.query,
+                                                 .k = heads.key,
+                                                 .v = heads.value,
+                                                 .key_bias = key_bias,
+                                                 .key_end = key_end.value()},
+                                                {.query_offset = query_offset, .dropout = config_.dropout});
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 

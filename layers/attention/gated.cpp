@@ -41,7 +41,8 @@ class GatedLayer final : public AttentionLayer {
     };
     QueryKeyValue heads = projections_.project(ctx, x);
     heads = {gated("g4", heads.query), gated("g3", heads.key), gated("g2", heads.value)};
-    const Variable y = causal_attention(ctx, projections_.place(ctx, heads, positions), config_.window,
+    const Variable y = causal_attention(ctx, projections_.place(ctx, heads, positions),
+                                        {.window = config_.window, .dropout = config_.dropout},
                                         static_cast<KvCache*>(state));
     const Variable output = output_.forward(ctx, merge_heads(ctx, gated("g1", y)));
     if (config_.gate.gate_position != "g5") return output;

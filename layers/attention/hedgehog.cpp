@@ -173,7 +173,7 @@ class HedgehogLayer final : public AttentionLayer {
                                             features(key_map_, key)),
            .weight = 1});
     }
-    const Variable y = causal_attention(ctx, heads, 0, cache);
+    const Variable y = causal_attention(ctx, heads, {}, cache);
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 

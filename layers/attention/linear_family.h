@@ -29,6 +29,10 @@ inline void check_linear_family(const AttentionConfig& config) {
                     ": expected num_heads for " + config.kind);
   HEADWAY_CHECK(!config.qk_norm && !config.bias && config.window == 0, ConfigError,
                 "model.attention.kind = \"" + config.kind + "\" has no qk_norm, bias or window");
+  HEADWAY_CHECK(config.dropout == 0, ConfigError,
+                "model.attention.dropout is set, but " + config.kind +
+                    " has no attention weights that could be dropped: expected 0 (model.dropout drops "
+                    "activations)");
 }
 
 }  // namespace headway

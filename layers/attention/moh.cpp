@@ -78,7 +78,9 @@ class MohLayer final : public AttentionLayer {
       ctx.auxiliary->add({.name = "balance_loss", .loss = balance_loss, .weight = config_.balance_weight});
     const Variable y = softmax_attention<attention::RowScaled>(
         ctx, {.q = heads.query, .k = heads.key, .v = heads.value, .row_scale = gates},
-        {.params = {.window = static_cast<int>(config_.window)}, .query_offset = query_offset});
+        {.params = {.window = static_cast<int>(config_.window)},
+         .query_offset = query_offset,
+         .dropout = config_.dropout});
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 

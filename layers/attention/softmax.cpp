@@ -34,8 +34,11 @@ class SoftmaxLayer final : public AttentionLayer {
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
-    const Variable y = causal_attention(ctx, projections_.forward(ctx, x, positions), config_.window,
-                                        static_cast<KvCache*>(state), sink_ ? sink_->variable() : Variable());
+    const Variable y = causal_attention(ctx, projections_.forward(ctx, x, positions),
+                                        {.window = config_.window,
+                                         .dropout = config_.dropout,
+                                         .sink = sink_ ? sink_->variable() : Variable()},
+                                        static_cast<KvCache*>(state));
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 

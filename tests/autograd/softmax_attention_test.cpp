@@ -16,6 +16,8 @@ namespace {
 // The test's own variants have no unit in the kernel library.
 HEADWAY_KERNEL(cpu, softmax_reference_forward<Exact<double>, Everything, double>);
 HEADWAY_KERNEL(cpu, softmax_reference_backward<Exact<double>, Everything, double>);
+HEADWAY_KERNEL(cpu, softmax_reference_forward<Exact<double>, WithDropout<Everything>, double>);
+HEADWAY_KERNEL(cpu, softmax_reference_backward<Exact<double>, WithDropout<Everything>, double>);
 
 class SoftmaxAttentionOp : public ::testing::Test {
  protected:
@@ -27,7 +29,7 @@ class SoftmaxAttentionOp : public ::testing::Test {
 
   /// sum(dout * o) differentiated through the graph, compared with central differences in every input.
   template <class V>
-  void expect_gradients(const Problem<V, double>& p) {
+  void expect_gradients(const Problem<V, double>& p, double dropout = 0) {
     SoftmaxInputs in{.q = leaf(p.q),
                      .k = leaf(p.k),
                      .v = leaf(p.v),
@@ -37,9 +39,12 @@ class SoftmaxAttentionOp : public ::testing::Test {
                      .sink = leaf(p.sink),
                      .key_end = p.key_end,
                      .row_index = p.row_index};
-    const typename SoftmaxAttention<V>::Config config{.params = p.params,
-                                                      .query_offset = p.dims.query_offset};
-    const auto output = [&] { return softmax_attention<V>(ctx, in, config); };
+    const typename SoftmaxAttention<V>::Config config{
+        .params = p.params, .query_offset = p.dims.query_offset, .dropout = dropout};
+    const auto output = [&] {
+      rng.rewind(0);
+      return softmax_attention<V>(ctx, in, config);
+    };
     const auto loss = [&] {
       const Tensor o = output().value();
       double sum = 0;
@@ -98,6 +103,30 @@ TEST_F(SoftmaxAttentionOp, DifferentiatesASink) {
 }
 TEST_F(SoftmaxAttentionOp, DifferentiatesEverySlot) {
   expect_gradients(contiguous_problem<Everything>(kDims));
+}
+
+TEST_F(SoftmaxAttentionOp, DifferentiatesWithDropoutOfWeights) {
+  expect_gradients(contiguous_problem<attention::Plain>(kDims), 0.4);
+  expect_gradients(contiguous_problem<attention::Sink>(kDims), 0.4);
+  expect_gradients(contiguous_problem<Everything>(kDims), 0.4);
+}
+
+TEST_F(SoftmaxAttentionOp, DropsWeightsInTrainingAlone) {
+  const Problem<attention::Plain, double> p = contiguous_problem<attention::Plain>(kDims);
+  const auto output = [&](bool training, double dropout) {
+    ctx.training = training;
+    rng.rewind(0);
+    return softmax_attention<attention::Plain>(ctx, {.q = leaf(p.q), .k = leaf(p.k), .v = leaf(p.v)},
+                                               {.query_offset = p.dims.query_offset, .dropout = dropout})
+        .value()
+        .to_vector<double>(*stream);
+  };
+  const std::vector<double> whole = output(false, 0);
+  EXPECT_EQ(output(false, 0.4), whole);
+  EXPECT_EQ(rng.position(), 0u);
+  EXPECT_EQ(output(true, 0), whole);
+  EXPECT_NE(output(true, 0.4), whole);
+  EXPECT_EQ(rng.position(), 1u);
 }
 
 TEST_F(SoftmaxAttentionOp, SavesNothingOfTheScoreMatrix) {

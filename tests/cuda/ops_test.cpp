@@ -11,12 +11,11 @@
 #include "autograd/ops/norm.h"
 #include "autograd/ops/norm_rope.h"
 #include "autograd/ops/rope.h"
-#include "autograd/ops/softmax_attention.h"
 #include "kernels/attention/variants/plain.h"
 #include "kernels/attention/variants/sink.h"
 #include "kernels/attention/variants/sliding_window.h"
 #include "kernels/ops/elementwise.h"
-#include "tests/cuda/gpu_test.h"
+#include "tests/cuda/attention_case.h"
 
 namespace headway::testing {
 namespace {
@@ -197,38 +196,13 @@ TEST_F(GpuOps, LinearCrossEntropyInOneBlockAndInMany) {
     }
 }
 
-struct Dims {
-  int64_t B, T, Tk, H, K, Dh;
-};
-constexpr Dims kDims[] = {{1, 1, 1, 1, 1, 16},      {2, 17, 17, 2, 1, 32}, {1, 100, 100, 4, 2, 64},
-                          {2, 129, 129, 2, 2, 128}, {1, 7, 40, 2, 1, 64},  {1, 65, 65, 3, 3, 80},
-                          {1, 200, 200, 2, 1, 64},  {1, 1, 150, 2, 2, 64}, {1, 33, 33, 1, 1, 256},
-                          {1, 300, 300, 2, 1, 128}};
+constexpr AttentionDims kDims[] = {{1, 1, 1, 1, 1, 16},      {2, 17, 17, 2, 1, 32}, {1, 100, 100, 4, 2, 64},
+                                   {2, 129, 129, 2, 2, 128}, {1, 7, 40, 2, 1, 64},  {1, 65, 65, 3, 3, 80},
+                                   {1, 200, 200, 2, 1, 64},  {1, 1, 150, 2, 2, 64}, {1, 33, 33, 1, 1, 256},
+                                   {1, 300, 300, 2, 1, 128}};
 
-template <class V>
-void check_attention(auto& test, const Dims& d, typename SoftmaxAttention<V>::Config config, bool with_sink) {
-  SCOPED_TRACE("T " + std::to_string(d.T) + ", Tk " + std::to_string(d.Tk) + ", Dh " + std::to_string(d.Dh));
-  config.query_offset = d.Tk - d.T;
-  // Scores of about unit size, whatever the width: a softmax of one key has no gradient.
-  const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
-  std::vector<Input> inputs{test.values({d.B, d.T, d.H, d.Dh}, size),
-                            test.values({d.B, d.Tk, d.K, d.Dh}, size), test.values({d.B, d.Tk, d.K, d.Dh})};
-  if (with_sink) inputs.push_back(test.vector({d.H}, 1));
-  const auto attend = [&](Context& c, const Inputs& x) {
-    return softmax_attention<V>(c, {.q = x[0], .k = x[1], .v = x[2], .sink = with_sink ? x[3] : Variable()},
-                                config);
-  };
-  // Gradients of q and k are differences, of what a row gets from its keys and of what o says that it gets.
-  constexpr double kTerm = 0.5;
-  test.check(inputs, attend, kTerm);
-}
-
-class GpuAttention : public GpuTest {
- public:
-  using GpuTest::check;
-  using GpuTest::values;
-  using GpuTest::vector;
-
+class GpuAttention : public GpuAttentionTest {
+ protected:
   /// Rows that see key `at`, which is no number, have no number in o and in the log-sum-exp; others have.
   template <class T>
   void expect_nan_after(int64_t length, int64_t width) {
@@ -261,17 +235,16 @@ class GpuAttention : public GpuTest {
 };
 
 TEST_F(GpuAttention, Plain) {
-  for (const Dims& d : kDims) check_attention<attention::Plain>(*this, d, {}, false);
+  for (const AttentionDims& d : kDims) check_attention<attention::Plain>(d, {});
 }
 TEST_F(GpuAttention, SlidingWindow) {
-  for (const Dims& d : kDims)
+  for (const AttentionDims& d : kDims)
     for (const int window : {30, 64})
-      check_attention<attention::SlidingWindow>(*this, d, {.params = {.window = window}}, false);
+      check_attention<attention::SlidingWindow>(d, {.params = {.window = window}});
 }
 TEST_F(GpuAttention, SinkWithAndWithoutWindow) {
-  for (const Dims& d : kDims)
-    for (const int window : {0, 20})
-      check_attention<attention::Sink>(*this, d, {.params = {.window = window}}, true);
+  for (const AttentionDims& d : kDims)
+    for (const int window : {0, 20}) check_attention<attention::Sink>(d, {.params = {.window = window}});
 }
 
 TEST_F(GpuAttention, AKeyThatIsNoNumberReachesEveryRowThatSeesIt) {

@@ -8,13 +8,12 @@
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/gate.h"
 #include "autograd/ops/moh_gates.h"
-#include "autograd/ops/softmax_attention.h"
 #include "autograd/ops/token_shift.h"
 #include "kernels/attention/variants/key_masked.h"
 #include "kernels/attention/variants/row_affine.h"
 #include "kernels/attention/variants/row_scaled.h"
 #include "kernels/ops/dynamic_mask.h"
-#include "tests/cuda/gpu_test.h"
+#include "tests/cuda/attention_case.h"
 
 namespace headway::testing {
 namespace {
@@ -165,44 +164,21 @@ TEST_F(GpuVariantOps, ArgmaxIsThatOfTheCpu) {
   EXPECT_EQ(columns(*stream), columns(*host));
 }
 
-struct Dims {
-  int64_t B, T, H, K, Dh;
-};
-constexpr Dims kDims[] = {{1, 1, 1, 1, 16}, {2, 17, 2, 1, 32}, {1, 100, 4, 2, 64}, {2, 129, 2, 2, 128}};
+constexpr AttentionDims kDims[] = {
+    {1, 1, 1, 1, 1, 16}, {2, 17, 17, 2, 1, 32}, {1, 100, 100, 4, 2, 64}, {2, 129, 129, 2, 2, 128}};
 
-TEST_F(GpuVariantOps, AttentionWithScaledRows) {
-  for (const Dims& d : kDims)
+using GpuVariantAttention = GpuAttentionTest;
+
+TEST_F(GpuVariantAttention, ScaledRows) {
+  for (const AttentionDims& d : kDims)
     for (const int window : {0, 20}) {
-      SCOPED_TRACE(d.T);
-      const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
-      const std::vector<Input> inputs{values({d.B, d.T, d.H, d.Dh}, size),
-                                      values({d.B, d.T, d.K, d.Dh}, size), values({d.B, d.T, d.K, d.Dh}),
-                                      vector({d.B, d.H, d.T}, 1), vector({d.B, d.H, d.T})};
-      check({inputs.begin(), inputs.begin() + 4}, [&](Context& c, const Inputs& x) {
-        return softmax_attention<attention::RowScaled>(
-            c, {.q = x[0], .k = x[1], .v = x[2], .row_scale = x[3]}, {.params = {.window = window}});
-      });
-      check(inputs, [&](Context& c, const Inputs& x) {
-        return softmax_attention<attention::RowAffine>(
-            c, {.q = x[0], .k = x[1], .v = x[2], .row_scale = x[3], .row_bias = x[4]},
-            {.params = {.window = window}});
-      });
+      check_attention<attention::RowScaled>(d, {.params = {.window = window}});
+      check_attention<attention::RowAffine>(d, {.params = {.window = window}});
     }
 }
 
-TEST_F(GpuVariantOps, AttentionToChosenKeys) {
-  for (const Dims& d : kDims) {
-    SCOPED_TRACE(d.T);
-    const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
-    Input ends = ids({d.B, d.K, d.T}, 2 * d.T);
-    for (size_t i = 0; i < ends.values.size(); i += 3) ends.values[i] = static_cast<double>(kNeverDropped);
-    check({values({d.B, d.T, d.H, d.Dh}, size), values({d.B, d.T, d.K, d.Dh}, size),
-           values({d.B, d.T, d.K, d.Dh}), vector({d.B, d.K, d.T}), ends},
-          [&](Context& c, const Inputs& x) {
-            return softmax_attention<attention::KeyMasked>(
-                c, {.q = x[0], .k = x[1], .v = x[2], .key_bias = x[3], .key_end = x[4].value()}, {});
-          });
-  }
+TEST_F(GpuVariantAttention, ChosenKeys) {
+  for (const AttentionDims& d : kDims) check_attention<attention::KeyMasked>(d, {});
 }
 
 }  // namespace

@@ -130,6 +130,48 @@ TEST_P(EveryKind, Float32FollowsFloat64) {
   });
 }
 
+TEST_P(EveryKind, DropsAttentionWeightsInTrainingAloneOrRefusesTheKey) {
+  const auto& [kind, base, settings, limit, chooses, recurrent] = GetParam();
+  const nlohmann::json keys = with(base, {{"dropout", 0.4}});
+  if (recurrent) {
+    try {
+      make(kind, kDim, keys);
+      FAIL() << "nothing was thrown";
+    } catch (const ConfigError& error) {
+      EXPECT_EQ(std::string(error.what()).find("model.attention.dropout is set, but " + kind), 0u)
+          << error.what();
+    }
+    return;
+  }
+  const auto layer = make(kind, kDim, keys), plain = make(kind, kDim, base);
+  perturb(*layer);
+  copy_parameters(*layer, *plain);
+  const Tensor x = random({2, 9, kDim});
+  expect_equal_bits(run(*layer, x), run(*plain, x));
+
+  ctx.training = true;
+  const auto trained = [&](const Tensor& input, uint64_t first_sample) {
+    rng.begin(1, first_sample);
+    return run(*layer, input);
+  };
+  const Tensor dropped = trained(x, 0);
+  expect_equal_bits(trained(x, 0), dropped);
+  EXPECT_NE(to_doubles(dropped, *stream), to_doubles(run(*plain, x), *stream));
+  expect_near(trained(x.slice(0, 1, 2).clone(*stream), 1), dropped.slice(0, 1, 2), 1e-12);
+
+  std::vector<Variable> leaves{Variable::leaf(x)};
+  layer->visit("", [&](const std::string&, Parameter& p) { leaves.push_back(p.variable()); });
+  const GradCheck check =
+      gradcheck(ctx,
+                [&](Context& c) {
+                  rng.begin(1, 0);
+                  return std::vector{layer->forward(
+                      c, leaves[0], {.offset = 0, .count = 9, .tables = &rope_tables}, nullptr)};
+                },
+                leaves, {.elements_per_leaf = 40});
+  EXPECT_TRUE(check.error <= limit) << "error " << check.error << ": " << check.worst;
+}
+
 TEST_P(EveryKind, CountsOfWorkAndMemoryGrowWithTheTokens) {
   for_settings([&](AttentionLayer& layer, const nlohmann::json&) {
     const Cost once = layer.cost(1, 64, 2), twice = layer.cost(2, 64, 2);

@@ -90,6 +90,7 @@ const std::map<std::string, ModelConfig>& configs() {
       {"hybrid", hybrid()},
       {"window_and_dropout", with(gpt2_style(), [](ModelConfig& c) {
          c.attention->window = 3;
+         c.attention->dropout = 0.2;
          c.dropout = 0.3;
        })}};
   return all;

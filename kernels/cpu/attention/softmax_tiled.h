@@ -21,6 +21,7 @@
 #include "kernels/attention/plan.h"
 #include "kernels/attention/softmax.h"
 #include "kernels/attention/softmax_reference.h"
+#include "kernels/attention/weight_dropout.h"
 #include "kernels/cpu/attention/tile_gemm.h"
 #include "kernels/cpu/carver.h"
 
@@ -237,6 +238,36 @@ A row_bias(const Args& args, int b, int h, int t) {
   return 0;
 }
 
+/// Z of weight_dropout.h for row t and the keys of a tile; none without dropout.
+template <class V, class A>
+struct KeptWeights {
+  template <class Args>
+  KeptWeights(const Args&, int, int, int, int) {}
+  A factor(int) const { return 1; }
+};
+template <class V, class A>
+requires V::drops_weights struct KeptWeights<V, A> {
+  A factors[kTileKeys];
+
+  template <class Args>
+  KeptWeights(const Args& args, int b, int h, int t, int tile) {
+    const WeightDropout& dropout = args.params.dropout;
+    const int row = WeightDropout::second(t);
+    for (int c = 0; c < kTileKeys; c += 16)
+#pragma omp simd
+      for (int n = c; n < c + 8; ++n) {
+        const PhiloxBlock words = dropout.block(b, h, t, tile * kTileKeys + n);
+        const auto factor_of = [&](int second) {
+          return dropout.keeps(words.word[WeightDropout::word(row, second)]) ? static_cast<A>(dropout.scale)
+                                                                             : A(0);
+        };
+        factors[n] = factor_of(0);
+        factors[n + 8] = factor_of(1);
+      }
+  }
+  A factor(int c) const { return factors[c]; }
+};
+
 template <class A>
 struct ForwardTile {
   A* q;        // [kTileRows][padded_dim], times the scale
@@ -291,11 +322,12 @@ void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const
 #pragma omp simd
     for (int d = 0; d < s.padded_dim; ++d) y[d] *= factor;
   }
+  const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int c = 0; c < width; ++c) {
     const A weight = vector_exp(score[c] - base);
-    score[c] = weight;
+    score[c] = weight * kept.factor(c);
     sum += weight;
   }
   work.sum[r] += sum;
@@ -408,6 +440,7 @@ void differentiate_row(const Args& args, int b, int h, int r, int tile, int widt
   const int position = mask.position(r);
   const typename V::Params params = args.params;
   const A lse = work.lse[r], row_dot = work.row_dot[r], scale = work.row_scale[r], bias = work.row_bias[r];
+  const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
   A dbias = 0;
 #pragma omp simd reduction(+ : dbias)
   for (int c = 0; c < width; ++c) {
@@ -417,15 +450,15 @@ void differentiate_row(const Args& args, int b, int h, int r, int tile, int widt
     if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
     const A p = vector_exp(visible ? x - lse : -kInfinity<A>);
     const A dp = weight[c];
-    const A da = p * scale * (dp - row_dot);
+    const A da = p * scale * (kept.factor(c) * dp - row_dot);
     const A ds = da * score_slope<V>(params, score[c], at);
     score[c] = visible ? ds : A(0);
     if constexpr (has(V::slots, Slots::key_bias)) ddelta[c] += da;
     if constexpr (has(V::slots, Slots::row_bias)) {
-      weight[c] = visible ? scale * p + bias : A(0);
+      weight[c] = visible ? scale * p * kept.factor(c) + bias : A(0);
       dbias += visible ? dp : A(0);
     } else {
-      weight[c] = scale * p;
+      weight[c] = scale * p * kept.factor(c);
     }
   }
   work.dbias[r] += dbias;

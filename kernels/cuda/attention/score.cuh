@@ -5,6 +5,7 @@
 
 #include "kernels/attention/plan.h"
 #include "kernels/attention/softmax.h"
+#include "kernels/attention/weight_dropout.h"
 #include "kernels/cuda/launch.cuh"
 
 namespace headway::cuda {
@@ -76,6 +77,11 @@ struct Pairs {
   }
   __device__ float logit(float raw, int t, int j) const { return logit(raw, t, j, key(j)); }
   __device__ float slope(float raw, int t, int j) const { return score_slope<V>(args.params, raw, at(t, j)); }
+  /// Z_ij of weight_dropout.h
+  __device__ float kept(int t, int j) const {
+    if constexpr (V::drops_weights) return args.params.dropout.factor(batch, head, t, j);
+    return 1;
+  }
   __device__ float row_scale(int t) const {
     if constexpr (has(V::slots, Slots::row_scale)) return args.slots.row_scale(batch, head, t);
     return 1;

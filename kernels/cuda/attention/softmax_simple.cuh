@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
       total[r] = total[r] * factor + warp_sum(weight);
       largest[r] = next;
       for (float& sum : sums[r]) sum *= factor;
-      add_rows(sums[r], weight, values, Dh);
+      add_rows(sums[r], weight * pairs.kept(t, j), values, Dh);
       if constexpr (has(V::slots, Slots::row_bias)) add_rows(visible[r], sees ? 1.0f : 0.0f, values, Dh);
     }
   }
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
 
 /// What both backward kernels need of a pair.
 struct PairGradient {
-  float weight;  // P_ij
+  float weight;  // Z_ij P_ij
   float da, ds;  // gradients at the softmax's input and at the scaled score
 };
 
@@ -119,9 +119,9 @@ struct PairGradient {
 template <class P>
 __device__ PairGradient pair_gradient(const P& pairs, float raw, float dp, float log_sum_exp, float row_dot,
                                       int t, int j) {
-  const float weight = expf(pairs.logit(raw, t, j) - log_sum_exp);
-  const float da = weight * pairs.row_scale(t) * (dp - row_dot);
-  return {weight, da, da * pairs.slope(raw, t, j)};
+  const float weight = expf(pairs.logit(raw, t, j) - log_sum_exp), kept = pairs.kept(t, j);
+  const float da = weight * pairs.row_scale(t) * (kept * dp - row_dot);
+  return {kept * weight, da, da * pairs.slope(raw, t, j)};
 }
 
 inline constexpr int kRowLanes = 8;

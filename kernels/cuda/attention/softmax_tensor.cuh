@@ -46,6 +46,52 @@ struct StreamedKeys {
   }
 };
 
+/// What the rows of a tile of scores are: keys in the kernel that owns keys.
+enum class TileRows { queries, keys };
+
+/// Which of a lane's weights of a tile dropout keeps, in the order of Scores; nothing without dropout.
+template <class V, int kColumns, TileRows kRows>
+struct KeptWeights {
+  template <class Pairs>
+  __device__ KeptWeights(const Pairs&, int, int) {}
+  __device__ float apply(int, float weight) const { return weight; }
+};
+template <class V, int kColumns, TileRows kRows>
+requires V::drops_weights struct KeptWeights<V, kColumns, kRows> {
+  unsigned bits[kColumns / 64] = {};
+  float scale;
+
+  /// row: the lane's first, whose other is 8 behind; first_column: of the tile. Tiles begin at multiples
+  /// of 16.
+  template <class Pairs>
+  __device__ KeptWeights(const Pairs& pairs, int row, int first_column)
+      : scale(pairs.args.params.dropout.scale) {
+    const WeightDropout& dropout = pairs.args.params.dropout;
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; n += 2)
+#pragma unroll
+      for (int next = 0; next < 2; ++next) {
+        const int column = first_column + n * 8 + 2 * static_cast<int>(threadIdx.x % 4) + next;
+        const PhiloxBlock words = kRows == TileRows::queries
+                                      ? dropout.block(pairs.batch, pairs.head, row, column)
+                                      : dropout.block(pairs.batch, pairs.head, column, row);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int right = 0; right < 2; ++right) {
+            const int word = kRows == TileRows::queries ? WeightDropout::word(half, right)
+                                                        : WeightDropout::word(right, half);
+            const int i = 4 * (n + right) + 2 * half + next;
+            bits[i / 32] |= static_cast<unsigned>(dropout.keeps(words.word[word])) << i % 32;
+          }
+      }
+  }
+  /// The weight times its Z.
+  __device__ float apply(int i, float weight) const {
+    return bits[i / 32] >> i % 32 & 1 ? weight * scale : 0.0f;
+  }
+};
+
 /// Sizes of the forward kernel: as many blocks as their registers allow, so that one multiplies while others
 /// take powers; for wide heads two warpgroups that share their keys. A row bias needs a second set of sums.
 template <class V, int D>
@@ -125,6 +171,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     wgmma_fence();
     scores.multiply(queries, own, keys);
     wgmma_commit();
+    const KeptWeights<V, kKeys, TileRows::queries> kept(pairs, row_of(0), tile);  // meanwhile
     wgmma_wait<0>();
     const bool whole = pairs.is_whole(own_first, own_last, tile, tile + kKeys - 1);
     [[maybe_unused]] Scores<kHasRowBias ? kKeys : 16> seen;
@@ -159,6 +206,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     scores.each([&](int i, int half, int) {
       scores[i] = power_of_2(scores[i] * power - offset[half]);
       total[half] += scores[i];
+      if constexpr (V::drops_weights) scores[i] = kept.apply(i, scores[i]);
     });
     const Weights<kKeys> weights(scores);
     if constexpr (kHasRowBias) {
@@ -302,6 +350,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     Scores<kKeys> scores, dp;
     const int here = uniform(stage);
     tiles.multiply(scores, dp, here);
+    const KeptWeights<V, kKeys, TileRows::queries> kept(pairs, row_of(0), tile);
     const bool whole = pairs.is_whole(first, last, tile, tile + kKeys - 1);
     // Each pair's part of dq for its part of dp, which is under way meanwhile.
     Scores<kKeys> of_query;
@@ -321,7 +370,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     scores.each([&](int i, int half, int column) {
       if constexpr (has(V::slots, Slots::row_bias))
         if (whole || sees(half, column)) dbias[half] += dp[i];
-      of_query[i] *= dp[i] - row_dot[half];
+      of_query[i] *= kept.apply(i, dp[i]) - row_dot[half];
     });
     const Weights<kKeys> weights(of_query);
     wgmma_fence();
@@ -437,6 +486,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
         Scores<kQueries> scores, dp;
         const int here = uniform(stage);
         tiles.multiply(scores, dp, here);
+        const KeptWeights<V, kQueries, TileRows::keys> kept(pairs, key_of(0), tile);
         const bool whole =
             pairs.is_whole(tile, tile + kQueries - 1, first, last) && last == first + Sizes::kOwn - 1;
         const Rows rows = rows_of(stage);
@@ -449,9 +499,9 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
         const auto weigh = [&](bool seen, int i, int half, int column) {
           weights[i] = weight_of(seen, scores[i], tile + column, key_of(half), key_slots[half],
                                  rows.log_sum_exp(column), slopes[i]);
-          of_value[i] = weights[i];
+          of_value[i] = kept.apply(i, weights[i]);
           if constexpr (kScalesRows<V>)
-            of_value[i] = seen ? rows.scale(column) * weights[i] + rows.bias(column) : 0.0f;
+            of_value[i] = seen ? rows.scale(column) * of_value[i] + rows.bias(column) : 0.0f;
         };
         wgmma_wait<1>();
         scores.each(whole, sees, weigh);
@@ -461,7 +511,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
         wgmma_commit();
         wgmma_wait<1>();
         scores.each([&](int i, int half, int column) {
-          of_key[i] = weights[i] * (dp[i] - rows.dot(column));
+          of_key[i] = weights[i] * (kept.apply(i, dp[i]) - rows.dot(column));
           if constexpr (kScalesRows<V>) of_key[i] *= rows.scale(column);
           if constexpr (has(V::slots, Slots::key_bias)) dkey_bias[half] += of_key[i];
           of_key[i] *= slopes[i];

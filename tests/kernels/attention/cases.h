@@ -11,73 +11,29 @@
 #include "core/backend.h"
 #include "core/rng.h"
 #include "kernels/attention/softmax.h"
+#include "kernels/attention/variants/key_masked.h"
 #include "kernels/attention/variants/plain.h"
+#include "kernels/attention/variants/row_affine.h"
+#include "kernels/attention/variants/row_scaled.h"
 #include "kernels/attention/variants/sink.h"
 #include "kernels/attention/variants/sliding_window.h"
+#include "kernels/attention/weight_dropout.h"
+#include "tests/kernels/attention/policies.h"
 #include "tests/support/guarded.h"
 
 namespace headway::testing {
 
-struct Affine : SoftmaxVariant {
-  static constexpr Slots slots = Slots::row_scale | Slots::row_bias;
-};
-struct DynamicMask : SoftmaxVariant {
-  static constexpr Slots slots = Slots::key_bias | Slots::key_end;
-};
-struct GatheredRows : SoftmaxVariant {
-  static constexpr Slots slots = Slots::row_scale | Slots::row_index;
-};
-struct SoftCap : SoftmaxVariant {
-  struct Params {
-    float cap;
-  };
-  template <class S>
-  HEADWAY_HD static S score(const Params& params, S s, Coord) {
-    using std::tanh;
-    return tanh(s / S(params.cap)) * S(params.cap);
-  }
-};
-/// The first tokens and a window: two intervals that never overlap.
-struct FirstAndWindow : SoftmaxVariant {
-  static constexpr int intervals = 2;
-  struct Params {
-    int first, window;
-  };
-  HEADWAY_HD static int begin(const Params& params, int i, int interval) {
-    const int start = i - params.window + 1;
-    return interval == 0 ? 0 : start < params.first ? params.first : start;
-  }
-  HEADWAY_HD static int end(const Params& params, int i, int interval) {
-    return interval == 1 || i + 1 < params.first ? i + 1 : params.first;
-  }
-};
-/// Sees its own document of `length` tokens, except that a document's first token sees nothing.
-struct Documents : SoftmaxVariant {
-  struct Params {
-    int length;
-  };
-  HEADWAY_HD static int begin(const Params& params, int i, int) { return i / params.length * params.length; }
-  HEADWAY_HD static int end(const Params&, int i, int) { return i; }
-};
-/// Every slot and every hook at once; the score also depends on where it is.
-struct Everything : FirstAndWindow {
-  static constexpr Slots slots =
-      Slots::row_scale | Slots::row_bias | Slots::key_bias | Slots::key_end | Slots::row_index | Slots::sink;
-  template <class S>
-  HEADWAY_HD static S score(const Params&, S s, Coord at) {
-    using std::tanh;
-    return tanh(s / S(3)) * S(3) -
-           S(0.01f * static_cast<float>((at.head + 1) * (at.query - at.key) + at.batch));
-  }
-};
-
+/// Every variant of the product, which variant_test.cpp looks after, and policies of the tests.
 using AllVariants =
-    ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink, Affine, DynamicMask,
-                     GatheredRows, SoftCap, FirstAndWindow, Documents, Everything>;
+    ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink, attention::RowAffine,
+                     attention::RowScaled, attention::KeyMasked, GatheredRows, SoftCap, FirstAndWindow,
+                     Documents, Everything, WithDropout<attention::Plain>, WithDropout<Everything>>;
 
 template <class V>
 typename V::Params params_of() {
-  if constexpr (std::is_same_v<typename V::Params, FirstAndWindow::Params>)
+  if constexpr (V::drops_weights)
+    return {params_of<typename V::Variant>(), {}};
+  else if constexpr (std::is_same_v<typename V::Params, FirstAndWindow::Params>)
     return {.first = 3, .window = 5};
   else if constexpr (requires(typename V::Params params) { params.window; })
     return {.window = 6};
@@ -137,6 +93,11 @@ Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed =
   const auto random = [&](const Shape& shape, uint32_t id) { return random_tensor(shape, id, stream, seed); };
   Problem<V, double> p;
   p.dims = d;
+  if constexpr (V::drops_weights) {
+    Rng rng(seed);
+    rng.begin(3, 5);
+    p.params.dropout = WeightDropout::next(rng, 0.4, d.H, d.T, d.Tk);
+  }
   // q, k and v are parts of one tensor, as after a fused projection: strided views.
   const Tensor fused = random({d.B, std::max(d.T, d.Tk), d.H + 2 * d.K, d.Dh}, 1);
   p.q = fused.slice(1, 0, d.T).slice(2, 0, d.H);

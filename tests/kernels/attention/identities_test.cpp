@@ -5,8 +5,6 @@
 
 #include <cstring>
 
-#include "kernels/attention/variants/row_affine.h"
-#include "kernels/attention/variants/row_scaled.h"
 #include "kernels/cpu/attention/softmax_tiled.h"
 #include "tests/kernels/attention/cases.h"
 #include "tests/support/seed.h"
@@ -92,7 +90,7 @@ class Identity : public ::testing::Test {
 };
 
 using EveryVariant = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink,
-                                      attention::RowAffine, attention::RowScaled, Affine, DynamicMask,
+                                      attention::RowAffine, attention::RowScaled, attention::KeyMasked,
                                       GatheredRows, SoftCap, FirstAndWindow, Documents, Everything>;
 TYPED_TEST_SUITE(Identity, EveryVariant);
 
@@ -180,7 +178,7 @@ template <class V>
 class ScoreIdentity : public Identity<V> {};
 using KeepScores =
     ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink, attention::RowAffine,
-                     attention::RowScaled, Affine, DynamicMask, GatheredRows, FirstAndWindow, Documents>;
+                     attention::RowScaled, attention::KeyMasked, GatheredRows, FirstAndWindow, Documents>;
 TYPED_TEST_SUITE(ScoreIdentity, KeepScores);
 
 // A vector added to every key shifts each row's scores alike, which changes nothing, unless there is a sink:
@@ -214,8 +212,8 @@ TYPED_TEST(ScoreIdentity, KeysHaveGradientsThatSumToZeroUnlessThereIsASink) {
 /// Variants with gradients that are products of the output's row and its gradient.
 template <class V>
 class RowIdentity : public Identity<V> {};
-using HaveRowGradients = ::testing::Types<attention::Sink, attention::RowAffine, attention::RowScaled, Affine,
-                                          GatheredRows, Everything>;
+using HaveRowGradients =
+    ::testing::Types<attention::Sink, attention::RowAffine, attention::RowScaled, GatheredRows, Everything>;
 TYPED_TEST_SUITE(RowIdentity, HaveRowGradients);
 
 TYPED_TEST(RowIdentity, GradientsOfScalesAndSinksFollowFromTheOutput) {

@@ -115,11 +115,12 @@ class OracleCase : public ::testing::Test {
 
 TEST_F(OracleCase, NeutralSlotsEqualPlain) {
   const auto plain = random_problem<attention::Plain>(kDims, *stream);
-  auto affine = random_problem<Affine>(kDims, *stream);
+  auto affine = random_problem<attention::RowAffine>(kDims, *stream);
+  affine.params.window = 0;
   affine.row_scale = filled({2, 4, 9}, 1);
   affine.row_bias = filled({2, 4, 9}, 0);
   expect_equal(affine, plain);
-  auto masked = random_problem<DynamicMask>(kDims, *stream);
+  auto masked = random_problem<attention::KeyMasked>(kDims, *stream);
   masked.key_bias = filled({2, 2, 9}, 0);
   masked.key_end = filled_i32({2, 2, 9}, 9);
   expect_equal(masked, plain);

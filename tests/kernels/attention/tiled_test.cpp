@@ -151,7 +151,7 @@ TEST_F(TiledCase, RowsWithoutKeysAreZero) {
         EXPECT_EQ((results["dq"].view<float, 4>("dq")(0, t, h, d)), 0);
       }
     }
-  auto masked = random_problem<DynamicMask>({.B = 1, .T = 70, .H = 2, .K = 1, .Dh = 8}, *stream);
+  auto masked = random_problem<attention::KeyMasked>({.B = 1, .T = 70, .H = 2, .K = 1, .Dh = 8}, *stream);
   masked.key_end = Tensor::from<int32_t>(std::vector<int32_t>(70, 0), {1, 1, 70}, *stream);
   const Results none = tiled_results(in_float(masked, *stream), *stream);
   for (const auto& [name, tensor] : none.tensors)

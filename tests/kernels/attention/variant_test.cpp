@@ -2,10 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/attention/variants/key_masked.h"
-#include "kernels/attention/variants/row_affine.h"
-#include "kernels/attention/variants/row_scaled.h"
 #include "tests/kernels/attention/cases.h"
+#include "tests/kernels/attention/product_variants.h"
 
 namespace headway::testing {
 namespace {
@@ -52,35 +50,50 @@ TYPED_TEST(Score, SlopeIsTheCentralDifference) {
   }
 }
 
+/// Whether the generic tests of kernels run a variant.
+template <class V, class... All>
+constexpr bool is_among(::testing::Types<All...>) {
+  return (std::is_same_v<V, All> || ...);
+}
+
 template <class V>
 class Registration : public ::testing::Test {};
-using Products = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink,
-                                  attention::RowAffine, attention::RowScaled, attention::KeyMasked>;
+using Products = ProductVariants<::testing::Types>;
 TYPED_TEST_SUITE(Registration, Products);
 
+template <class V>
+void expect_cpu_kernels() {
+  EXPECT_TRUE((has_kernel<SoftmaxForward<V, float>>(Device::Kind::cpu)));
+  EXPECT_TRUE((has_kernel<SoftmaxBackward<V, float>>(Device::Kind::cpu)));
+  EXPECT_TRUE((has_kernel<SoftmaxForward<V, double>>(Device::Kind::cpu)));
+  EXPECT_TRUE((has_kernel<SoftmaxBackward<V, double>>(Device::Kind::cpu)));
+}
+
 TYPED_TEST(Registration, EveryVariantHeaderHasCpuKernels) {
-  EXPECT_TRUE((has_kernel<SoftmaxForward<TypeParam, float>>(Device::Kind::cpu)));
-  EXPECT_TRUE((has_kernel<SoftmaxBackward<TypeParam, float>>(Device::Kind::cpu)));
-  EXPECT_TRUE((has_kernel<SoftmaxForward<TypeParam, double>>(Device::Kind::cpu)));
-  EXPECT_TRUE((has_kernel<SoftmaxBackward<TypeParam, double>>(Device::Kind::cpu)));
+  expect_cpu_kernels<TypeParam>();
+  expect_cpu_kernels<WithDropout<TypeParam>>();
+}
+
+TYPED_TEST(Registration, EveryVariantHeaderIsInTheGenericTests) {
+  EXPECT_TRUE(is_among<TypeParam>(AllVariants{})) << "add it to AllVariants in cases.h";
 }
 
 TEST(SoftmaxCheck, NamesWhatDoesNotFit) {
   const auto stream = cpu_backend().make_stream();
-  const Problem<Affine, double> p =
-      random_problem<Affine>({.B = 1, .T = 4, .H = 2, .K = 2, .Dh = 4}, *stream);
+  const Problem<attention::RowAffine, double> p =
+      random_problem<attention::RowAffine>({.B = 1, .T = 4, .H = 2, .K = 2, .Dh = 4}, *stream);
   const Tensor o = Tensor::empty({1, 4, 2, 4}, DType::f64, Device{}),
                lse = Tensor::empty({1, 2, 4}, DType::f64, Device{});
-  const SoftmaxForward<Affine, double> good{.q = p.q.view<const double, 4>("q"),
-                                            .k = p.k.view<const double, 4>("k"),
-                                            .v = p.v.view<const double, 4>("v"),
-                                            .slots = p.slots(),
-                                            .params = {},
-                                            .o = o.view<double, 4>("o"),
-                                            .log_sum_exp = lse.view<double, 3>("lse"),
-                                            .y = {}};
+  const SoftmaxForward<attention::RowAffine, double> good{.q = p.q.view<const double, 4>("q"),
+                                                          .k = p.k.view<const double, 4>("k"),
+                                                          .v = p.v.view<const double, 4>("v"),
+                                                          .slots = p.slots(),
+                                                          .params = {},
+                                                          .o = o.view<double, 4>("o"),
+                                                          .log_sum_exp = lse.view<double, 3>("lse"),
+                                                          .y = {}};
   good.check();
-  const auto message = [](const SoftmaxForward<Affine, double>& args) {
+  const auto message = [](const SoftmaxForward<attention::RowAffine, double>& args) {
     try {
       args.check();
     } catch (const ShapeError& error) {

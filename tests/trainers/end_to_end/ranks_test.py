@@ -23,6 +23,18 @@ class Ranks(Runs):
             for step, loss in one.items():
                 self.assertLessEqual(abs(loss - other[step]), 1e-4, f"step {step} of {ranks} ranks")
 
+    def test_dropout_does_not_depend_on_ranks_micro_batches_or_recomputation(self):
+        dropout = ("model.dropout=0.1", "model.attention.dropout=0.3", "train.stop_step=10")
+        self.train("whole", *dropout)
+        whole = self.curve("whole")
+        self.train("parts", *dropout, "train.micro_batch=2", ranks=2)
+        self.train("recomputed", *dropout, "train.micro_batch=8", "train.recompute=true")
+        for name in ("parts", "recomputed"):
+            other = self.curve(name)
+            self.assertLessEqual(abs(whole[1] - other[1]), 2e-6, name)
+            for step, loss in whole.items():
+                self.assertLessEqual(abs(loss - other[step]), 1e-4, f"step {step} of {name}")
+
     def test_equal_runs_give_equal_bits(self):
         for name in ("first", "second"):
             self.train(name, "train.stop_step=10", ranks=2)

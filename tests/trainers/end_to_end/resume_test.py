@@ -31,7 +31,7 @@ class Resume(Runs):
         self.check_exact(2)
 
     def test_three_interruptions_with_dropout_and_recomputation_change_no_bit(self):
-        overrides = ("model.dropout=0.1", "train.recompute=true")
+        overrides = ("model.dropout=0.1", "model.attention.dropout=0.2", "train.recompute=true")
         self.train("whole", *overrides)
         for stop in (7, 19, 33, 0):
             self.train("parts", "checkpoint.resume=auto", f"train.stop_step={stop}", *overrides)
