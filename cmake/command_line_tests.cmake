@@ -37,6 +37,8 @@ headway_command_test(inspect_prints_where_values_came_from STATUS 0 SAYS "lr = 0
   ARGUMENTS inspect recipes/quickstart.toml --optim.lr=0.5)
 headway_command_test(inspect_prints_what_is_derived STATUS 0 SAYS "head_dim = 32  # derived"
   ARGUMENTS inspect recipes/quickstart.toml)
+headway_command_test(parity_in_bf16_needs_a_gpu STATUS 2 SAYS "--dtype bf16 needs a GPU"
+  ARGUMENTS parity --dtype bf16 absent.h5)
 headway_command_test(parity_of_a_missing_file STATUS 4 SAYS "absent.h5" ARGUMENTS parity absent.h5)
 headway_command_test(missing_data STATUS 3 SAYS "/absent/*.txt" ARGUMENTS plan recipes/quickstart.toml data.text=/absent/*.txt)
 if(MPI_C_FOUND)

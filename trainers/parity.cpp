@@ -23,16 +23,15 @@ namespace {
 
 constexpr uint64_t kAnySeed = 1;  // every parameter is set from the case
 
-Tensor converted(const Tensor& wide, DType dtype, Stream& stream) {
-  if (wide.dtype() == dtype) return wide;
-  const std::vector<double> values = wide.to_vector<double>(stream);
-  return Tensor::from<float>(std::vector<float>(values.begin(), values.end()), wide.shape(), stream);
-}
-
-std::vector<double> numbers(const Tensor& tensor, Stream& stream) {
-  if (tensor.dtype() == DType::f64) return tensor.to_vector<double>(stream);
-  const std::vector<float> narrow = tensor.to_vector<float>(stream);
-  return {narrow.begin(), narrow.end()};
+/// Numbers as a tensor of that dtype in the stream's memory.
+Tensor rounded(const std::vector<double>& values, const Shape& shape, DType dtype, Stream& stream) {
+  Tensor tensor;
+  dispatch<double, float, bf16>(dtype, "parity", [&]<class T>() {
+    std::vector<T> numbers;
+    for (const double x : values) numbers.push_back(T(static_cast<Acc<T>>(x)));
+    tensor = Tensor::from<T>(numbers, shape, stream);
+  });
+  return tensor;
 }
 
 /// "query.weight" of a case is the parameter query/weight.
@@ -43,12 +42,20 @@ std::string parameter_path(std::string name) {
 
 class Runner {
  public:
-  Runner(const std::filesystem::path& file, DType dtype)
-      : reader_(file, Hdf5Reader::Accept::any), dtype_(dtype), stream_(cpu_backend().make_stream()) {
+  Runner(const std::filesystem::path& file, const ParityRun& run)
+      : reader_(file, Hdf5Reader::Accept::any),
+        dtype_(run.dtype),
+        stream_(backend(run.device).make_stream()),
+        host_(cpu_backend().make_stream()) {
     for (const ArchiveEntry& entry : reader_.entries("")) {
       const Tensor tensor = Tensor::empty(entry.shape, entry.dtype, Device{});
-      reader_.tensor(entry.path, tensor, *stream_);
-      stored_[entry.path] = tensor;
+      reader_.tensor(entry.path, tensor, *host_);
+      stored_[entry.path] =
+          is_read_by_the_layer(entry.path)
+              ? rounded(
+                    to_doubles(rounded(to_doubles(tensor, *host_), entry.shape, run.inputs, *host_), *host_),
+                    entry.shape, DType::f64, *host_)
+              : tensor;
     }
     result_.kind = reader_.string("", "kind");
     if (reader_.has_attribute("", "selection_margin"))
@@ -78,13 +85,12 @@ class Runner {
     std::vector<Tensor> seeds;
     for (const auto& [name, variable] : outputs) {
       roots.push_back(variable);
-      seeds.push_back(own(stored("grad_output/" + name)));
+      seeds.push_back(own(stored("grad_output/" + name), variable.value().dtype()));
       compare(name, variable.value(), "output/" + name);
     }
     for (const AuxiliaryLoss& loss : auxiliary.losses()) {
       roots.push_back(loss.loss);
-      const std::vector<double> weight{reader_.number("", "aux_weight")};
-      seeds.push_back(own(Tensor::from<double>(weight, {1}, *stream_)));
+      seeds.push_back(rounded({reader_.number("", "aux_weight")}, {1}, loss.loss.value().dtype(), *stream_));
       compare(loss.name, loss.loss.value(), "output/" + loss.name);
     }
     backward(ctx, roots, seeds, MicroStep::last);
@@ -93,6 +99,7 @@ class Runner {
       compare("grad " + name, parameter->gradient->written ? parameter->gradient->grad : Tensor(),
               "grad/param/" + name);
     compare_buffers(ctx, x.size(0) * x.size(1));
+    add_errors();
     return result_;
   }
 
@@ -102,6 +109,16 @@ class Runner {
     Variable variable;
   };
 
+  /// One output or gradient beside what was recorded of it.
+  struct Compared {
+    std::string name;
+    double largest_difference, largest_recorded;
+    bool is_gradient;
+  };
+
+  static bool is_read_by_the_layer(const std::string& path) {
+    return path.starts_with("input/") || path.starts_with("param/") || path.starts_with("grad_output/");
+  }
   [[noreturn]] void refuse(const std::string& why) const {
     throw CheckpointError(fmt::format("{}: {}", reader_.source(), why));
   }
@@ -116,9 +133,13 @@ class Runner {
     if (!is_part) refuse(path + " is missing");
     const int64_t i = std::stoll(path.substr(slash + 1));
     const Shape& shape = parts->second.shape();
-    return parts->second.slice(0, i, i + 1).reshape({shape[1], shape[2], shape[3]}).clone(*stream_);
+    return parts->second.slice(0, i, i + 1).reshape({shape[1], shape[2], shape[3]}).clone(*host_);
   }
-  Tensor own(const Tensor& tensor) const { return converted(tensor, dtype_, *stream_); }
+  /// A recorded tensor as the layer takes it.
+  Tensor own(const Tensor& tensor, DType dtype) const {
+    return rounded(to_doubles(tensor, *host_), tensor.shape(), dtype, *stream_);
+  }
+  Tensor own(const Tensor& tensor) const { return own(tensor, dtype_); }
 
   void make_layer() {
     const AttentionVariant& variant = find_attention(result_.kind);
@@ -140,7 +161,7 @@ class Runner {
     layer_->visit("", [&](const std::string& path, Parameter& parameter) { by_path[path] = &parameter; });
     MemoryArchive buffers(*stream_);
     for (const auto& [path, tensor] : stored_) {
-      if (path.starts_with("buffer/")) buffers.tensor(path.substr(7), own(tensor));
+      if (path.starts_with("buffer/")) buffers.tensor(path.substr(7), own(tensor, accumulator_of(dtype_)));
       if (!path.starts_with("param/")) continue;
       const std::string name = path.substr(6);
       const auto found = by_path.find(parameter_path(name));
@@ -148,22 +169,25 @@ class Runner {
       if (found->second->shape != tensor.shape())
         refuse(fmt::format("parameter {} is {} where {} has {}", name, tensor.shape().to_string(),
                            result_.kind, found->second->shape.to_string()));
-      found->second->value.copy_from(own(tensor), *stream_);
+      found->second->value.copy_from(own(tensor, found->second->value.dtype()), *stream_);
       parameters_.emplace_back(name, found->second);
       by_path.erase(found);
     }
     if (!by_path.empty()) refuse(fmt::format("parameter {} is missing", by_path.begin()->first));
+    layer_->round_weights(*stream_);
     layer_->load_buffers(buffers, "", *stream_);
   }
 
   /// The state of a case that has one, with its parts among the leaves; null otherwise.
   std::unique_ptr<AttentionState> carried_state(std::vector<Named>& leaves) const {
     if (!stored_.contains("input/state")) return nullptr;
-    auto state = layer_->make_state(stored("input/state").size(0), 0, dtype_, Device{});
+    auto state = layer_->make_state(stored("input/state").size(0), 0, dtype_, stream_->device());
     auto* const recurrent = dynamic_cast<RecurrentState*>(state.get());
     if (!recurrent) refuse(fmt::format("it has a state, but {} carries none", result_.kind));
     recurrent->matrix =
-        leaves.emplace_back(Named{"state", Variable::leaf(own(stored("input/state")))}).variable;
+        leaves
+            .emplace_back(Named{"state", Variable::leaf(own(stored("input/state"), accumulator_of(dtype_)))})
+            .variable;
     for (size_t i = 0; i < recurrent->convolutions.size() && stored_.contains("input/conv_state"); ++i) {
       const std::string name = fmt::format("conv_state/{}", i);
       recurrent->convolutions[i].set_rows(
@@ -182,17 +206,17 @@ class Runner {
     MemoryArchive archive(*stream_);
     layer_->save_buffers(archive, "");
     for (const ArchiveEntry& entry : archive.entries("")) {
-      const Tensor buffer = Tensor::empty(entry.shape, entry.dtype, Device{});
+      const Tensor buffer = Tensor::empty(entry.shape, entry.dtype, stream_->device());
       archive.tensor(entry.path, buffer, *stream_);
       compare(entry.path, buffer, "output/buffer." + entry.path);
     }
   }
 
   void compare(const std::string& name, const Tensor& actual, const std::string& path) {
-    const std::vector<double> expected = numbers(stored(path), *stream_);
+    const std::vector<double> expected = to_doubles(stored(path), *host_);
     // A parameter that the output does not depend on has no gradient of ours, and zeros in the case.
     const std::vector<double> values =
-        actual ? numbers(actual, *stream_) : std::vector<double>(expected.size(), 0.0);
+        actual ? to_doubles(actual, *stream_) : std::vector<double>(expected.size(), 0.0);
     if (values.size() != expected.size())
       refuse(fmt::format("{} has {} values where the layer gives {}", path, expected.size(), values.size()));
     double largest = 0, magnitude = 0;
@@ -200,16 +224,28 @@ class Runner {
       largest = max_or_nan(largest, std::abs(values[i] - expected[i]));
       magnitude = std::max(magnitude, std::abs(expected[i]));
     }
-    result_.errors.push_back({name, largest == 0 ? 0 : largest / std::max(magnitude, 1e-300)});
+    compared_.push_back({name, largest, magnitude, path.starts_with("grad/")});
+  }
+  /// A tensor that is zero by construction (a softmax of one key has no gradient in its scores) has no scale
+  /// of its own: its error is measured on that of the other gradients, or of the other outputs.
+  void add_errors() {
+    double scale[2] = {0, 0};
+    for (const Compared& c : compared_)
+      scale[c.is_gradient] = std::max(scale[c.is_gradient], c.largest_recorded);
+    for (const Compared& c : compared_) {
+      const double own_scale = c.largest_recorded > 0 ? c.largest_recorded : scale[c.is_gradient];
+      result_.errors.push_back({c.name, c.largest_difference / (own_scale > 0 ? own_scale : 1)});
+    }
   }
 
   Hdf5Reader reader_;
   DType dtype_;
-  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> stream_, host_;  // of the layer, and of what is recorded
   std::map<std::string, Tensor> stored_;
   std::unique_ptr<AttentionLayer> layer_;
   std::vector<std::pair<std::string, Parameter*>> parameters_;  // by their names in the case
   RopeTables rope_tables_;
+  std::vector<Compared> compared_;
   ParityCase result_;
 };
 
@@ -221,6 +257,8 @@ const ParityError& ParityCase::worst() const {
   });
 }
 
-ParityCase run_parity(const std::filesystem::path& file, DType dtype) { return Runner(file, dtype).run(); }
+ParityCase run_parity(const std::filesystem::path& file, const ParityRun& run) {
+  return Runner(file, run).run();
+}
 
 }  // namespace headway

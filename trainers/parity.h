@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/dtype.h"
 
 namespace headway {
@@ -14,8 +15,9 @@ namespace headway {
 /// One output or gradient of a case.
 struct ParityError {
   std::string name;  // "y", "grad x", "grad query.weight", "balance_loss"
-  double error =
-      0;  // largest difference, relative to the largest element of the recorded tensor; NaN where one is
+  /// Largest difference, relative to the largest element of the recorded tensor, or of all gradients (all
+  /// outputs) where it is zero; NaN where one is.
+  double error = 0;
 };
 
 struct ParityCase {
@@ -27,9 +29,18 @@ struct ParityCase {
   const ParityError& worst() const;
 };
 
-/// Builds the layer of a case on the CPU in f64 or f32, runs it forward and backward and compares every
-/// recorded output, buffer and gradient. ConfigError for an unknown kind or key, CheckpointError for a file
-/// that is no such case or does not fit the layer's parameters.
-ParityCase run_parity(const std::filesystem::path& file, DType);
+/// How a case is run.
+struct ParityRun {
+  DType dtype = DType::f64;
+  Device device = {};
+  /// What inputs, parameters and upstream gradients are rounded to before they become the run's dtype: a run
+  /// in f64 of rounded inputs is the yardstick of a run in the narrow dtype.
+  DType inputs = DType::f64;
+};
+
+/// Builds the layer of a case, runs it forward and backward and compares every recorded output, buffer and
+/// gradient. ConfigError for an unknown kind or key, CheckpointError for a file that is no such case or does
+/// not fit the layer's parameters.
+ParityCase run_parity(const std::filesystem::path& file, const ParityRun&);
 
 }  // namespace headway
