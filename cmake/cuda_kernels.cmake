@@ -5,6 +5,9 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/add_blocks.cu
   kernels/cuda/affine_scale.cu
   kernels/cuda/argmax.cu
+  kernels/cuda/attention/backward_hopper_128.cu
+  kernels/cuda/attention/backward_hopper_64.cu
+  kernels/cuda/attention/backward_hopper_slices.cu
   kernels/cuda/attention_transfer.cu
   kernels/cuda/causal_conv.cu
   kernels/cuda/cca_prologue.cu
@@ -35,9 +38,12 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/token_shift.cu
   ${cuda_attention_units}
 )
-target_link_libraries(headway_kernels_cuda PUBLIC headway_core PRIVATE CUDA::cudart_static CUDA::cublasLt)
-target_compile_definitions(headway_kernels_cuda PRIVATE HEADWAY_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES}")
-target_compile_options(headway_kernels_cuda PRIVATE
+# How units of CUDA kernels are compiled, those of tests too.
+add_library(headway_cuda_options INTERFACE)
+target_compile_definitions(headway_cuda_options INTERFACE HEADWAY_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES}")
+target_compile_options(headway_cuda_options INTERFACE
   # 554: a false alarm about conversions that a requires clause rules out
   $<$<COMPILE_LANGUAGE:CUDA>:--diag-suppress=554;--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xcompiler=-Wall,-Wextra>
   $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${HEADWAY_WERROR}>>:-Werror=all-warnings>)
+target_link_libraries(headway_kernels_cuda PUBLIC headway_core
+  PRIVATE headway_cuda_options CUDA::cudart_static CUDA::cublasLt)

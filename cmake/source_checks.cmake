@@ -24,12 +24,11 @@ add_test(NAME scripts.headers_compile_alone
 # Some kernels for a GPU before Hopper: those that use what Hopper has must compile without it.
 if(HEADWAY_CUDA)
   add_library(kernels_before_hopper OBJECT EXCLUDE_FROM_ALL
-    kernels/cuda/add_blocks.cu kernels/cuda/column_sum.cu kernels/cuda/norm_rope.cu
+    kernels/cuda/add_blocks.cu kernels/cuda/attention/backward_hopper_64.cu kernels/cuda/column_sum.cu
+    kernels/cuda/norm_rope.cu
     ${CMAKE_BINARY_DIR}/kernels/cuda/attention/row_affine.cu)
   set_target_properties(kernels_before_hopper PROPERTIES CUDA_ARCHITECTURES 80)
-  target_link_libraries(kernels_before_hopper PRIVATE headway_core CUDA::cudart_static)
-  target_compile_options(kernels_before_hopper PRIVATE
-    $<TARGET_PROPERTY:headway_kernels_cuda,COMPILE_OPTIONS>)
+  target_link_libraries(kernels_before_hopper PRIVATE headway_core headway_cuda_options CUDA::cudart_static)
   add_test(NAME scripts.kernels_compile_before_hopper
     COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target kernels_before_hopper --parallel 2)
   # Two builds in one folder at a time would be one too many.

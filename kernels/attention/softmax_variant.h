@@ -72,6 +72,15 @@ struct SoftmaxVariant {
   }
 };
 
+/// Causal attention to a window of the latest keys, the token's own included; 0: to everything before it.
+/// What variants of another score or with slots derive from to have a window too.
+struct WindowVariant : SoftmaxVariant {
+  struct Params {
+    int window = 0;
+  };
+  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
+};
+
 namespace detail {
 template <class V, class S>
 concept ScoresIn = requires(const typename V::Params& params, S s, Coord at) {
@@ -94,6 +103,35 @@ inline constexpr bool kHasDefaultScore = [] {
   using Score = float (*)(const typename V::Params&, float, Coord);
   if constexpr (requires { static_cast<Score>(&V::score); })
     return static_cast<Score>(&V::score) == static_cast<Score>(&SoftmaxVariant::score);
+  else
+    return false;
+}();
+
+namespace detail {
+template <class V>
+using Bound = int (*)(const typename V::Params&, int, int);
+/// Whether V's keys are those of Other, because neither hides the other's functions.
+template <class V, class Other>
+inline constexpr bool kHasMaskOf = [] {
+  if constexpr (V::intervals == 1 && requires {
+                  static_cast<Bound<V>>(&V::begin) == static_cast<Bound<V>>(&Other::begin);
+                  static_cast<Bound<V>>(&V::end) == static_cast<Bound<V>>(&Other::end);
+                })
+    return static_cast<Bound<V>>(&V::begin) == static_cast<Bound<V>>(&Other::begin) &&
+           static_cast<Bound<V>>(&V::end) == static_cast<Bound<V>>(&Other::end);
+  else
+    return false;
+}();
+}  // namespace detail
+
+/// Whether a variant's rows see what those of plain causal attention see.
+template <class V>
+inline constexpr bool kHasCausalMask = detail::kHasMaskOf<V, SoftmaxVariant>;
+/// Whether they see what those of WindowVariant do, for the same parameters.
+template <class V>
+inline constexpr bool kHasWindowMask = [] {
+  if constexpr (std::same_as<typename V::Params, WindowVariant::Params>)
+    return detail::kHasMaskOf<V, WindowVariant>;
   else
     return false;
 }();

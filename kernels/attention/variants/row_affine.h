@@ -6,12 +6,8 @@
 
 namespace headway::attention {
 
-struct RowAffine : SoftmaxVariant {
+struct RowAffine : WindowVariant {
   static constexpr Slots slots = Slots::row_scale | Slots::row_bias;
-  struct Params {
-    int window = 0;
-  };
-  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
 };
 
 }  // namespace headway::attention

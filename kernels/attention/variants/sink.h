@@ -6,12 +6,8 @@
 
 namespace headway::attention {
 
-struct Sink : SoftmaxVariant {
+struct Sink : WindowVariant {
   static constexpr Slots slots = Slots::sink;
-  struct Params {
-    int window = 0;
-  };
-  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
 };
 
 }  // namespace headway::attention

@@ -5,11 +5,6 @@
 
 namespace headway::attention {
 
-struct SlidingWindow : SoftmaxVariant {
-  struct Params {
-    int window;  // >= 1
-  };
-  HEADWAY_HD static int begin(const Params& params, int i, int) { return window_begin(params.window, i); }
-};
+struct SlidingWindow : WindowVariant {};
 
 }  // namespace headway::attention

@@ -1,6 +1,7 @@
 // Which kernel takes a call of the softmax core on a GPU: the first of a list that does not refuse it.
 #pragma once
 
+#include "kernels/cuda/attention/backward_hopper.cuh"
 #include "kernels/cuda/attention/softmax_simple.cuh"
 #include "kernels/cuda/attention/softmax_tensor.cuh"
 #include "kernels/kernel_choice.h"
@@ -21,8 +22,9 @@ struct SoftmaxKernels<SoftmaxForward<V, bf16>> {
 template <class V>
 struct SoftmaxKernels<SoftmaxBackward<V, bf16>> {
   using Args = SoftmaxBackward<V, bf16>;
-  static constexpr std::array<KernelOption<Args>, 2> options{
-      {{"tensor-core", tensor::backward_refusal<V>, tensor::backward<V>},
+  static constexpr std::array<KernelOption<Args>, 3> options{
+      {{"Hopper", hopper::backward_refusal<V>, hopper::backward<V>},
+       {"tensor-core", tensor::backward_refusal<V>, tensor::backward<V>},
        {"scalar", nullptr, simple::backward<V, bf16>}}};
 };
 

@@ -147,18 +147,18 @@ __global__ void row_dot_kernel(SoftmaxBackward<V, T> a, float* row_dots) {
   if (exists && threadIdx.x % kRowLanes == 0) row_dots[(b * H + h) * T_ + t] = sum;
 }
 
-/// dsink[h] = - sum over b, t of exp(sink - LSE) r D; a block per head.
+/// dsink[h] = - sum over b, t of exp(sink - LSE) r D; a block per head. row_dots [B,H,T]: D.
 template <class V, class T>
-__global__ void sink_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
-  const int64_t T_ = a.q.size[1], H = a.q.size[2];
+__global__ void sink_kernel(SoftmaxBackward<V, T> a, View<const float, 3> row_dots) {
+  const int64_t T_ = a.q.size[1];
   const int h = static_cast<int>(blockIdx.x);
   float sum = 0;
   for (int64_t i = threadIdx.x; i < a.q.size[0] * T_; i += blockDim.x) {
     const Pairs<V, SoftmaxBackward<V, T>> pairs(a, static_cast<int>(i / T_), h);
     const int t = static_cast<int>(i % T_);
     if (pairs.computes(t))
-      sum -= expf(a.slots.sink(h) - a.log_sum_exp(i / T_, h, t)) * pairs.row_scale(t) *
-             row_dots[(i / T_ * H + h) * T_ + t];
+      sum -=
+          expf(a.slots.sink(h) - a.log_sum_exp(i / T_, h, t)) * pairs.row_scale(t) * row_dots(i / T_, h, t);
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) a.dsink(h) = sum;
@@ -299,6 +299,17 @@ void forward(const SoftmaxForward<V, T>& args, Stream& stream) {
   check_launch(args.name);
 }
 
+/// dsink where it is asked for.
+template <class V, class T>
+void sum_sink_gradients(const SoftmaxBackward<V, T>& args, const View<const float, 3>& row_dots,
+                        Stream& stream) {
+  if constexpr (has(V::slots, Slots::sink)) {
+    if (!args.dsink) return;
+    sink_kernel<<<static_cast<unsigned>(args.q.size[2]), 512, 0, stream.native()>>>(args, row_dots);
+    check_launch(args.name);
+  }
+}
+
 /// row_dots [B,H,T] in the stream's scratch memory, and the gradients that need nothing else.
 template <class V, class T>
 const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
@@ -310,9 +321,8 @@ const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream)
   const bool wide = moves_in_packs<kPack>(args.dout) && moves_in_packs<kPack>(args.y);
   const auto kernel = wide ? row_dot_kernel<V, T, kPack> : row_dot_kernel<V, T, 1>;
   kernel<<<blocks_for(rows * kRowLanes, 256), 256, 0, stream.native()>>>(args, row_dots);
-  if constexpr (has(V::slots, Slots::sink))
-    if (args.dsink) sink_kernel<<<static_cast<unsigned>(q[2]), 512, 0, stream.native()>>>(args, row_dots);
   check_launch(args.name);
+  sum_sink_gradients(args, {row_dots, {q[0], q[2], q[1]}, {q[2] * q[1], q[1], 1}}, stream);
   return row_dots;
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/attention/weight_dropout.h"
 #include "tests/kernels/attention/cases.h"
 #include "tests/kernels/attention/product_variants.h"
 
@@ -21,6 +22,12 @@ static_assert(IsSoftmaxVariant<attention::Plain> && IsSoftmaxVariant<Everything>
 static_assert(!IsSoftmaxVariant<FloatOnly>);
 static_assert(!IsSoftmaxVariant<LongPositions>);
 static_assert(!IsSoftmaxVariant<NotDerived>);
+
+static_assert(kHasCausalMask<attention::Plain> && kHasCausalMask<SoftCap>);
+static_assert(kHasWindowMask<attention::SlidingWindow> && kHasWindowMask<attention::Sink>);
+static_assert(!kHasCausalMask<attention::SlidingWindow> && !kHasWindowMask<attention::Plain>);
+static_assert(!kHasCausalMask<Documents> && !kHasCausalMask<Everything> && !kHasCausalMask<LongPositions>);
+static_assert(!kHasCausalMask<WithDropout<attention::Sink>> && !kHasWindowMask<WithDropout<attention::Sink>>);
 static_assert(kHasDefaultScore<attention::Plain> && kHasDefaultScore<attention::SlidingWindow>);
 static_assert(!kHasDefaultScore<SoftCap> && !kHasDefaultScore<Everything> && !kHasDefaultScore<FloatOnly>);
 
