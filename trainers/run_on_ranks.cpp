@@ -10,6 +10,7 @@
 
 #include "core/backend.h"
 #include "core/comm/launch.h"
+#include "core/text/printable.h"
 
 namespace headway {
 namespace {
@@ -29,9 +30,9 @@ void print_error(const std::string& message, int rank, int size) {
   if (rank > 0) std::this_thread::sleep_for(kRankZeroFirst);
   std::fflush(stdout);  // the error comes after what was said before it
   if (size > 1)
-    fmt::print(stderr, "headway: rank {}: {}\n", rank, message);
+    fmt::print(stderr, "headway: rank {}: {}\n", rank, printable_lines(message));
   else
-    fmt::print(stderr, "headway: {}\n", message);
+    fmt::print(stderr, "headway: {}\n", printable_lines(message));
 }
 
 ExitCode run_on_ranks(const std::string& device_name, double timeout_s,

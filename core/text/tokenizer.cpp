@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "core/error.h"
+#include "core/text/printable.h"
 
 namespace headway {
 
@@ -18,7 +19,7 @@ std::unique_ptr<Tokenizer> Tokenizer::restore(const std::string& name, const std
     const auto [end, error] = std::from_chars(size.data(), size.data() + size.size(), vocab_size);
     if (end == size.data() + size.size() && vocab_size > 0) return make_symbol_tokenizer(vocab_size);
   }
-  throw ConfigError(fmt::format("data.tokenizer = \"{}\" is unknown: expected bytes", name));
+  throw ConfigError(fmt::format("data.tokenizer = \"{}\" is unknown: expected bytes", printable(name)));
 }
 
 }  // namespace headway
