@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "core/backend.h"
@@ -9,10 +10,13 @@
 #include "core/io/atomic_file.h"
 #include "core/io/hdf5_archive.h"
 #include "core/io/outline_writer.h"
+#include "layers/model.h"
 #include "trainers/states.h"
 
 namespace headway {
 namespace {
+
+constexpr int64_t kMostRanks = 1'000'000'000;
 
 void write_all(ArchiveWriter& writer, std::span<const NamedState> states, const RunInfo& info) {
   write_run_info(writer, info);
@@ -23,6 +27,16 @@ OutlineWriter outline_of(std::span<const NamedState> states) {
   OutlineWriter outline;
   for (const NamedState& named : states) named.state->save(outline, named.prefix);
   return outline;
+}
+
+// A stranger's file may differ in very many ways.
+std::string listed(const std::vector<std::string>& differences) {
+  constexpr size_t kMostListed = 20;
+  std::string text;
+  for (size_t i = 0; i < std::min(differences.size(), kMostListed); ++i) text += "\n  " + differences[i];
+  if (differences.size() > kMostListed)
+    text += fmt::format("\n  and {} more", differences.size() - kMostListed);
+  return text;
 }
 
 std::string described(const ArchiveEntry& entry) {
@@ -56,12 +70,9 @@ std::vector<std::string> mismatches(const ArchiveReader& reader, std::span<const
 
 RunInfo load_from(ArchiveReader& reader, std::span<const NamedState> states, Stream& stream) {
   const std::vector<std::string> found = mismatches(reader, states, outline_of(states));
-  if (!found.empty()) {
-    std::string message = fmt::format("{} does not fit this run, {} difference{}:", reader.source(),
-                                      found.size(), found.size() == 1 ? "" : "s");
-    for (const std::string& line : found) message += "\n  " + line;
-    throw CheckpointError(message);
-  }
+  HEADWAY_CHECK(found.empty(), CheckpointError,
+                fmt::format("{} does not fit this run, {} difference{}:{}", reader.source(), found.size(),
+                            found.size() == 1 ? "" : "s", listed(found)));
   for (const NamedState& named : states) named.state->load(reader, named.prefix, stream);
   return read_run_info(reader);
 }
@@ -115,6 +126,37 @@ class WideningReader final : public ArchiveReader {
   const OutlineWriter& expected_;
 };
 
+/// What a recipe in a checkpoint has wrong is the checkpoint's fault.
+template <class Work>
+auto with_checkpoint_errors(const Work& work) {
+  try {
+    return work();
+  } catch (const ConfigError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+// Buffers are not known before the model has memory: loading compares them.
+void check_parameters(const ArchiveReader& reader, const Recipe& recipe) {
+  constexpr std::string_view kPrefix = "model";
+  std::map<std::string, ArchiveEntry> stored;
+  for (const ArchiveEntry& entry : reader.entries(kPrefix)) stored.emplace(entry.path, entry);
+  std::vector<std::string> found;
+  Model model(recipe.model);
+  model.visit(kPrefix, [&](const std::string& path, Parameter& parameter) {
+    const auto entry = stored.find(path);
+    if (entry == stored.end())
+      found.push_back(fmt::format("{} is missing", path));
+    else if (!(entry->second.shape == parameter.shape) ||
+             (entry->second.dtype != DType::f32 && entry->second.dtype != DType::bf16))
+      found.push_back(fmt::format("{} is {}, expected f32 or bf16 {}", path, described(entry->second),
+                                  parameter.shape.to_string()));
+  });
+  HEADWAY_CHECK(found.empty(), CheckpointError,
+                fmt::format("{}: the weights are not those of its recipe, {} difference{}:{}",
+                            reader.source(), found.size(), found.size() == 1 ? "" : "s", listed(found)));
+}
+
 }  // namespace
 
 void write_run_info(ArchiveWriter& writer, const RunInfo& info) {
@@ -132,12 +174,13 @@ void write_run_info(ArchiveWriter& writer, const RunInfo& info) {
 
 RunInfo read_run_info(ArchiveReader& reader) {
   RunInfo info;
-  info.step = reader.integer("", "step");
-  info.tokens = reader.integer("", "tokens");
+  if (reader.has_attribute("", "format_version")) info.format_version = reader.integer("", "format_version");
+  info.step = integer_in_range(reader, "", "step", 0, kMostSteps);
+  info.tokens = integer_in_range(reader, "", "tokens", 0, kMostSteps);
   info.recipe = reader.text("recipe");
-  info.environment.world_size = reader.integer("env", "world_size");
-  info.environment.threads = reader.integer("env", "threads");
-  info.environment.is_deterministic = reader.integer("env", "deterministic") != 0;
+  info.environment.world_size = integer_in_range(reader, "env", "world_size", 1, kMostRanks);
+  info.environment.threads = integer_in_range(reader, "env", "threads", 1, kMostRanks);
+  info.environment.is_deterministic = integer_in_range(reader, "env", "deterministic", 0, 1) != 0;
   info.environment.device = reader.string("env", "device");
   info.environment.dtype = reader.string("env", "dtype");
   info.environment.libraries = reader.string("env", "libraries");
@@ -145,11 +188,32 @@ RunInfo read_run_info(ArchiveReader& reader) {
 }
 
 Recipe stored_recipe(const RunInfo& info, const std::string& source) {
-  try {
-    return parse_recipe(info.recipe, source + " (recipe)", {});
-  } catch (const ConfigError& error) {
-    throw CheckpointError(error.what());
-  }
+  return with_checkpoint_errors([&] { return parse_recipe(info.recipe, source + " (recipe)", {}); });
+}
+
+std::string age_note(const RunInfo& info, const std::string& source) {
+  if (info.format_version >= 2) return "";
+  return fmt::format(
+      "{} is in format version {}, in which no digest protects attributes: what is saved from now on is in "
+      "version {}",
+      source, info.format_version, kFormatVersion);
+}
+
+void check_loadable(ArchiveReader& reader) {
+  Recipe recipe = stored_recipe(read_run_info(reader), reader.source());
+  with_checkpoint_errors([&] {
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(reader);
+    const std::string expected = recipe.data.make_tokenizer()->name();
+    HEADWAY_CHECK(tokenizer->name() == expected, CheckpointError,
+                  fmt::format("{}: the tokenizer is {}, and the recipe's {}", reader.source(),
+                              tokenizer->name(), expected));
+    recipe.resolve(tokenizer->vocab_size());  // which has a row for each of its tokens
+  });
+  check_parameters(reader, recipe);
+  if (reader.string("", "format") != kCheckpointFormat) return;
+  const std::unique_ptr<Stream> host = cpu_backend().make_stream();
+  RunState().load(reader, "state", *host);
+  (void)DataState::stored_cursor(reader, "data");
 }
 
 uint64_t checkpoint_bytes(std::span<const NamedState> states, const RunInfo& info) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/io/archive.h"
+#include "core/io/hdf5_archive.h"
 #include "layers/module.h"
 #include "trainers/recipe.h"
 
@@ -40,6 +41,7 @@ struct Environment {
 };
 
 struct RunInfo {
+  int64_t format_version = kFormatVersion;  // of the file it was read from
   int64_t step = 0;
   int64_t tokens = 0;
   std::string recipe;  // resolved, TOML
@@ -75,8 +77,16 @@ struct MatchingWeights {
 /// another shape, or none is found.
 MatchingWeights load_matching_weights(ArchiveReader&, Module& model, Stream&);
 
-/// What save_checkpoint was given. CheckpointError when a part is missing.
+/// What save_checkpoint was given. CheckpointError when a part is missing or out of range.
 RunInfo read_run_info(ArchiveReader&);
+
+/// What a user should know of a file in an older format; empty for the present one.
+std::string age_note(const RunInfo&, const std::string& source);
+
+/// Everything that loading would find wrong but the values of tensors, which verify() reads: ranges, recipe,
+/// tokenizer, and names, shapes and dtypes of the parameters that the recipe's model has. Nothing of the
+/// model's size is allocated. CheckpointError.
+void check_loadable(ArchiveReader&);
 
 /// CheckpointError where this build does not understand it.
 Recipe stored_recipe(const RunInfo&, const std::string& source);

@@ -73,17 +73,30 @@ void wait_while_busy(const fs::path& path) {
   }
 }
 
-// Null when no file verifies.
-std::unique_ptr<Hdf5Reader> open_newest_valid(const fs::path& folder, std::vector<std::string>& rejected) {
-  for (const fs::path& path : resume_candidates(folder)) {
-    try {
-      wait_while_busy(path);
-      auto reader = std::make_unique<Hdf5Reader>(path);
-      reader->verify();
-      return reader;
-    } catch (const CheckpointError& error) {
-      rejected.push_back(error.what());
+// Null when no file verifies. What a running run deletes between our listing and our opening it is no reason
+// to reject anything: the next listing has newer ones.
+std::unique_ptr<Hdf5Reader> open_newest_valid(const fs::path& folder, const CheckpointCheck& check,
+                                              std::vector<std::string>& rejected) {
+  constexpr int kMostListings = 1000;
+  for (int i = 0; i < kMostListings; ++i) {
+    rejected.clear();
+    bool was_deleted = false;
+    for (const fs::path& path : resume_candidates(folder)) {
+      try {
+        wait_while_busy(path);
+        auto reader = std::make_unique<Hdf5Reader>(path);
+        reader->verify();
+        if (check) check(*reader);
+        return reader;
+      } catch (const CheckpointError& error) {
+        std::error_code absent;
+        if (fs::exists(path, absent))
+          rejected.push_back(error.what());
+        else
+          was_deleted = true;
+      }
     }
+    if (!was_deleted) break;
   }
   return nullptr;
 }
@@ -145,35 +158,33 @@ std::vector<fs::path> set_aside(const fs::path& folder, int64_t step) {
 
 NewestValid newest_valid_checkpoint(const fs::path& folder) {
   NewestValid result;
-  if (const std::unique_ptr<Hdf5Reader> reader = open_newest_valid(folder, result.rejected))
+  if (const std::unique_ptr<Hdf5Reader> reader = open_newest_valid(folder, {}, result.rejected))
     result.path = reader->source();
   return result;
 }
 
-std::unique_ptr<Hdf5Reader> open_checkpoint(const fs::path& path) {
+std::unique_ptr<Hdf5Reader> open_checkpoint(const fs::path& path, const CheckpointCheck& check) {
   std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) return std::make_unique<Hdf5Reader>(path);
-  const fs::path folder = fs::is_directory(path / "checkpoints", ignored) ? path / "checkpoints" : path;
-  // A running run may delete files between our listing and our opening them; the next listing has newer ones.
-  constexpr int kTries = 5;
-  std::vector<std::string> rejected;
-  for (int i = 0; i < kTries; ++i) {
-    rejected.clear();
-    if (std::unique_ptr<Hdf5Reader> reader = open_newest_valid(folder, rejected)) return reader;
-    if (rejected.empty()) break;
+  if (!fs::is_directory(path, ignored)) {
+    auto reader = std::make_unique<Hdf5Reader>(path);
+    if (check) check(*reader);
+    return reader;
   }
+  const fs::path folder = fs::is_directory(path / "checkpoints", ignored) ? path / "checkpoints" : path;
+  std::vector<std::string> rejected;
+  if (std::unique_ptr<Hdf5Reader> reader = open_newest_valid(folder, check, rejected)) return reader;
   std::string message = fmt::format("{}: no usable checkpoint there", folder.string());
   for (const std::string& why : rejected) message += "\n  " + why;
   throw CheckpointError(message);
 }
 
 std::vector<std::string> remove_leftovers(const fs::path& folder) {
-  std::vector<std::string> removed;
+  std::vector<std::string> removed = remove_abandoned_temporaries(folder);
   for (const fs::path& path : files_in(folder)) {
     const std::string name = path.filename().string();
     const bool is_doomed = name.starts_with('.') && name.ends_with(kDoomed);
     std::error_code error;
-    if ((is_doomed || is_abandoned_temporary(path)) && fs::remove(path, error)) removed.push_back(name);
+    if (is_doomed && fs::remove(path, error)) removed.push_back(name);
   }
   return removed;
 }

@@ -44,10 +44,13 @@ struct NewestValid {
 /// Reads whole files in the order of resume_candidates() until one verifies.
 NewestValid newest_valid_checkpoint(const std::filesystem::path& folder);
 
+/// What must hold of a checkpoint beside its digests: check_loadable, or nothing. Throws CheckpointError.
+using CheckpointCheck = std::function<void(ArchiveReader&)>;
+
 /// Opens what a user names: a file, or a folder (of checkpoints, or of a run that may still be running) that
-/// stands for its newest valid checkpoint. What is open stays readable when the run deletes it.
-/// CheckpointError when there is none, saying what was rejected and why.
-std::unique_ptr<Hdf5Reader> open_checkpoint(const std::filesystem::path&);
+/// stands for the first of resume_candidates() that verifies and passes the check. What is open stays
+/// readable when the run deletes it. CheckpointError when there is none, saying what was rejected and why.
+std::unique_ptr<Hdf5Reader> open_checkpoint(const std::filesystem::path&, const CheckpointCheck& = {});
 
 /// Moves checkpoints of a step above this one to aside/, where they get another name if theirs is taken, and
 /// lets `latest` name the newest that stays. Returns their new paths. IoError where one cannot be moved.

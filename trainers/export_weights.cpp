@@ -61,11 +61,12 @@ fs::path default_export_path(const fs::path& checkpoint, std::optional<DType> dt
   return checkpoint.parent_path() / (checkpoint.stem().string() + suffix);
 }
 
-ExportReport export_weights(const fs::path& from, const fs::path& to, std::optional<DType> dtype) {
+ExportReport export_weights(const fs::path& from, const fs::path& to, std::optional<DType> dtype,
+                            const CheckpointCheck& check) {
   HEADWAY_CHECK(!dtype || *dtype == DType::f32 || *dtype == DType::bf16, ConfigError,
                 fmt::format("export: weights are stored as f32 or bf16, not as {}", to_string(*dtype)));
   ExportReport report;
-  const std::unique_ptr<Hdf5Reader> opened = open_checkpoint(from);
+  const std::unique_ptr<Hdf5Reader> opened = open_checkpoint(from, check);
   Hdf5Reader& reader = *opened;
   report.from = reader.source();
   report.to = to.empty() ? default_export_path(report.from, dtype) : to;
@@ -74,6 +75,7 @@ ExportReport export_weights(const fs::path& from, const fs::path& to, std::optio
       !fs::equivalent(report.from, report.to, absent), ConfigError,
       fmt::format("export: {} is the checkpoint itself; give --out another name", report.to.string()));
   const RunInfo info = read_run_info(reader);
+  report.note = age_note(info, reader.source());
   uint64_t bytes = 0;
   for (const ArchiveEntry& entry : reader.entries("model")) {
     report.num_tensors += 1;

@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 
 #include "core/dtype.h"
+#include "trainers/checkpoint_folder.h"
 
 namespace headway {
 
@@ -18,6 +20,7 @@ struct ExportReport {
   int64_t num_tensors = 0;
   int64_t num_values = 0;
   uint64_t bytes = 0;  // of the file
+  std::string note;    // what a user should know of the source; empty where nothing
 };
 
 /// "step-00001000-weights-bf16.h5" beside the checkpoint.
@@ -27,8 +30,8 @@ std::filesystem::path default_export_path(const std::filesystem::path& checkpoin
 /// be running). to: empty for default_export_path; appears whole or not at all. dtype: f32 or bf16 for all
 /// floating-point tensors of the model, rounded to nearest even; none keeps what is stored. ConfigError for
 /// another dtype and where `to` is the checkpoint itself, CheckpointError for a bad checkpoint, IoError for a
-/// failing disk.
+/// failing disk. check: what the checkpoint must pass beside its digests.
 ExportReport export_weights(const std::filesystem::path& from, const std::filesystem::path& to,
-                            std::optional<DType> dtype);
+                            std::optional<DType> dtype, const CheckpointCheck& check = {});
 
 }  // namespace headway

@@ -6,19 +6,13 @@
 
 #include "core/io/hdf5_archive.h"
 #include "core/io/limited_child.h"
-#include "trainers/checkpoint_folder.h"
+#include "core/text/printable.h"
+#include "trainers/checkpoint.h"
 
 namespace headway {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Names and values of a stranger's file must not steer the terminal.
-std::string printable(std::string text) {
-  std::ranges::replace_if(
-      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  return text;
-}
 
 std::string to_text(const AttributeValue& value) {
   if (const auto* integer = std::get_if<int64_t>(&value)) return std::to_string(*integer);
@@ -37,9 +31,8 @@ std::string with_thousands(int64_t number) {
   return digits;
 }
 
-std::string listing(const fs::path& path) {
-  Hdf5Reader reader(path, Hdf5Reader::Accept::any);
-  std::string text = fmt::format("{}\n", path.string());
+std::string listing(Hdf5Reader& reader) {
+  std::string text = fmt::format("{}\n", printable(reader.source()));
   for (const std::string& owner : reader.attributed("")) {
     const bool is_dataset = reader.has(owner);
     for (const auto& [name, value] : reader.attributes(owner)) {
@@ -67,37 +60,64 @@ std::string listing(const fs::path& path) {
                             with_thousands(num_values), with_thousands(num_model_values));
 }
 
-// Empty when a run could use the file.
-std::string problem_of(const fs::path& path) {
-  try {
-    Hdf5Reader reader(path);
-    reader.verify();
-    return "";
-  } catch (const CheckpointError& error) {
-    return error.what();
+// The largest file that may be read.
+uint64_t bytes_of(const fs::path& named) {
+  std::vector<fs::path> paths{named};
+  std::error_code error;
+  if (fs::is_directory(named, error)) {
+    paths = list_checkpoints(fs::is_directory(named / "checkpoints", error) ? named / "checkpoints" : named);
   }
+  uint64_t most = 0;
+  for (const fs::path& path : paths) {
+    const uintmax_t bytes = fs::file_size(path, error);
+    if (!error) most = std::max<uint64_t>(most, bytes);
+  }
+  return most;
+}
+
+std::string note_of(Hdf5Reader& reader) {
+  const std::string note = age_note(read_run_info(reader), reader.source());
+  return note.empty() ? "" : "  " + note + "\n";
+}
+
+// The problem, a zero byte, the listing. All of it is read from one open file, which a running run may
+// delete.
+std::string inspected(const fs::path& named, const CheckpointCheck& check) {
+  std::error_code missing;
+  std::unique_ptr<Hdf5Reader> reader;
+  if (fs::is_directory(named, missing)) {
+    reader = open_checkpoint(named, check);
+    return '\0' + listing(*reader) + note_of(*reader);
+  }
+  std::string problem;
+  try {
+    reader = std::make_unique<Hdf5Reader>(named);
+    reader->verify();
+    if (check) check(*reader);
+  } catch (const CheckpointError& error) {
+    problem = error.what();
+  }
+  if (problem.empty()) return '\0' + listing(*reader) + note_of(*reader);
+  if (!reader) reader = std::make_unique<Hdf5Reader>(named, Hdf5Reader::Accept::any);
+  return problem + '\0' + listing(*reader);
 }
 
 }  // namespace
 
-Inspection inspect_checkpoint(const fs::path& named) {
-  std::error_code missing;
-  const fs::path path = fs::is_directory(named, missing) ? fs::path(open_checkpoint(named)->source()) : named;
-  const uintmax_t size = fs::file_size(path, missing);
-  const uint64_t file_bytes = missing ? 0 : size;
+Inspection inspect_checkpoint(const fs::path& named, const CheckpointCheck& check) {
+  const uint64_t file_bytes = bytes_of(named);
   // A slow disk delivers 20 MB/s; a tensor is at most as large as the file.
   const ChildLimits limits{.cpu_seconds = 30 + file_bytes / 100'000'000,
                            .wall_seconds = 60 + file_bytes / 10'000'000,
                            .extra_memory_bytes = (uint64_t{1} << 30) + 2 * file_bytes};
-  // The problem is the first line, the listing what follows.
   std::string answer;
   try {
-    answer = run_in_limited_child(limits, [&] { return problem_of(path) + "\n" + listing(path); });
+    answer = run_in_limited_child(limits, [&] { return inspected(named, check); });
   } catch (const CheckpointError& error) {
     const std::string why = error.what();
-    throw CheckpointError(why.starts_with(path.string()) ? why : path.string() + ": " + why);
+    throw CheckpointError(why.starts_with(named.string()) ? why : named.string() + ": " + why);
   }
-  const size_t end = answer.find('\n');
+  const size_t end = answer.find('\0');
   return {answer.substr(end + 1), answer.substr(0, end)};
 }
 

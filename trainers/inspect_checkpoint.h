@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <string>
 
+#include "trainers/checkpoint_folder.h"
+
 namespace headway {
 
 struct Inspection {
@@ -14,7 +16,7 @@ struct Inspection {
 
 /// Reads the whole file in a child process with limits on time and memory, so that it may come from anywhere.
 /// Lists any HDF5 file whose types we know; CheckpointError when even that is refused. A folder stands for
-/// its newest valid checkpoint.
-Inspection inspect_checkpoint(const std::filesystem::path&);
+/// its newest valid checkpoint. check: what an own file must pass beside its digests.
+Inspection inspect_checkpoint(const std::filesystem::path&, const CheckpointCheck& check = {});
 
 }  // namespace headway

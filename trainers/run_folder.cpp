@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
+#include "core/text/printable.h"
 #include "trainers/run_record.h"
 
 namespace headway {
@@ -63,6 +64,7 @@ void RunFolder::open() {
     HEADWAY_CHECK(!error, IoError,
                   fmt::format("cannot create {}: {}", (folder_ / sub).string(), error.message()));
   }
+  for (const fs::path& path : {folder_, folder_ / "samples"}) remove_abandoned_temporaries(path);
   log_ = std::fopen((folder_ / "log.txt").c_str(), "ab");
   HEADWAY_CHECK(log_, IoError,
                 fmt::format("cannot write {}: {}", (folder_ / "log.txt").string(), std::strerror(errno)));
@@ -73,9 +75,10 @@ RunFolder::~RunFolder() {
 }
 
 void RunFolder::say(std::string_view line) {
-  fmt::print("{}\n", line);
+  const std::string text = printable_lines(line);
+  fmt::print("{}\n", text);
   std::fflush(stdout);
-  fmt::print(log_, "{}\n", line);
+  fmt::print(log_, "{}\n", text);
   std::fflush(log_);
 }
 

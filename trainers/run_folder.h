@@ -32,7 +32,7 @@ class RunFolder {
 
   /// Where `used` is replace: deletes what a run writes, its record last, and never anything else.
   void clear() const;
-  /// Makes the subfolders and opens the log.
+  /// Makes the subfolders, removes temporary files of dead writers and opens the log.
   void open();
 
   /// After open(): prints a line on stdout and appends it to log.txt.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/text/printable.h"
 
 namespace headway {
 namespace {
@@ -19,6 +20,15 @@ void require_equal(const ArchiveReader& archive, const char* what, const T& stor
 }
 
 }  // namespace
+
+int64_t integer_in_range(const ArchiveReader& archive, std::string_view path, std::string_view name,
+                         int64_t min, int64_t max) {
+  const int64_t value = archive.integer(path, name);
+  HEADWAY_CHECK(value >= min && value <= max, CheckpointError,
+                fmt::format("{}: attribute {} of {} is {}, expected {} to {}", archive.source(), name,
+                            path.empty() ? "the root" : path, value, min, max));
+  return value;
+}
 
 void ModelState::save(ArchiveWriter& archive, std::string_view prefix) const {
   model_.visit(prefix,
@@ -43,9 +53,12 @@ void RunState::save(ArchiveWriter& archive, std::string_view prefix) const {
 }
 
 void RunState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
-  step = archive.integer(prefix, "step");
-  tokens = archive.integer(prefix, "tokens");
-  skipped = archive.integer(prefix, "skipped");
+  step = integer_in_range(archive, prefix, "step", 0, kMostSteps);
+  tokens = integer_in_range(archive, prefix, "tokens", 0, kMostSteps);
+  skipped = integer_in_range(archive, prefix, "skipped", 0, step);
+  HEADWAY_CHECK(!archive.has_attribute("", "step") || archive.integer("", "step") == step, CheckpointError,
+                fmt::format("{}: its step is {} in the root and {} in {}", archive.source(),
+                            archive.integer("", "step"), step, prefix));
 }
 
 void DataState::save(ArchiveWriter& archive, std::string_view prefix) const {
@@ -63,7 +76,11 @@ void DataState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
   require_equal(archive, "data.seq_len", archive.integer(prefix, "seq_len"), seq_len);
   require_equal(archive, "the digest of the training data", archive.string(prefix, "fingerprint"),
                 fingerprint);
-  cursor = archive.integer(prefix, "cursor");
+  cursor = stored_cursor(archive, prefix);
+}
+
+int64_t DataState::stored_cursor(const ArchiveReader& archive, std::string_view prefix) {
+  return integer_in_range(archive, prefix, "cursor", 0, kMostSteps);
 }
 
 std::string DataState::difference(const ArchiveReader& archive, std::string_view prefix) const {
@@ -71,7 +88,7 @@ std::string DataState::difference(const ArchiveReader& archive, std::string_view
   const std::string stored = archive.string(prefix, "fingerprint");
   return stored == fingerprint
              ? ""
-             : fmt::format("the digest of the training data: {} -> {}", stored, fingerprint);
+             : fmt::format("the digest of the training data: {} -> {}", printable(stored), fingerprint);
 }
 
 void TokenizerState::save(ArchiveWriter& archive, std::string_view prefix) const {
@@ -80,6 +97,7 @@ void TokenizerState::save(ArchiveWriter& archive, std::string_view prefix) const
 }
 
 void TokenizerState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
+  require_equal(archive, "the tokenizer", archive.string(prefix, "kind"), tokenizer_.name());
   require_equal(archive, "the tokenizer's vocabulary",
                 archive.text(fmt::format("{}/{}", prefix, kDefinition)) == tokenizer_.definition(), true);
 }

@@ -9,6 +9,13 @@
 
 namespace headway {
 
+/// Steps, tokens and sequences that no run reaches; sums and products with a batch stay far from overflow.
+inline constexpr int64_t kMostSteps = 1'000'000'000'000'000;
+
+/// An attribute that is an integer from min to max; CheckpointError where it is not.
+int64_t integer_in_range(const ArchiveReader&, std::string_view path, std::string_view name, int64_t min,
+                         int64_t max);
+
 /// /model: fp32 values of all parameters, and the buffers of layers. Loading renews the bf16 copies.
 class ModelState final : public Stateful {
  public:
@@ -20,7 +27,7 @@ class ModelState final : public Stateful {
   Module& model_;
 };
 
-/// /state: how far the run has come.
+/// /state: how far the run has come. Loading checks ranges, and the step against that of the root.
 struct RunState final : Stateful {
   int64_t step = 0;     // updates, skipped ones included
   int64_t tokens = 0;   // trained on
@@ -40,6 +47,8 @@ struct DataState final : Stateful {
 
   void save(ArchiveWriter&, std::string_view prefix) const override;
   void load(ArchiveReader&, std::string_view prefix, Stream&) override;
+  /// The cursor, in range, of an archive on any data.
+  static int64_t stored_cursor(const ArchiveReader&, std::string_view prefix);
   /// "the digest of the training data: 1234 -> 5678" where an archive was written on other data; else empty.
   std::string difference(const ArchiveReader&, std::string_view prefix) const;
 };

@@ -159,6 +159,8 @@ void Trainer::open_run_folder() {
   say(fmt::format("resumed {} at step {}, sequence {} of epoch {}", resumption_->path.string(),
                   run_state_.step, data_state_.cursor % order_->num_samples(),
                   order_->epoch(data_state_.cursor)));
+  if (const std::string note = age_note(resumption_->info, resumption_->path.string()); !note.empty())
+    say(note);
   for (const std::string& change : accepted_changes_) say("changed since the checkpoint: " + change);
   saved_step_ = run_state_.step;
   // A run whose first checkpoint is another's needs one of its own.

@@ -2,12 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
+#include <sys/file.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
@@ -21,6 +20,17 @@ constexpr std::string_view kInfix = ".tmp.";
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+int open_folder(const std::filesystem::path& folder) {
+  return open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+bool is_temporary(std::string_view name) {
+  const size_t infix = name.rfind(kInfix);
+  if (!name.starts_with('.') || infix == std::string_view::npos) return false;
+  const std::string_view process = name.substr(infix + kInfix.size());
+  return !process.empty() && process.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
 void sync(const std::filesystem::path& path, int flags) {
@@ -39,11 +49,15 @@ void sync(const std::filesystem::path& path, int flags) {
 
 AtomicFile::AtomicFile(const std::filesystem::path& path)
     : path_(path),
-      temporary_(folder_of(path) / fmt::format(".{}{}{}", path.filename().string(), kInfix, getpid())) {}
+      temporary_(folder_of(path) / fmt::format(".{}{}{}", path.filename().string(), kInfix, getpid())),
+      folder_(open_folder(folder_of(path))) {
+  while (folder_ >= 0 && flock(folder_, LOCK_SH) != 0 && errno == EINTR) continue;
+}
 
 AtomicFile::~AtomicFile() {
   std::error_code ignored;
   if (!committed_) std::filesystem::remove(temporary_, ignored);
+  if (folder_ >= 0) close(folder_);
 }
 
 void AtomicFile::commit() {
@@ -78,15 +92,20 @@ void require_free_space(const std::filesystem::path& folder, uint64_t bytes, con
                             what, static_cast<double>(bytes) / kMiB, static_cast<double>(free_bytes) / kMiB));
 }
 
-bool is_abandoned_temporary(const std::filesystem::path& path) {
-  const std::string name = path.filename().string();
-  const size_t infix = name.rfind(kInfix);
-  if (!name.starts_with('.') || infix == std::string::npos) return false;
-  const char* const end = name.data() + name.size();
-  pid_t pid = 0;
-  const auto parsed = std::from_chars(name.data() + infix + kInfix.size(), end, pid);
-  if (parsed.ec != std::errc() || parsed.ptr != end || pid <= 0) return false;
-  return pid == getpid() || (kill(pid, 0) != 0 && errno == ESRCH);
+std::vector<std::string> remove_abandoned_temporaries(const std::filesystem::path& folder) {
+  std::vector<std::string> removed;
+  const int descriptor = open_folder(folder);
+  if (descriptor < 0) return removed;
+  if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) {
+    std::vector<std::filesystem::path> temporaries;
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+      if (is_temporary(entry.path().filename().string())) temporaries.push_back(entry.path());
+    for (const auto& path : temporaries)
+      if (std::filesystem::remove(path, error)) removed.push_back(path.filename().string());
+  }
+  close(descriptor);
+  return removed;
 }
 
 }  // namespace headway

@@ -4,13 +4,17 @@
 //   attributes of the root:       format, format_version, program, created_utc, content_xxh128, complete = 1
 //
 // content_xxh128 is XXH3-128 over the lines "path <tab> dtype <tab> shape <tab> xxh3" of all datasets, sorted
-// by path, so a dataset cannot be renamed, dropped or added unnoticed. Texts are scalar string datasets.
+// by path, so a dataset cannot be renamed, dropped or added unnoticed; then, since format version 2, over the
+// lines "path <tab> @name <tab> value" of all attributes but content_xxh128 and complete, sorted by path and
+// name. An integer is in decimal digits, a number in C's hexadecimal notation, a text its XXH3-64. Texts are
+// scalar string datasets.
 //
 // HDF5 is no sandbox. The reader refuses what it never writes (soft and external links, external storage,
 // virtual layouts, filters but Fletcher32, other types) and sizes a file does not hold, but the library that
 // parses the bytes has known faults: do not open files from strangers.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -21,6 +25,8 @@ namespace headway {
 
 inline constexpr std::string_view kCheckpointFormat = "headway-checkpoint";
 inline constexpr std::string_view kWeightsFormat = "headway-weights";
+/// Of the files that are written; version 1 is read too.
+inline constexpr int64_t kFormatVersion = 2;
 
 /// How tensors lie in the file. contiguous is the fastest to write; checksummed (chunks with Fletcher32) lets
 /// tools that know nothing of our digests notice damage.

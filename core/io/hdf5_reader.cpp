@@ -4,6 +4,7 @@
 #include <hdf5.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -16,6 +17,7 @@
 #include "core/io/digest.h"
 #include "core/io/hdf5_archive.h"
 #include "core/io/hdf5_types.h"
+#include "core/text/printable.h"
 
 namespace headway {
 namespace {
@@ -27,7 +29,7 @@ constexpr size_t kMaxObjects = 100'000;
 constexpr int kMaxAttributesPerObject = 1'000;
 constexpr size_t kMaxNameBytes = 1'024;
 constexpr int64_t kMaxFileBytes = int64_t{1} << 43;
-constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kOldestFormatVersion = 1;
 
 struct Link {
   std::string name;
@@ -88,7 +90,7 @@ struct Hdf5Reader::Impl {
       expect(head[8] == 3, "not a Headway checkpoint (its HDF5 superblock is of another version)");
   }
 
-  void check_format() const {
+  void check_format() {
     const auto text = [&](const char* name) {
       const auto found = attributes.at("").find(name);
       const auto* value =
@@ -102,11 +104,13 @@ struct Hdf5Reader::Impl {
     };
     const std::string format = text("format");
     expect(format == kCheckpointFormat || format == kWeightsFormat,
-           format.empty() ? "not a Headway checkpoint (the root has no attribute format)"
-                          : fmt::format("not a Headway checkpoint (its format is \"{}\")", format));
-    expect(integer("format_version") == kFormatVersion,
-           fmt::format("format version {} is not known to this build, which reads version {}",
-                       integer("format_version"), kFormatVersion));
+           format.empty()
+               ? "not a Headway checkpoint (the root has no attribute format)"
+               : fmt::format("not a Headway checkpoint (its format is \"{}\")", printable(format)));
+    format_version = integer("format_version");
+    expect(format_version >= kOldestFormatVersion && format_version <= kFormatVersion,
+           fmt::format("format version {} is not known to this build, which reads versions {} to {}",
+                       format_version, kOldestFormatVersion, kFormatVersion));
     expect(integer("complete") == 1, "the file was never completed");
   }
 
@@ -114,18 +118,24 @@ struct Hdf5Reader::Impl {
     const auto found = attributes.at("").find("content_xxh128");
     const bool given = found != attributes.at("").end() && std::holds_alternative<std::string>(found->second);
     expect(given, "the root has no attribute content_xxh128");
-    expect(std::get<std::string>(found->second) == digest_of(""),
-           "the list of datasets does not match its digest: one was renamed, added, dropped or replaced");
+    std::string list = lines_of("");
+    if (format_version >= 2)
+      for (const auto& [path, values] : attributes)
+        for (const auto& [name, value] : values) list += attribute_line(path, name, value);
+    expect(std::get<std::string>(found->second) == xxh3_128(list.data(), list.size()),
+           "the list of datasets does not match its digest: a dataset or an attribute was renamed, added, "
+           "dropped or "
+           "changed");
   }
 
-  std::string digest_of(std::string_view group) const {
+  std::string lines_of(std::string_view group) const {
     std::string list;
     for (const auto& [path, dataset] : datasets) {
       if (!is_below(path, group)) continue;
       list += fmt::format("{}\t{}\t{}\t{}\n", path, stored_text(path, "dtype"), dataset.shape.to_string(),
                           stored_text(path, "xxh3"));
     }
-    return xxh3_128(list.data(), list.size());
+    return list;
   }
 
   std::string stored_text(std::string_view path, std::string_view name) const {
@@ -156,9 +166,11 @@ struct Hdf5Reader::Impl {
     };
     require(H5Literate(group.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &links), doing);
     for (const Link& link : links) {
-      expect(
-          !link.name.empty() && link.name.size() <= kMaxNameBytes && link.name.find('/') == std::string::npos,
-          fmt::format("group /{} has an entry with a malformed name", path));
+      const bool is_plain =
+          std::ranges::none_of(link.name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+      expect(!link.name.empty() && link.name.size() <= kMaxNameBytes &&
+                 link.name.find('/') == std::string::npos && (is_plain || accept == Accept::any),
+             fmt::format("group /{} has an entry with a malformed name", path));
       const char* kind = link.type == H5L_TYPE_SOFT ? "a soft link" : "an external or user-defined link";
       expect(link.type == H5L_TYPE_HARD,
              fmt::format("{} is {}, which is refused", joined(path, link.name), kind));
@@ -352,6 +364,7 @@ struct Hdf5Reader::Impl {
 
   std::string file_name;
   Accept accept;
+  int64_t format_version = 0;
   uint64_t file_bytes = 0;
   size_t num_objects = 0;
   Hdf5Handle file;
@@ -435,6 +448,9 @@ bool Hdf5Reader::is_intact(std::string_view path) {
   return impl_->matches_digest(std::string(path), impl_->staging.data(), dataset.bytes);
 }
 
-std::string Hdf5Reader::digest(std::string_view group) const { return impl_->digest_of(group); }
+std::string Hdf5Reader::digest(std::string_view group) const {
+  const std::string list = impl_->lines_of(group);
+  return xxh3_128(list.data(), list.size());
+}
 
 }  // namespace headway

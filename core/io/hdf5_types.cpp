@@ -1,6 +1,11 @@
 #include "core/io/hdf5_types.h"
 
+#include <fmt/format.h>
 #include <hdf5.h>
+
+#include <variant>
+
+#include "core/io/digest.h"
 
 namespace headway {
 
@@ -58,6 +63,18 @@ std::optional<DType> dtype_of_file_type(Hdf5Id type) {
     if (expected.get() >= 0 && H5Tequal(type, expected.get()) > 0) return dtype;
   }
   return std::nullopt;
+}
+
+std::string attribute_line(std::string_view path, std::string_view name, const AttributeValue& value) {
+  if (path.empty() && (name == "content_xxh128" || name == "complete")) return "";
+  std::string text;
+  if (const auto* integer = std::get_if<int64_t>(&value))
+    text = std::to_string(*integer);
+  else if (const auto* number = std::get_if<double>(&value))
+    text = fmt::format("{:a}", *number);
+  else
+    text = xxh3_64(std::get<std::string>(value).data(), std::get<std::string>(value).size());
+  return fmt::format("{}\t@{}\t{}\n", path, name, text);
 }
 
 }  // namespace headway

@@ -5,9 +5,11 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "core/dtype.h"
+#include "core/io/archive.h"
 #include "core/io/hdf5_handle.h"
 
 namespace headway {
@@ -24,5 +26,8 @@ Hdf5Handle file_type(DType);
 Hdf5Handle text_type(size_t bytes);
 /// The element type whose file_type is equal to this one.
 std::optional<DType> dtype_of_file_type(Hdf5Id type);
+
+/// The line of an attribute in content_xxh128; empty for the attributes that are not part of it.
+std::string attribute_line(std::string_view path, std::string_view name, const AttributeValue&);
 
 }  // namespace headway

@@ -93,8 +93,18 @@ struct Hdf5Writer::Impl {
     return Hdf5Handle(require(H5Oopen(file.get(), known.c_str(), H5P_DEFAULT), "open " + known));
   }
 
-  void attribute(std::string_view path, std::string_view name, const Hdf5Handle& type,
-                 const void* value) const {
+  void attribute(std::string_view path, std::string_view name, const AttributeValue& value) {
+    if (const auto* integer = std::get_if<int64_t>(&value))
+      write_attribute(path, name, file_type(DType::i64), integer);
+    else if (const auto* number = std::get_if<double>(&value))
+      write_attribute(path, name, file_type(DType::f64), number);
+    else
+      write_string_attribute(path, name, std::get<std::string>(value));
+    attribute_lines[{std::string(path), std::string(name)}] = attribute_line(path, name, value);
+  }
+
+  void write_attribute(std::string_view path, std::string_view name, const Hdf5Handle& type,
+                       const void* value) const {
     const std::string doing = fmt::format("write attribute {} of {}", name, path.empty() ? "the root" : path);
     require(type.get(), doing);
     const Hdf5Handle owner = object(path);
@@ -106,12 +116,14 @@ struct Hdf5Writer::Impl {
     require(attribute.close(), doing);
   }
 
-  void string_attribute(std::string_view path, std::string_view name, std::string_view value) const {
+  void write_string_attribute(std::string_view path, std::string_view name, const std::string& value) const {
+    HEADWAY_CHECK(value.find('\0') == std::string::npos, IoError,
+                  fmt::format("{}: attribute {} of {} contains a zero byte", file_name, name, path));
     HEADWAY_CHECK(value.size() <= kMaxAttributeBytes, IoError,
                   fmt::format("{}: attribute {} of {} has {} bytes, at most {} fit: store it as a text",
                               file_name, name, path, value.size(), kMaxAttributeBytes));
-    const std::string padded = value.empty() ? std::string(1, '\0') : std::string(value);
-    attribute(path, name, text_type(padded.size()), padded.data());
+    const std::string padded = value.empty() ? std::string(1, '\0') : value;
+    write_attribute(path, name, text_type(padded.size()), padded.data());
   }
 
   void dataset(std::string_view path_view, const Hdf5Handle& type, const char* dtype, const Shape& shape,
@@ -144,8 +156,8 @@ struct Hdf5Writer::Impl {
     if (bytes) require(H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), doing);
     require(dataset.close(), doing);
     const std::string digest = xxh3_64(values, bytes);
-    string_attribute(path, "dtype", dtype);
-    string_attribute(path, "xxh3", digest);
+    attribute(path, "dtype", std::string(dtype));
+    attribute(path, "xxh3", digest);
     lines[path] = fmt::format("{}\t{}\t{}\t{}\n", path, dtype, shape.to_string(), digest);
   }
 
@@ -154,14 +166,15 @@ struct Hdf5Writer::Impl {
   Hdf5Layout layout;
   Hdf5Handle file;
   Hdf5Handle link_creation, group_creation;
-  std::map<std::string, std::string> lines;  // of content_xxh128
-  std::vector<std::byte> staging;            // host copy of a tensor on another device
+  std::map<std::string, std::string> lines;  // of content_xxh128: by path, and by path and name
+  std::map<std::pair<std::string, std::string>, std::string> attribute_lines;
+  std::vector<std::byte> staging;  // host copy of a tensor on another device
 };
 
 Hdf5Writer::Hdf5Writer(const std::filesystem::path& path, Stream& stream, const Options& options)
     : impl_(std::make_unique<Impl>(path, stream, options)) {
   attribute("", "format", options.format);
-  attribute("", "format_version", int64_t{1});
+  attribute("", "format_version", kFormatVersion);
   attribute("", "program", std::string_view("headway " HEADWAY_VERSION));
   attribute("", "created_utc", utc_now());
 }
@@ -191,18 +204,19 @@ void Hdf5Writer::text(std::string_view path, std::string_view value) {
 }
 
 void Hdf5Writer::attribute(std::string_view path, std::string_view name, int64_t value) {
-  impl_->attribute(path, name, file_type(DType::i64), &value);
+  impl_->attribute(path, name, value);
 }
 void Hdf5Writer::attribute(std::string_view path, std::string_view name, double value) {
-  impl_->attribute(path, name, file_type(DType::f64), &value);
+  impl_->attribute(path, name, value);
 }
 void Hdf5Writer::attribute(std::string_view path, std::string_view name, std::string_view value) {
-  impl_->string_attribute(path, name, value);
+  impl_->attribute(path, name, std::string(value));
 }
 
 void Hdf5Writer::finish() {
   std::string list;
   for (const auto& [path, line] : impl_->lines) list += line;
+  for (const auto& [place, line] : impl_->attribute_lines) list += line;
   attribute("", "content_xxh128", xxh3_128(list.data(), list.size()));
   attribute("", "complete", int64_t{1});
   // Flush first: it reports a full disk while the file can still be closed.

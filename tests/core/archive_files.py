@@ -13,7 +13,7 @@ import numpy as np
 def read(name):
     with h5py.File(name, "r") as file:
         assert file.attrs["format"] == b"headway-checkpoint", file.attrs["format"]
-        assert file.attrs["format_version"] == 1 and file.attrs["complete"] == 1
+        assert file.attrs["format_version"] == 2 and file.attrs["complete"] == 1
         expected = (np.arange(3 * 5, dtype=np.float32).reshape(3, 5) - 7) / 4  # exact in bf16
         for dtype, bits in (("f32", 4), ("bf16", 2)):
             dataset = file["model/" + dtype]
@@ -109,8 +109,12 @@ def spoil(name, kind):
             model["f32"].attrs["dtype"] = np.bytes_("float64")
         elif kind == "incomplete":
             file.attrs["complete"] = 0
+        elif kind == "changed_attribute":
+            file.attrs["step"] = 78
+        elif kind == "older_format":
+            file.attrs["format_version"] = 1
         elif kind == "newer_format":
-            file.attrs["format_version"] = 2
+            file.attrs["format_version"] = 3
         else:
             raise ValueError(kind)
 

@@ -98,7 +98,9 @@ TEST_F(ArchiveH5pyTest, FilesChangedByOthersAreRefusedForTheRightReason) {
       {"changed_value", "model/f32 is damaged"},
       {"wrong_dtype_attribute", "its attribute dtype says \"float64\""},
       {"incomplete", "the file was never completed"},
-      {"newer_format", "format version 2 is not known to this build"},
+      {"changed_attribute", "the list of datasets does not match its digest"},
+      {"older_format", "the list of datasets does not match its digest"},
+      {"newer_format", "format version 3 is not known to this build"},
   };
   for (const auto& [kind, reason] : cases) {
     const std::string refusal = refusal_after(kind);

@@ -1,6 +1,7 @@
 #include "trainers/checkpoint.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <fstream>
 #include <functional>
 #include <thread>
@@ -17,6 +19,8 @@
 #include "core/comm/thread.h"
 #include "core/io/atomic_file.h"
 #include "core/io/hdf5_archive.h"
+#include "core/text/tokenizer.h"
+#include "layers/model.h"
 #include "tests/support/scratch_folder.h"
 #include "tests/trainers/sample_states.h"
 #include "trainers/checkpoint_folder.h"
@@ -192,16 +196,29 @@ TEST_F(CheckpointTest, RetentionKeepsTheLastAndEveryNth) {
 }
 
 TEST_F(CheckpointTest, LeftoversOfDeadProcessesGoAndThoseOfLivingOnesStay) {
-  const pid_t dead = fork();
-  if (dead == 0) _exit(0);
-  waitpid(dead, nullptr, 0);
-  const std::string gone = ".step-00000001.h5.tmp." + std::to_string(dead);
-  const std::string alive = ".step-00000002.h5.tmp." + std::to_string(getppid());
-  for (const std::string& name :
-       {gone, alive, std::string(".step-00000003.h5.doomed"), std::string("notes.tmp.1")})
+  // A process id says nothing: in another container this one has the dead writer's.
+  const std::string gone = ".step-00000001.h5.tmp." + std::to_string(getpid());
+  for (const std::string& name : {gone, std::string(".step-00000003.h5.doomed"), std::string("notes.tmp.1")})
     std::ofstream(folder / name) << "x";
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t writer = fork();
+  if (writer == 0) {
+    const AtomicFile file(folder / "step-00000002.h5");
+    std::ofstream(file.temporary()) << "x";
+    (void)!write(ready[1], "x", 1);
+    pause();
+  }
+  char byte = 0;
+  ASSERT_EQ(read(ready[0], &byte, 1), 1);
+  const std::string alive = ".step-00000002.h5.tmp." + std::to_string(writer);
+  EXPECT_EQ(remove_leftovers(folder.path()), std::vector<std::string>{".step-00000003.h5.doomed"});
+  EXPECT_EQ(names(), (std::vector<std::string>{gone, alive, "notes.tmp.1"}));
+  kill(writer, SIGKILL);
+  waitpid(writer, nullptr, 0);
   EXPECT_EQ(remove_leftovers(folder.path()).size(), 2u);
-  EXPECT_EQ(names(), (std::vector<std::string>{alive, "notes.tmp.1"}));
+  EXPECT_EQ(names(), std::vector<std::string>{"notes.tmp.1"});
+  for (const int end : ready) close(end);
 }
 
 TEST_F(CheckpointTest, TooSmallDiskIsNoticedBeforeWriting) {
@@ -322,6 +339,51 @@ TEST_F(CheckpointTest, ExportRefusesWhatItCannotDo) {
   flip_byte(path, 0.5);
   EXPECT_THROW(export_weights(path, folder / "w.h5", std::nullopt), CheckpointError);
   EXPECT_FALSE(fs::exists(folder / "w.h5"));
+}
+
+/// A run as it saves itself, but with another recipe in its record where one is given.
+std::filesystem::path save_run(const fs::path& path, int64_t vocab_size, const std::string& recipe_text,
+                               Stream& stream) {
+  Recipe recipe =
+      parse_recipe(fmt::format("[data]\ntext = [\"x\"]\n[model]\nnum_layers = 1\nmodel_dim = 8\n"
+                               "vocab_size = {}\nattention.num_heads = 1\n[train]\nmax_steps = 30\n",
+                               vocab_size),
+                   "test", {});
+  const auto tokenizer = Tokenizer::create("bytes");
+  recipe.resolve(1);
+  Model model(recipe.model);
+  model.materialize(DType::f32, 1, stream);
+  ModelState model_state(model);
+  TokenizerState tokenizer_state(*tokenizer);
+  RunState run_state;
+  DataState data_state;
+  const NamedState states[] = {
+      {"model", &model_state}, {"state", &run_state}, {"data", &data_state}, {"tokenizer", &tokenizer_state}};
+  RunInfo info;
+  info.recipe = recipe_text.empty() ? recipe.to_toml() : recipe_text;
+  save_checkpoint(path, states, info, stream);
+  return path;
+}
+
+TEST_F(CheckpointTest, WhatLoadingWouldFindWrongIsFoundBeforeAnythingIsBuilt) {
+  const auto refusal = [&](int64_t vocab_size, const std::string& recipe) {
+    Hdf5Reader reader(save_run(folder / "run.h5", vocab_size, recipe, *stream));
+    reader.verify();
+    return message_of<CheckpointError>([&] { check_loadable(reader); });
+  };
+  EXPECT_EQ(refusal(320, ""), "nothing was thrown");
+  EXPECT_NE(refusal(64, "").find("model.vocab_size = 64 is smaller than the tokenizer's 257"),
+            std::string::npos);
+  EXPECT_NE(refusal(320, "[model]\nnum_layers = 1\n").find("data.text is empty"), std::string::npos);
+  EXPECT_NE(refusal(320, "nonsense").find("(recipe)"), std::string::npos);
+  const std::string huge =
+      refusal(320,
+              "[data]\ntext = [\"x\"]\n[model]\nnum_layers = 1000\nmodel_dim = 65536\n"
+              "vocab_size = 16777216\nattention.num_heads = 64\n[train]\nmax_steps = 30\n");
+  EXPECT_NE(huge.find("model/embedding is f32 [320, 8], expected f32 or bf16 [16777216, 65536]"),
+            std::string::npos)
+      << huge;
+  EXPECT_LE(std::ranges::count(huge, '\n'), 25);
 }
 
 TEST_F(CheckpointTest, InspectionListsEverythingAndNamesDamage) {

@@ -50,7 +50,7 @@ TEST_F(InspectTest, ForeignFilesAreListedAndNamedUnusable) {
   EXPECT_EQ(inspection.problem,
             path.string() + ": not a Headway checkpoint (its HDF5 superblock is of another version)");
   for (const char* part : {"/layer_3/weight", "f32   [3, 4]", "no digest", "8 tensors, 304 values",
-                           "/ @title = \"weights?[31m\""})
+                           "/ @title = \"weights\\x1b[31m\""})
     EXPECT_NE(inspection.text.find(part), std::string::npos) << part << " is not in\n" << inspection.text;
 }
 

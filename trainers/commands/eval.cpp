@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdio>
 
 #include "core/comm/agreement.h"
 #include "trainers/commands/command.h"
@@ -47,6 +48,7 @@ void add_options(CLI::App& verb, Action& action) {
                                             .seq_len = loaded.recipe.data.seq_len},
                                            comm, stream);
         if (comm.rank() == 0) {
+          if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
           fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source,
                      loaded.step, result.loss, std::exp(result.loss));
           if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);

@@ -1,6 +1,7 @@
 // headway export CHECKPOINT --to hdf5
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <optional>
 
 #include "trainers/commands/command.h"
@@ -27,7 +28,8 @@ void add_options(CLI::App& verb, Action& action) {
     action = [options] {
       std::optional<DType> dtype;
       if (!options->dtype.empty()) dtype = options->dtype == "bf16" ? DType::bf16 : DType::f32;
-      const ExportReport report = export_weights(options->checkpoint, options->out, dtype);
+      const ExportReport report = export_weights(options->checkpoint, options->out, dtype, check_loadable);
+      if (!report.note.empty()) fmt::print(stderr, "headway: {}\n", report.note);
       fmt::print("{} -> {}: {} tensors, {} values, {:.1f} MiB\n", report.from.string(), report.to.string(),
                  report.num_tensors, report.num_values, static_cast<double>(report.bytes) * 0x1p-20);
       return ExitCode::ok;

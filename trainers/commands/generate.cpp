@@ -35,6 +35,7 @@ void add_options(CLI::App& verb, Action& action) {
     action = [options] {
       const auto stream = backend(Device::parse(options->device)).make_stream();
       LoadedModel loaded = load_model(options->checkpoint, {}, *stream);
+      if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
       GenerateRecipe recipe = loaded.recipe.generate;
       recipe.prompt = options->prompt.value_or(recipe.prompt);
       recipe.tokens = options->tokens.value_or(recipe.tokens);

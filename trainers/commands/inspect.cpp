@@ -5,6 +5,7 @@
 
 #include "core/io/token_shards.h"
 #include "core/text/tokenizer.h"
+#include "trainers/checkpoint.h"
 #include "trainers/commands/command.h"
 #include "trainers/inspect_checkpoint.h"
 #include "trainers/recipe.h"
@@ -24,7 +25,7 @@ ExitCode inspect(const std::string& file, const std::vector<std::string>& overri
     fmt::print("{}", describe_token_shard(file));
     return ExitCode::ok;
   }
-  const Inspection inspection = inspect_checkpoint(file);
+  const Inspection inspection = inspect_checkpoint(file, check_loadable);
   fmt::print("{}", inspection.text);
   HEADWAY_CHECK(inspection.problem.empty(), CheckpointError, inspection.problem);
   return ExitCode::ok;

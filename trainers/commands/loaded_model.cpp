@@ -47,13 +47,15 @@ void check_overrides(const RunInfo& info, const std::string& source,
 LoadedModel load_model(const std::filesystem::path& path, const std::vector<std::string>& overrides,
                        Stream& stream) {
   LoadedModel loaded;
-  const auto reader = open_checkpoint(path);
+  const auto reader = open_checkpoint(path, check_loadable);
   loaded.source = reader->source();
   const RunInfo info = read_run_info(*reader);
   loaded.step = info.step;
   check_overrides(info, loaded.source, overrides);
   loaded.recipe = parse_recipe(info.recipe, loaded.source + " (recipe)", overrides);
+  loaded.note = age_note(info, loaded.source);
   loaded.tokenizer = load_tokenizer(*reader);
+  loaded.recipe.resolve(loaded.tokenizer->vocab_size());
   loaded.model = std::make_unique<Model>(loaded.recipe.model);
   loaded.model->materialize(DType::f32, 0, stream);
   ModelState state(*loaded.model);

@@ -12,6 +12,7 @@ namespace headway {
 
 struct LoadedModel {
   std::string source;  // the file
+  std::string note;    // what a user should know of it; empty where nothing
   int64_t step = 0;
   Recipe recipe;
   std::unique_ptr<Tokenizer> tokenizer;
