@@ -133,35 +133,72 @@ TEST_F(GpuLinearAttention, DecayPerHeadAtAllLengths) {
     }
 }
 
+/// The normaliser over the same rests and segments, without a state in the gradients. Of a few tokens, values
+/// less output cancel, which the size of their terms says; of many, weights are so small that it would hide
+/// all.
+TEST_F(GpuLinearAttention, NormalisedAtAllLengths) {
+  const std::vector<double> slopes{0, 0.0625, 2};
+  const auto H = static_cast<int64_t>(slopes.size());
+  for (const auto& [F, V] : {std::array<int64_t, 2>{64, 64}, {128, 64}, {40, 16}, {128, 120}})
+    for (const int64_t T : {1, 3, 63, 64, 65, 127, 129, 1000, 2049})
+      for (const bool fades : {false, true}) {
+        SCOPED_TRACE("T " + std::to_string(T) + ", F " + std::to_string(F) + ", V " + std::to_string(V) +
+                     (fades ? ", decay" : ""));
+        const Shape features{1, T, H, F};
+        check_dtype(
+            DType::bf16, 3e-2,
+            {positive(values(features)), positive(values(features)), values({1, T, H, V}),
+             Input{.values = slopes, .shape = {H}, .kind = Input::Kind::vector}},
+            [fades = fades](Context& c, const Inputs& x) {
+              return linear_attention(
+                  c, {.q = x[0], .k = x[1], .v = x[2], .slope = fades ? x[3].value() : Tensor()},
+                  {.normalise = true, .eps = 0.25})[0];
+            },
+            T < 63 ? 0.1 : 1e-6);
+      }
+}
+
 /// Long sequences of few heads are cut into segments that other blocks begin: the same bits every time.
 TEST_F(GpuLinearAttention, BitsRepeat) {
   const Device gpu{Device::Kind::cuda, 0};
   const auto stream = backend(gpu).make_stream();
-  const auto random = [&](const Shape& shape, uint32_t id) {
-    const std::vector<float> values = random_values<float>(shape.numel(), seed_, id, 1.0);
-    return Tensor::from<bf16>(std::vector<bf16>(values.begin(), values.end()), shape, *stream);
+  const auto random = [&](const Shape& shape, uint32_t id, bool positive) {
+    std::vector<bf16> values;
+    for (const float x : random_values<float>(shape.numel(), seed_, id, 1.0))
+      values.push_back(bf16(positive ? std::abs(x) : x));
+    return Tensor::from<bf16>(values, shape, *stream);
   };
-  for (const auto& [B, T, H, width] :
-       {std::array<int64_t, 4>{1, 5000, 2, 64}, {40, 130, 4, 64}, {2, 2100, 3, 128}}) {
-    SCOPED_TRACE("T " + std::to_string(T));
-    const Shape shape{B, T, H, width}, state_shape{B, H, width, width};
-    const Tensor q = random(shape, 1), k = random(shape, 2), v = random(shape, 3), dout = random(shape, 4);
-    const Tensor slope = Tensor::from<float>(std::vector<float>(static_cast<size_t>(H), 0.01f), {H}, *stream);
+  struct Case {
+    int64_t B, T, H, F, V;
+    bool normalise;
+  };
+  for (const Case& d : {Case{1, 5000, 2, 64, 64, false}, Case{40, 130, 4, 64, 64, false},
+                        Case{2, 2100, 3, 128, 128, false}, Case{1, 4000, 2, 128, 64, true}}) {
+    SCOPED_TRACE("T " + std::to_string(d.T) + ", F " + std::to_string(d.F));
+    const Shape features{d.B, d.T, d.H, d.F}, rows{d.B, d.T, d.H, d.V};
+    const Tensor q = random(features, 1, d.normalise), k = random(features, 2, d.normalise),
+                 v = random(rows, 3, false), dout = random(rows, 4, false);
+    const Tensor slope =
+        Tensor::from<float>(std::vector<float>(static_cast<size_t>(d.H), 0.01f), {d.H}, *stream);
     LinearAttentionInputs<bf16> in;
     in.q = q.view<const bf16, 4>("q"), in.k = k.view<const bf16, 4>("k"), in.v = v.view<const bf16, 4>("v");
     in.slope = slope.view<const float, 1>("slope");
+    in.normalise = d.normalise, in.eps = 0.25;
     std::vector<std::vector<double>> first;
     for (int launches = 0; launches < 20; ++launches) {
-      const auto empty = [&] { return Tensor::empty(shape, DType::bf16, gpu); };
-      const Tensor o = empty(), dq = empty(), dk = empty(), dv = empty(),
-                   state = Tensor::empty(state_shape, DType::f32, gpu);
-      launch(
-          LinearAttentionForward<bf16>{
-              .in = in, .o = o.view<bf16, 4>("o"), .denominator = {}, .state = state.view<float, 4>("state")},
-          *stream);
+      const auto empty = [&](const Shape& shape, DType dtype) { return Tensor::empty(shape, dtype, gpu); };
+      const Tensor o = empty(rows, DType::bf16), dq = empty(features, DType::bf16),
+                   dk = empty(features, DType::bf16), dv = empty(rows, DType::bf16),
+                   state = empty({d.B, d.H, d.F, in.state_width()}, DType::f32),
+                   denominator = empty({d.B, d.T, d.H}, DType::f32);
+      launch(LinearAttentionForward<bf16>{.in = in,
+                                          .o = o.view<bf16, 4>("o"),
+                                          .denominator = denominator.view<float, 3>("denominator"),
+                                          .state = state.view<float, 4>("state")},
+             *stream);
       launch(LinearAttentionBackward<bf16>{.in = in,
                                            .o = o.view<const bf16, 4>("o"),
-                                           .denominator = {},
+                                           .denominator = denominator.view<const float, 3>("denominator"),
                                            .dout = dout.view<const bf16, 4>("dout"),
                                            .dstate = {},
                                            .dq = dq.view<bf16, 4>("dq"),

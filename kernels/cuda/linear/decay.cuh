@@ -89,11 +89,12 @@ struct PairDecayInRegisters {
       factor[i] = age >= 0 ? power_of_2(log_decay * static_cast<float>(age)) : 0.0f;
     }
   }
-  /// The sums times their factors, rounded: a left operand.
-  __device__ void round(unsigned (&to)[4][4], const float (&sums)[32]) const {
+  /// sums *= their factors, and rounded: a left operand.
+  __device__ void weigh(unsigned (&to)[4][4], float (&sums)[32]) const {
 #pragma unroll
-    for (int i = 0; i < 16; ++i)
-      to[i / 4][i % 4] = round_pair(sums[2 * i] * factor[2 * i], sums[2 * i + 1] * factor[2 * i + 1]);
+    for (int i = 0; i < 32; ++i) sums[i] *= factor[i];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) to[i / 4][i % 4] = round_pair(sums[2 * i], sums[2 * i + 1]);
   }
 };
 
@@ -130,7 +131,7 @@ struct PairDecayInMemory {
       of_row[half] = power_of_2(log_decay * static_cast<float>(from_end ? -from_middle : from_middle));
     }
   }
-  __device__ void round(unsigned (&to)[4][4], const float (&sums)[32]) const {
+  __device__ void weigh(unsigned (&to)[4][4], float (&sums)[32]) const {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const uint4 four = load_shared(address + static_cast<unsigned>(step * 16));
@@ -139,11 +140,11 @@ struct PairDecayInMemory {
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
         const int i = step * 8 + pair * 2;
-        const auto weight = [&](int c) {
-          return counts >> (i + c) & 1 ? sums[i + c] * (of_column[pair / 2 * 2 + c] * of_row[pair % 2])
-                                       : 0.0f;
-        };
-        to[step][pair] = round_pair(weight(0), weight(1));
+#pragma unroll
+        for (int c = 0; c < 2; ++c)
+          sums[i + c] =
+              counts >> (i + c) & 1 ? sums[i + c] * (of_column[pair / 2 * 2 + c] * of_row[pair % 2]) : 0.0f;
+        to[step][pair] = round_pair(sums[i], sums[i + 1]);
       }
     }
   }

@@ -8,23 +8,25 @@
 
 namespace headway::cuda::linear {
 
-/// Segments of each head, for so many blocks with one segment: as many as give each multiprocessor two blocks
-/// where half of them would have none, of at least a thousand tokens.
+/// Segments of each head, for so many blocks with one segment: as many as give each multiprocessor
+/// kMostSegments where half of them would have none, of at least a thousand tokens.
 inline int num_segments(int64_t blocks, int chunks, int num_multiprocessors) {
   constexpr int kLeastChunks = 16;
   if (2 * blocks > num_multiprocessors) return 1;
-  return static_cast<int>(
-      std::clamp<int64_t>(2 * num_multiprocessors / blocks, 1, std::max(1, chunks / kLeastChunks)));
+  return static_cast<int>(std::clamp<int64_t>(kMostSegments * num_multiprocessors / blocks, 1,
+                                              std::max(1, chunks / kLeastChunks)));
 }
 
-template <int kChannels>
-void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, const char* name, Stream& stream) {
+template <int kChannels, bool kNormalised>
+void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
+            Stream& stream) {
   constexpr int kColumns = columns_of_block(kChannels);
   const auto& x = sweeps[0].x.size;
-  const int64_t rows = x[3], columns = sweeps[0].z.size[3];
+  const int64_t rows = x[3], columns = sweeps[0].z.size[3], width = columns + (kNormalised ? 1 : 0);
   SweepArgs args{};
   args.count = static_cast<int>(sweeps.size());
   args.slope = slope;
+  args.segment_states = segment_states;
   args.B = static_cast<int>(x[0]), args.T = static_cast<int>(x[1]), args.H = static_cast<int>(x[2]);
   args.column_blocks = static_cast<int>((columns + kColumns - 1) / kColumns);
   for (int i = 0; i < args.count; ++i) {
@@ -38,12 +40,15 @@ void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, const char
                      .to = tensor_map<bf16, 4>(sweep.to, {1, kChunk, 1, kColumns}),
                      .before = sweep.before,
                      .after = sweep.after,
-                     .head_stride = rows * columns,
-                     .row_stride = sweep.transposed ? 1 : columns,
+                     .head_stride = rows * width,
+                     .row_stride = sweep.transposed ? 1 : width,
                      .column_stride = sweep.transposed ? rows : 1,
                      .rows = static_cast<int>(rows),
                      .columns = static_cast<int>(columns),
-                     .from_end = sweep.from_end};
+                     .from_end = sweep.from_end,
+                     .denominator = sweep.denominator,
+                     .token_eps = sweep.token_eps,
+                     .eps = sweep.eps};
   }
   const int64_t heads = x[0] * x[2], blocks = heads * args.column_blocks * args.count,
                 chunks = (x[1] + kChunk - 1) / kChunk;
@@ -56,22 +61,28 @@ void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, const char
       std::string(name) + ": " + std::to_string(blocks) + " blocks are more than the GPU kernel can take");
 
   if (args.segments > 1) {
-    using Shape = SegmentStates<kChannels>;
-    args.segment_states = reinterpret_cast<float*>(
-        stream.scratch(static_cast<size_t>(blocks * args.segments * kChannels * kColumns) * sizeof(float))
-            .data());
+    using Shape = SegmentStates<kChannels, kNormalised>;
     allow_shared(segment_states_kernel<Shape>, Shape::kBytes, name);
     segment_states_kernel<Shape>
         <<<static_cast<unsigned>(blocks * (args.segments - 1)), kWarpgroup, Shape::kBytes, stream.native()>>>(
             args);
     check_launch(name);
   }
-  using Shape = OnePass<kChannels>;
+  using Shape = OnePass<kChannels, kNormalised>;
+  static_assert(Shape::BlockState::kFloats <= kMostSegmentFloats);
   allow_shared(one_pass_kernel<Shape>, Shape::kBytes, name);
   one_pass_kernel<Shape>
       <<<static_cast<unsigned>(blocks * args.segments), Shape::kThreads, Shape::kBytes, stream.native()>>>(
           args);
   check_launch(name);
+}
+
+template <int kChannels>
+void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
+                   Stream& stream) {
+  if constexpr (kChannels <= 128)
+    if (sweeps[0].denominator) return launch<kChannels, true>(sweeps, slope, segment_states, name, stream);
+  launch<kChannels, false>(sweeps, slope, segment_states, name, stream);
 }
 
 }  // namespace headway::cuda::linear

@@ -18,11 +18,14 @@
 namespace headway::cuda::linear {
 
 /// Sizes, and places in shared memory, for up to kChannels channels of x and y.
-template <int kChannels_>
+template <int kChannels_, bool kNormalised_>
 struct OnePass {
   static constexpr int kChannels = kChannels_, kColumns = columns_of_block(kChannels),
                        kStages = kChannels == 256 ? 2 : 4;
-  using PairDecay = std::conditional_t<kChannels == 256, PairDecayInMemory, PairDecayInRegisters>;
+  static constexpr bool kNormalised = kNormalised_;
+  static constexpr bool kIsTight = kChannels == 256 || (kChannels == 128 && kNormalised);  // in registers
+  using PairDecay = std::conditional_t<kIsTight, PairDecayInMemory, PairDecayInRegisters>;
+  using BlockState = State<kChannels / 64, kColumns, kNormalised>;
 
   static constexpr int kPanels = kChannels / 64, kPanelBytes = kChunk * 128,
                        kOperandBytes = kPanels * kPanelBytes;
@@ -31,7 +34,10 @@ struct OnePass {
   static constexpr int kStates = kStages * kStageBytes, kOutputs = kStates + 2 * kOperandBytes,
                        kTokenDecays = kOutputs + 2 * kOutputBytes,
                        kPairDecays = kTokenDecays + 2 * TokenDecay::kBytes,
-                       kBarriers = kPairDecays + PairDecay::kBytes, kBytes = kBarriers + kStages * 16;
+                       kOnes = kPairDecays + PairDecay::kBytes,
+                       kKeySums = kOnes + (kNormalised ? Ones::kBytes : 0),
+                       kKeySumBytes = decltype(BlockState::keys)::kOperandBytes,
+                       kBarriers = kKeySums + 2 * kKeySumBytes, kBytes = kBarriers + kStages * 16;
   static constexpr int kThreads = kWarpgroup + kWarp;
 };
 
@@ -91,7 +97,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
   const float decay_of_chunk = power_of_2(log_decay * kChunk),
               decay_of_rest = power_of_2(log_decay * static_cast<float>(rest));
 
-  State<kPanels, kColumns> state;
+  typename G::BlockState state;
   state.begin(a, w, log_decay);
 
   typename G::PairDecay pair_decay;
@@ -108,6 +114,9 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
   const unsigned z_column = static_cast<unsigned>(w.column_block * kColumns % 64 * 2);
   const int matrix_row = lane % 16;
   const unsigned state_row = ring.base + G::kStates + static_cast<unsigned>((16 * warp + matrix_row) * 128);
+  const auto key_sum = [&](int buffer) {
+    return ring.base + static_cast<unsigned>(G::kKeySums + buffer * G::kKeySumBytes);
+  };
   /// The state before a chunk as an operand; then it fades over the chunk.
   const auto put_state = [&](int buffer, float decay) {
 #pragma unroll
@@ -120,6 +129,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
                        round_pair(s[0], s[1]), round_pair(s[2], s[3]), round_pair(s[4], s[5]),
                        round_pair(s[6], s[7]));
       }
+    if constexpr (G::kNormalised) state.keys.put(key_sum(buffer));
     state.scale(decay);  // here, not before the product, where ptxas would wait for all products
     state.pin();
   };
@@ -138,7 +148,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
                      out[4 * n + 1], out[4 * n + 2], out[4 * n + 3]);
     }
   };
-  float pairs[32], o[kValues];
+  float pairs[32], o[kValues], of_keys[4];
   unsigned decayed[kPanels][4][4];
   const auto multiply_pairs = [&](unsigned stage) {
     const uint64_t x = wgmma_descriptor(stage, 16), y = wgmma_descriptor(stage + G::kOperandBytes, 16);
@@ -176,20 +186,44 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
 #pragma unroll
     for (int k = 0; k < kPanels * 4; ++k)
       wgmma<Major::depth, Major::other>(o, x + (k / 4) * kPanel + (k % 4) * 2, before + k * 128, k > 0);
+    if constexpr (G::kNormalised)
+#pragma unroll
+      for (int k = 0; k < kPanels * 4; ++k)
+        wgmma_eight(of_keys, x + (k / 4) * kPanel + (k % 4) * 2,
+                    descriptor_of_eight(key_sum(step & 1)) + k * 16, k > 0);
     wgmma_commit();
-    state.add(decayed, z);
+    state.add(decayed, z, ring.base + G::kOnes);
     wgmma_commit();
 
     wgmma_wait<2>();
     pin_registers(pairs);
     unsigned weights[4][4];
-    pair_decay.round(weights, pairs);
+    pair_decay.weigh(weights, pairs);
+    float factor[2] = {1, 1};
+    if constexpr (G::kNormalised) {
+      pin_registers(pairs);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < 16; ++i) sum += pairs[i / 2 * 4 + half * 2 + i % 2];
+        factor[half] = quad_sum(sum);
+      }
+      pin_registers(factor);
+    }
 #pragma unroll
     for (int k = 0; k < 4; ++k) pin_registers(weights[k]);
     wgmma_wait<1>();
     pin_registers(o);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) o[i] *= state_decay[i / 2 % 2];
+    if constexpr (G::kNormalised) {
+      pin_registers(of_keys);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        factor[half] += state_decay[half] * (of_keys[2 * half] + of_keys[2 * half + 1]);
+      pin_registers(factor);
+    }
     pin_registers(o);
 #pragma unroll
     for (int k = 0; k < 4; ++k) pin_registers(weights[k]);
@@ -198,6 +232,16 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     for (int k = 0; k < 4; ++k) wgmma(o, weights[k], z + k * 128, true);
     wgmma_commit();
 
+    if constexpr (G::kNormalised)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int token = w.token(a, step) + row + half * 8;
+        if (token >= a.T) continue;  // rows that nobody keeps
+        const int64_t index = (static_cast<int64_t>(w.batch) * a.T + token) * a.H + w.head_of_batch;
+        const float denominator = factor[half] + (sweep.token_eps ? sweep.token_eps[index] : sweep.eps);
+        if (w.column_block == 0 && lane % 4 == 0) sweep.denominator[index] = denominator;
+        factor[half] = 1 / denominator;
+      }
     // The next chunk's pairs; behind the last chunk this one's again, which nobody uses: a product under a
     // condition would make ptxas do all of them one by one.
     int next = s + 1;
@@ -214,7 +258,8 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     pin_registers(o);
     if (lane == 0) mbarrier_arrive(ring.empty(s));
 #pragma unroll
-    for (int i = 0; i < kValues / 2; ++i) out[i] = round_pair(o[2 * i], o[2 * i + 1]);
+    for (int i = 0; i < kValues / 2; ++i)
+      out[i] = round_pair(o[2 * i] * factor[i % 2], o[2 * i + 1] * factor[i % 2]);
     const unsigned output = outputs + static_cast<unsigned>((step & 1) * G::kOutputBytes);
     stage_output(output);
     fence_async_proxy();
@@ -226,14 +271,18 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
       bulk_commit();
     }
     __syncwarp();
-    state_decay[0] = decay_of_whole[0], state_decay[1] = decay_of_whole[1];
+    if constexpr (!G::kNormalised)  // which goes from the start, where both are the same
+      state_decay[0] = decay_of_whole[0], state_decay[1] = decay_of_whole[1];
     s = next, parity = next_parity;
   } while (++step < w.steps);
   wgmma_wait<0>();
   pin_registers(pairs);
   state.pin();
-  if (sweep.after && w.segment == a.segments - 1)
+  if (sweep.after && w.segment == a.segments - 1) {
     state.each(sweep, w, [&](float& value, int64_t index) { sweep.after[index] = value; });
+    if (w.column_block == 0 && lane % 4 == 0)
+      state.each_key(sweep, w, [&](const float* twice, int64_t index) { sweep.after[index] = twice[0]; });
+  }
   if (thread == kWarp) bulk_wait<0>();
 }
 
@@ -264,6 +313,10 @@ __global__ void __launch_bounds__(G::kThreads, 1) one_pass_kernel(const __grid_c
   decay.fill(log_decay, sweep.from_end, kChunk);
   decay_of_short.fill(log_decay, sweep.from_end, a.T - (a.chunks() - 1) * kChunk);
   G::PairDecay::fill(ring.base + G::kPairDecays, log_decay, sweep.from_end);
+  if constexpr (G::kNormalised) {
+    Ones::fill(ring.base + G::kOnes);
+    fence_async_proxy();
+  }
   __syncthreads();
 
   if (uniform(static_cast<int>(threadIdx.x) / kWarp) < kWarpgroup / kWarp) {

@@ -8,16 +8,17 @@
 
 namespace headway::cuda::linear {
 
-template <int kChannels_>
+template <int kChannels_, bool kNormalised_>
 struct SegmentStates {
   static constexpr int kChannels = kChannels_, kColumns = columns_of_block(kChannels), kStages = 4,
                        kBlocks = kChannels == 64    ? 3
                                  : kChannels == 128 ? 2
                                                     : 1;
+  static constexpr bool kNormalised = kNormalised_;
   static constexpr int kPanels = kChannels / 64, kPanelBytes = kChunk * 128,
                        kOperandBytes = kPanels * kPanelBytes, kStageBytes = kOperandBytes + kPanelBytes;
-  static constexpr int kTokenDecay = kStages * kStageBytes, kBarriers = kTokenDecay + TokenDecay::kBytes,
-                       kBytes = kBarriers + kStages * 16;
+  static constexpr int kTokenDecay = kStages * kStageBytes, kOnes = kTokenDecay + TokenDecay::kBytes,
+                       kBarriers = kOnes + Ones::kBytes, kBytes = kBarriers + kStages * 16;
 };
 
 template <class G>
@@ -52,6 +53,10 @@ __global__ void __launch_bounds__(kWarpgroup, G::kBlocks)
   }
   const TokenDecay decay{base + G::kTokenDecay};
   decay.fill(log_decay, sweep.from_end, kChunk);
+  if constexpr (G::kNormalised) {
+    Ones::fill(base + G::kOnes);
+    fence_async_proxy();
+  }
   __syncthreads();
   if (threadIdx.x == 0)
     for (int step = 0; step < min(G::kStages, w.steps); ++step) load(step, step);
@@ -59,7 +64,7 @@ __global__ void __launch_bounds__(kWarpgroup, G::kBlocks)
 
   const float decay_of_chunk = power_of_2(log_decay * kChunk);
   const unsigned z_column = static_cast<unsigned>(w.column_block * G::kColumns % 64 * 2);
-  State<G::kPanels, G::kColumns> state;
+  State<G::kPanels, G::kColumns, G::kNormalised> state;
   state.clear();
   int s = 0;
   unsigned parity = 0;
@@ -74,7 +79,7 @@ __global__ void __launch_bounds__(kWarpgroup, G::kBlocks)
 #pragma unroll
       for (int k = 0; k < 4; ++k) pin_registers(decayed[p][k]);
     wgmma_fence();
-    state.add(decayed, wgmma_descriptor(stage(s) + G::kOperandBytes + z_column, 16));
+    state.add(decayed, wgmma_descriptor(stage(s) + G::kOperandBytes + z_column, 16), base + G::kOnes);
     wgmma_commit();
     wgmma_wait<0>();
     state.pin();

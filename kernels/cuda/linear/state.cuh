@@ -1,7 +1,7 @@
 // The state of a head in the registers of a warpgroup: for each 64 of its rows, 64 x kColumns sums.
 #pragma once
 
-#include "kernels/cuda/linear/decay.cuh"
+#include "kernels/cuda/linear/normaliser.cuh"
 
 namespace headway::cuda::linear {
 
@@ -14,8 +14,11 @@ struct MappedSweep {
   const float* before;
   float* after;
   int64_t head_stride, row_stride, column_stride;  // of these, in elements
-  int rows, columns;                               // of S
+  int rows, columns;                               // of S, without Z
   bool from_end;
+  float* denominator;
+  const float* token_eps;
+  float eps;
 };
 
 /// The parameters of a launch.
@@ -63,23 +66,25 @@ struct Work {
   }
 };
 
-template <int kPanels, int kColumns>
+template <int kPanels, int kColumns, bool kNormalised>
 struct State {
   static constexpr int kValues = kColumns / 2;  // of a panel in a thread
+  static constexpr int kFloats = kPanels * (kValues + (kNormalised ? 4 : 0)) * kWarpgroup;  // of a block
   float values[kPanels][kValues];
+  std::conditional_t<kNormalised, KeySum<kPanels>, NoKeySum> keys;
 
   /// Of a segment's state among those of the launch.
   __device__ static float* segment_state(const SweepArgs& a, const Work& w, int segment) {
     const int64_t heads = static_cast<int64_t>(a.B) * a.H,
                   block = (w.sweep * heads + w.head) * a.column_blocks + w.column_block;
-    return a.segment_states + (block * a.segments + segment) * (kPanels * kValues * kWarpgroup) +
-           threadIdx.x % kWarpgroup * 4;
+    return a.segment_states + (block * a.segments + segment) * kFloats + threadIdx.x % kWarpgroup * 4;
   }
   __device__ void clear() {
 #pragma unroll
     for (int p = 0; p < kPanels; ++p)
 #pragma unroll
       for (int i = 0; i < kValues; ++i) values[p][i] = 0;
+    keys.clear();
   }
   /// use(value, its index in the state's tensor)
   template <class Use>
@@ -95,57 +100,83 @@ struct State {
           use(values[p][i], w.head * sweep.head_stride + r * sweep.row_stride + c * sweep.column_stride);
       }
   }
+  /// use(value, its index in the state's tensor), for Z and its values of a thread
+  template <class Use>
+  __device__ void each_key(const MappedSweep& sweep, const Work& w, Use use) {
+    if constexpr (kNormalised)
+      keys.each([&](int row, int p, int half) {
+        if (row < sweep.rows)
+          use(keys.values[p] + 2 * half,
+              w.head * sweep.head_stride + row * sweep.row_stride + sweep.columns * sweep.column_stride);
+      });
+  }
   /// What the sweep begins with, or what its segments before this one leave of it.
   __device__ void begin(const SweepArgs& a, const Work& w, float log_decay) {
     const MappedSweep& sweep = a.sweep[w.sweep];
     clear();
-    if (sweep.before) each(sweep, w, [&](float& value, int64_t index) { value = sweep.before[index]; });
+    if (sweep.before) {
+      each(sweep, w, [&](float& value, int64_t index) { value = sweep.before[index]; });
+      each_key(sweep, w, [&](float* twice, int64_t index) { twice[0] = twice[1] = sweep.before[index]; });
+    }
     const int missing = a.chunks() * kChunk - a.T;
     for (int segment = 0; segment < w.segment; ++segment) {
       const int tokens = a.segment_chunks * kChunk - (sweep.from_end && segment == 0 ? missing : 0);
       const float decay = power_of_2(log_decay * static_cast<float>(tokens));
       const float* const from = segment_state(a, w, segment);
 #pragma unroll
-      for (int p = 0; p < kPanels; ++p)
+      for (int p = 0; p < kPanels; ++p) {
 #pragma unroll
-        for (int i = 0; i < kValues; i += 4) {
-          const float4 added = __ldcg(reinterpret_cast<const float4*>(from + (p * kValues + i) * kWarpgroup));
-          values[p][i] = fmaf(values[p][i], decay, added.x);
-          values[p][i + 1] = fmaf(values[p][i + 1], decay, added.y);
-          values[p][i + 2] = fmaf(values[p][i + 2], decay, added.z);
-          values[p][i + 3] = fmaf(values[p][i + 3], decay, added.w);
-        }
+        for (int i = 0; i < kValues; i += 4)
+          fade_and_add(values[p] + i, decay, from + (p * kValues + i) * kWarpgroup);
+        if constexpr (kNormalised)
+          fade_and_add(keys.values[p], decay, from + (kPanels * kValues + p * 4) * kWarpgroup);
+      }
     }
   }
   __device__ void leave(const SweepArgs& a, const Work& w) const {
     float* const to = segment_state(a, w, w.segment);
+    const auto store = [&](int at, const float* four) {
+      *reinterpret_cast<float4*>(to + at * kWarpgroup) = make_float4(four[0], four[1], four[2], four[3]);
+    };
 #pragma unroll
-    for (int p = 0; p < kPanels; ++p)
+    for (int p = 0; p < kPanels; ++p) {
 #pragma unroll
-      for (int i = 0; i < kValues; i += 4)
-        *reinterpret_cast<float4*>(to + (p * kValues + i) * kWarpgroup) =
-            make_float4(values[p][i], values[p][i + 1], values[p][i + 2], values[p][i + 3]);
+      for (int i = 0; i < kValues; i += 4) store(p * kValues + i, values[p] + i);
+      if constexpr (kNormalised) store(kPanels * kValues + p * 4, keys.values[p]);
+    }
   }
   __device__ void scale(float factor) {
 #pragma unroll
     for (int p = 0; p < kPanels; ++p)
 #pragma unroll
       for (int i = 0; i < kValues; ++i) values[p][i] *= factor;
+    keys.scale(factor);
   }
   __device__ void pin() {
 #pragma unroll
     for (int p = 0; p < kPanels; ++p) pin_registers(values[p]);
+    keys.pin();
   }
 #ifdef HEADWAY_WGMMA
-  /// += y^T z of a chunk, whose z is described by `right`.
-  __device__ void add(const unsigned (&left)[kPanels][4][4], uint64_t right) {
+  /// += y^T z of a chunk, whose z is described by `right`; ones: see Ones.
+  __device__ void add(const unsigned (&left)[kPanels][4][4], uint64_t right, unsigned ones) {
 #pragma unroll
     for (int p = 0; p < kPanels; ++p)
 #pragma unroll
       for (int step = 0; step < 4; ++step)
         wgmma(values[p], left[p][step], right + static_cast<uint64_t>(step * 128), true);
+    if constexpr (kNormalised) keys.add(left, ones);
   }
 #endif
+
+ private:
+  __device__ static void fade_and_add(float* four, float decay, const float* from) {
+    const float4 added = __ldcg(reinterpret_cast<const float4*>(from));
+    four[0] = fmaf(four[0], decay, added.x);
+    four[1] = fmaf(four[1], decay, added.y);
+    four[2] = fmaf(four[2], decay, added.z);
+    four[3] = fmaf(four[3], decay, added.w);
+  }
 };
 
 }  // namespace headway::cuda::linear

@@ -12,6 +12,10 @@
 //   dv    k     q     dout  dstate          dstate_in    from the end
 //   dk    v     dout  q     dstate^T        -            from the end
 //
+// The output can be normalised: divided by d_i = scale_i <x_i, Z> + sum_j w_ij <x_i, y_j> + eps_i, where Z is
+// the sum of the rows of y as S is that of y^T z. Its gradients are sweeps over wider rows (see
+// widen.cuh).
+//
 // S stays in registers from the first chunk to the last: what moves is each operand once. Where heads are too
 // few for the GPU, a sequence is cut into segments: a first kernel leaves what each of them adds to the
 // state, and each block of the second adds up those before its own, in their order, so that bits repeat.
@@ -38,11 +42,22 @@ struct Sweep {
   float* after = nullptr;         // S after the last chunk, optional; ... [B,H,C,R] where it is transposed
   bool transposed = false;
   bool from_end = false;
+
+  // With a normaliser, which a launch has for its only sweep: S has one more column, Z.
+  float* denominator = nullptr;      // [B,T,H]: d
+  const float* token_eps = nullptr;  // [B,T,H], optional, in place of eps
+  float eps = 0;
 };
 
-/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256; all have the same B, T, H, R and C.
-/// slope [H], optional: no decay.
+/// Where sequences are cut, all segments together are no more than so many to a multiprocessor, and each
+/// leaves no more than so many fp32 numbers.
+inline constexpr int kMostSegments = 2, kMostSegmentFloats = 10240;
+
+/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256, and 128 with a normaliser; all have
+/// the same B, T, H, R and C. slope [H], optional: no decay. segment_states: kMostSegments x
+/// kMostSegmentFloats for each multiprocessor.
 template <int kChannels>
-void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, const char* name, Stream& stream);
+void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
+                   Stream& stream);
 
 }  // namespace headway::cuda::linear

@@ -2,5 +2,5 @@
 #include "kernels/cuda/linear/launch_sweeps.cuh"
 
 namespace headway::cuda::linear {
-template void launch_sweeps<64>(std::span<const Sweep>, const float*, const char*, Stream&);
+template void launch_sweeps<64>(std::span<const Sweep>, const float*, float*, const char*, Stream&);
 }
