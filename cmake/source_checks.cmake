@@ -25,7 +25,7 @@ add_test(NAME scripts.headers_compile_alone
 if(HEADWAY_CUDA)
   add_library(kernels_before_hopper OBJECT EXCLUDE_FROM_ALL
     kernels/cuda/add_blocks.cu kernels/cuda/attention/backward_hopper_64.cu kernels/cuda/column_sum.cu
-    kernels/cuda/norm_rope.cu
+    kernels/cuda/linear/sweeps_64.cu kernels/cuda/norm_rope.cu
     ${CMAKE_BINARY_DIR}/kernels/cuda/attention/row_affine.cu)
   set_target_properties(kernels_before_hopper PROPERTIES CUDA_ARCHITECTURES 80)
   target_link_libraries(kernels_before_hopper PRIVATE headway_core headway_cuda_options CUDA::cudart_static)

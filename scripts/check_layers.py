@@ -17,7 +17,9 @@ SUFFIXES = {".h", ".cpp", ".cu", ".cuh", ".in"}
 POLICY = re.compile(r"kernels/attention/(softmax_variant\.h|linear_variant\.h|variants/\w+\.h)")
 INCLUDE = re.compile(r'\s*#\s*include\s*["<]([^">]+)[">]')
 CONDITIONAL = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else)\b")
-MAY_BRANCH = ("core/cuda/", "kernels/cuda/tile/", "core/host_device.h")
+# Kernels of Hopper's own instructions, which the compiler of any other architecture refuses, among them.
+MAY_BRANCH = ("core/cuda/", "kernels/cuda/attention/", "kernels/cuda/linear/", "kernels/cuda/tile/",
+              "core/host_device.h")
 
 
 def forbidden_include(folder, included):

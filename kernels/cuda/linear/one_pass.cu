@@ -2,21 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <string_view>
 
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/linear/sweep.h"
 #include "kernels/cuda/linear/widen.cuh"
 #include "kernels/cuda/tile/tma.cuh"
 
 namespace headway::cuda::linear {
 namespace {
-
-/// Whether this build has code of Hopper's own instructions, and the stream's GPU runs it.
-bool is_hopper(const Stream& stream) {
-  return std::string_view(HEADWAY_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos &&
-         property(stream, cudaDevAttrComputeCapabilityMajor) == 9 &&
-         property(stream, cudaDevAttrComputeCapabilityMinor) == 0;
-}
 
 constexpr int64_t kWidest = 256;
 // With a normaliser: features, and values in the gradients.
@@ -35,7 +28,7 @@ std::string map_refusal(const char* name, const View<E, 4>& rows) {
 template <class... E>
 std::string refusal(const LinearAttentionInputs<bf16>& in, const Stream& stream,
                     const NamedRows<E>&... others) {
-  if (!is_hopper(stream)) return "the GPU or the build is not for sm_90a";
+  if (std::string reason = hopper_refusal(stream); !reason.empty()) return reason;
   if (in.log_decay) return "the decay differs from token to token";
   if (in.norm_q) return "the normaliser has features of its own";
   const auto too_wide = [](const char* what, int64_t has, int64_t most) {

@@ -70,11 +70,7 @@ struct Ring {
 /// mbarrier_wait() while products are under way: ptxas does all products of the kernel one by one (C7514)
 /// unless the wait has another end, so that after minutes it ends the kernel with an error.
 __device__ inline void wait_beside_products(unsigned barrier, unsigned parity) {
-#ifdef HEADWAY_WATCHDOG
-  constexpr long long kMostClocks = 1ll << 29;
-#else
   constexpr long long kMostClocks = 1ll << 40;
-#endif
   if (mbarrier_try_wait(barrier, parity)) return;
   const long long start = clock64();
   while (!mbarrier_try_wait(barrier, parity))

@@ -1,6 +1,8 @@
 // The state of a head in the registers of a warpgroup: for each 64 of its rows, 64 x kColumns sums.
 #pragma once
 
+#include <cuda.h>
+
 #include "kernels/cuda/linear/normaliser.cuh"
 
 namespace headway::cuda::linear {

@@ -21,8 +21,6 @@
 // state, and each block of the second adds up those before its own, in their order, so that bits repeat.
 #pragma once
 
-#include <cuda.h>
-
 #include <cstdint>
 #include <span>
 
