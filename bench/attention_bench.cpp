@@ -5,7 +5,8 @@
 // with the bytes that each tensor once comes to.
 //
 // Usage: attention_bench [T [B [H [Dh]]]], by default 1024 4 12 64;
-// attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md.
+// attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md;
+// attention_bench cuda forward | backward | linear, a part of them.
 #include <cblas.h>
 #include <fmt/format.h>
 #include <omp.h>
@@ -25,6 +26,8 @@
 #include "core/tensor.h"
 #include "kernels/attention/softmax.h"
 #include "kernels/attention/variants/plain.h"
+#include "kernels/attention/variants/row_scaled.h"
+#include "kernels/attention/variants/sink.h"
 #include "kernels/attention/variants/sliding_window.h"
 #include "kernels/ops/linear_attention.h"
 
@@ -36,15 +39,22 @@ double seconds_of(Stream& stream, Call&& call) {
   return median_seconds(stream, 9, stream.device().kind == Device::Kind::cuda ? 10 : 1, call);
 }
 
-/// Uniform between -1 and 1, repeated after a while.
+/// Normal numbers, repeated after a while.
 template <class T>
 Tensor random_tensor(const Shape& shape, uint32_t stream_id, Stream& stream) {
-  constexpr size_t kPattern = 1 << 20;
+  constexpr int64_t kPattern = 1 << 20;
   const RandomKey key{.seed = 1, .step = 0, .stream = stream_id, .first_element = 0};
-  std::vector<T> values(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] = i < kPattern ? T(2 * uniform(key, i) - 1) : values[i - kPattern];
-  return Tensor::from<T>(values, shape, stream);
+  std::vector<T> values(static_cast<size_t>(std::min(kPattern, shape.numel())));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = T(static_cast<float>(normal(key, i)));
+  const int64_t count = static_cast<int64_t>(values.size());
+  const Tensor pattern = Tensor::from<T>(values, {count}, stream);
+  const Tensor all = Tensor::empty(shape, dtype_of<T>, stream.device()), row = all.reshape({-1});
+  for (int64_t first = 0; first < shape.numel(); first += count) {
+    const int64_t last = std::min(first + count, shape.numel());
+    row.slice(0, first, last).copy_from(pattern.slice(0, 0, last - first), stream);
+  }
+  stream.synchronize();
+  return all;
 }
 
 double sgemm_flops(Stream& stream) {
@@ -58,33 +68,77 @@ double sgemm_flops(Stream& stream) {
   return 2.0 * n * n * n / seconds;
 }
 
+enum class Directions { both, forward, backward };
+
+/// Causal attention of B sequences of T tokens, H query and K key heads of Dh.
+struct Job {
+  int64_t B, T, H, K, Dh;
+  int64_t window = 0;  // 0: none
+
+  std::string title() const {
+    std::string text = fmt::format("{} x {} x {}{} x {}", B, T, H, K == H ? "" : fmt::format("/{}", K), Dh);
+    if (window > 0) text += fmt::format(", window {}", window);
+    return text;
+  }
+  double flop_of_products() const {
+    double pairs = 0;
+    for (int64_t t = 0; t < T; ++t)
+      pairs += static_cast<double>(window > 0 ? std::min(t + 1, window) : t + 1);
+    return static_cast<double>(2 * B * H * Dh) * pairs;
+  }
+};
+
 /// sgemm: FLOP/s to set the others beside, if not 0.
 template <class V, class T>
-void measure(const char* title, const typename V::Params& params, const Shape& shape, int64_t window,
-             double sgemm, Stream& stream) {
-  const int64_t B = shape[0], length = shape[1], H = shape[2], Dh = shape[3];
-  const auto random = [&](uint32_t id) { return random_tensor<T>(shape, id, stream); };
-  const Tensor q = random(4), k = random(5), v = random(6), dout = random(7);
-  const auto empty = [&](DType dtype) { return Tensor::empty(shape, dtype, stream.device()); };
-  const Tensor o = empty(q.dtype()), dq = empty(q.dtype()), dk = empty(q.dtype()), dv = empty(q.dtype()),
-               lse = Tensor::empty({B, H, length}, DType::f32, stream.device());
+void measure(const Job& job, const typename V::Params& params, Directions directions, double sgemm,
+             Stream& stream) {
+  const auto random = [&](int64_t heads, uint32_t id) {
+    return random_tensor<T>({job.B, job.T, heads, job.Dh}, id, stream);
+  };
+  const auto empty = [&](int64_t heads) {
+    return Tensor::empty({job.B, job.T, heads, job.Dh}, dtype_of<T>, stream.device());
+  };
+  const auto slot = [&](const Shape& shape) { return random_tensor<float>(shape, 8, stream); };
+  const Tensor q = random(job.H, 4), k = random(job.K, 5), v = random(job.K, 6), o = empty(job.H),
+               lse = Tensor::empty({job.B, job.H, job.T}, DType::f32, stream.device());
+  Tensor row_scale, sink;
+  if (has(V::slots, Slots::row_scale)) row_scale = slot({job.B, job.H, job.T});
+  if (has(V::slots, Slots::sink)) sink = slot({job.H});
+  SlotViews<float> slots;
+  slots.row_scale = row_scale.optional_view<const float, 3>("row_scale");
+  slots.sink = sink.optional_view<const float, 1>("sink");
   const auto in = [](const Tensor& x) { return x.view<const T, 4>("input"); };
   const auto out = [](const Tensor& x) { return x.view<T, 4>("output"); };
-  const double scale = 1 / std::sqrt(static_cast<double>(Dh));
-  const double forward = seconds_of(stream, [&] {
+  const double scale = 1 / std::sqrt(static_cast<double>(job.Dh));
+  const auto print = [&](const char* direction, double seconds, double products) {
+    const double flops = products * job.flop_of_products() / seconds;
+    fmt::print("{:<32} {:<8} {:9.4f} ms {:7.1f} {}FLOP/s", job.title(), direction, 1e3 * seconds,
+               flops * (sgemm > 0 ? 1e-9 : 1e-12), sgemm > 0 ? 'G' : 'T');
+    if (sgemm > 0) fmt::print(" {:6.2f} of sgemm", flops / sgemm);
+    fmt::print("\n");
+  };
+  const auto forward = [&] {
     launch(SoftmaxForward<V, T>{.q = in(q),
                                 .k = in(k),
                                 .v = in(v),
+                                .slots = slots,
                                 .params = params,
                                 .scale = scale,
                                 .o = out(o),
                                 .log_sum_exp = lse.view<float, 3>("lse")},
            stream);
-  });
+  };
+  if (directions != Directions::backward)
+    print("forward", seconds_of(stream, forward), 2);
+  else
+    forward();
+  if (directions == Directions::forward) return;
+  const Tensor dout = random(job.H, 7), dq = empty(job.H), dk = empty(job.K), dv = empty(job.K);
   const double backward = seconds_of(stream, [&] {
     launch(SoftmaxBackward<V, T>{.q = in(q),
                                  .k = in(k),
                                  .v = in(v),
+                                 .slots = slots,
                                  .params = params,
                                  .scale = scale,
                                  .y = in(o),
@@ -95,26 +149,26 @@ void measure(const char* title, const typename V::Params& params, const Shape& s
                                  .dv = out(dv)},
            stream);
   });
-  double pairs = 0;
-  for (int64_t t = 0; t < length; ++t) pairs += static_cast<double>(std::min(t + 1, window));
-  const double flop = static_cast<double>(B * H * Dh) * pairs;
-  const auto print = [&](const char* direction, double seconds, double work) {
-    fmt::print("{:<22} {:<8} {:8.3f} ms {:10.1f} GFLOP/s", title, direction, 1e3 * seconds,
-               1e-9 * work / seconds);
-    if (sgemm > 0) fmt::print(" {:6.2f} of sgemm", work / seconds / sgemm);
-    fmt::print("\n");
-  };
-  print("forward", forward, 4 * flop);
-  print("backward", backward, 10 * flop);
+  print("backward", backward, 5);
 }
 
-void measure_cpu(const Shape& shape) {
+template <class T>
+void measure(const Job& job, Directions directions, double sgemm, Stream& stream) {
+  if (job.window > 0)
+    measure<attention::SlidingWindow, T>(job, {.window = static_cast<int>(job.window)}, directions, sgemm,
+                                         stream);
+  else
+    measure<attention::Plain, T>(job, {}, directions, sgemm, stream);
+}
+
+void measure_cpu(const Job& job) {
   const auto stream = cpu_backend().make_stream();
   const double sgemm = sgemm_flops(*stream);
-  fmt::print("T = {}, B = {}, H = {}, Dh = {}, {} threads; sgemm 1024: {:.1f} GFLOP/s\n", shape[1], shape[0],
-             shape[2], shape[3], omp_get_max_threads(), 1e-9 * sgemm);
-  measure<attention::Plain, float>("plain", {}, shape, shape[1], sgemm, *stream);
-  measure<attention::SlidingWindow, float>("window 256", {.window = 256}, shape, 256, sgemm, *stream);
+  fmt::print("{} threads; sgemm 1024: {:.1f} GFLOP/s\n", omp_get_max_threads(), 1e-9 * sgemm);
+  measure<float>(job, Directions::both, sgemm, *stream);
+  Job windowed = job;
+  windowed.window = 256;
+  measure<float>(windowed, Directions::both, sgemm, *stream);
 }
 
 /// q and k [B,T,H,F], v [B,T,H,V]; normalised, or with a decay per head.
@@ -174,25 +228,28 @@ void measure_linear(const Shape& features, int64_t V, bool normalise, Stream& st
   print("backward", backward, backward_bytes);
 }
 
-void measure_gpu(const std::vector<Shape>& shapes, bool linear) {
-  Backend& gpu = backend({Device::Kind::cuda, 0});
-  const auto stream = gpu.make_stream();
-  fmt::print("{}, bf16\n", gpu.description());
-  for (const Shape& shape : shapes) {
-    const std::string title = fmt::format("{} x {} x {} x {}", shape[0], shape[1], shape[2], shape[3]);
-    measure<attention::Plain, bf16>(title.c_str(), {}, shape, shape[1], 0, *stream);
-  }
-  if (!linear) return;
-  measure_linear({32, 1024, 12, 64}, 64, false, *stream);
-  measure_linear({32, 1024, 12, 128}, 64, true, *stream);
-  measure_linear({8, 4096, 12, 128}, 64, true, *stream);
-  measure_linear({16, 2048, 16, 128}, 128, false, *stream);
-  measure_linear({4, 8192, 32, 64}, 64, false, *stream);
-  measure_linear({4, 8192, 16, 128}, 128, false, *stream);
-  measure_linear({4, 8192, 32, 128}, 64, true, *stream);
-  measure_linear({16, 2048, 4, 256}, 256, false, *stream);
+/// The shapes of docs/performance.md, and shapes at the edges: few and many tokens, few and narrow heads.
+constexpr Job kGpuJobs[] = {
+    {64, 1024, 12, 12, 64},  {16, 2048, 16, 16, 64},       {4, 8192, 32, 32, 64},
+    {16, 2048, 16, 16, 128}, {4, 8192, 16, 16, 128},       {4, 8192, 16, 4, 128},
+    {4, 8192, 8, 2, 128},    {4, 8192, 16, 16, 128, 1024}, {4, 8192, 32, 32, 64, 1024},
+    {32, 1024, 12, 4, 64},   {256, 3, 12, 12, 64},         {64, 1000, 12, 12, 64},
+    {2, 12345, 12, 12, 64},  {2, 12345, 12, 12, 128},      {32, 1024, 12, 12, 128},
+    {1, 65536, 1, 1, 64},    {1, 65536, 1, 1, 128},        {1, 131072, 1, 1, 128},
+    {16, 2048, 16, 16, 96},
+};
+
+void measure_linear(Stream& stream) {
+  measure_linear({32, 1024, 12, 64}, 64, false, stream);
+  measure_linear({32, 1024, 12, 128}, 64, true, stream);
+  measure_linear({8, 4096, 12, 128}, 64, true, stream);
+  measure_linear({16, 2048, 16, 128}, 128, false, stream);
+  measure_linear({4, 8192, 32, 64}, 64, false, stream);
+  measure_linear({4, 8192, 16, 128}, 128, false, stream);
+  measure_linear({4, 8192, 32, 128}, 64, true, stream);
+  measure_linear({16, 2048, 4, 256}, 256, false, stream);
   for (const int64_t T : {1024, 8192, 131072})  // as many tokens at every length
-    measure_linear({131072 / T, T, 12, 64}, 64, false, *stream);
+    measure_linear({131072 / T, T, 12, 64}, 64, false, stream);
 }
 
 }  // namespace
@@ -201,18 +258,37 @@ void measure_gpu(const std::vector<Shape>& shapes, bool linear) {
 int main(int argc, char** argv) {
   using namespace headway;
   const bool on_gpu = argc > 1 && std::string_view(argv[1]) == "cuda";
+  const std::string_view part = on_gpu && argc > 2 ? argv[2] : "";
   const auto argument = [&](int i, int64_t otherwise) {
     const int at = on_gpu ? i + 1 : i;
     return argc > at ? std::max<int64_t>(1, std::atoll(argv[at])) : otherwise;
   };
-  const Shape shape{argument(2, 4), argument(1, 1024), argument(3, 12), argument(4, 64)};
+  const int64_t heads = argument(3, 12);
+  const Job job{argument(2, 4), argument(1, 1024), heads, heads, argument(4, 64)};
   try {
-    if (!on_gpu)
-      measure_cpu(shape);
-    else if (argc > 2)
-      measure_gpu({shape}, false);
-    else
-      measure_gpu({{64, 1024, 12, 64}, {16, 2048, 16, 64}, {16, 2048, 16, 128}, {4, 8192, 16, 128}}, true);
+    if (!on_gpu) {
+      measure_cpu(job);
+      return 0;
+    }
+    Backend& gpu = backend({Device::Kind::cuda, 0});
+    const auto stream = gpu.make_stream();
+    fmt::print("{}, bf16\n", gpu.description());
+    const bool is_part = part == "forward" || part == "backward" || part == "linear";
+    const Directions directions = part == "forward"    ? Directions::forward
+                                  : part == "backward" ? Directions::backward
+                                                       : Directions::both;
+    if (!part.empty() && !is_part) {
+      measure<bf16>(job, directions, 0, *stream);
+      return 0;
+    }
+    if (part != "linear") {
+      for (const Job& one : kGpuJobs) measure<bf16>(one, directions, 0, *stream);
+      const Job rows{16, 2048, 16, 16, 128};
+      fmt::print("with a scale for each row, and with a sink:\n");
+      measure<attention::RowScaled, bf16>(rows, {}, directions, 0, *stream);
+      measure<attention::Sink, bf16>(rows, {}, directions, 0, *stream);
+    }
+    if (part.empty() || part == "linear") measure_linear(*stream);
   } catch (const Error& error) {
     fmt::print(stderr, "attention_bench: {}\n", error.what());
     return 1;
