@@ -8,6 +8,8 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/attention/backward_hopper_128.cu
   kernels/cuda/attention/backward_hopper_64.cu
   kernels/cuda/attention/backward_hopper_slices.cu
+  kernels/cuda/attention/forward_hopper_128.cu
+  kernels/cuda/attention/forward_hopper_64.cu
   kernels/cuda/attention_transfer.cu
   kernels/cuda/causal_conv.cu
   kernels/cuda/cca_prologue.cu
@@ -38,6 +40,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/token_shift.cu
   ${cuda_attention_units}
 )
+
 # How units of CUDA kernels are compiled, those of tests too.
 add_library(headway_cuda_options INTERFACE)
 target_compile_definitions(headway_cuda_options INTERFACE HEADWAY_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES}")

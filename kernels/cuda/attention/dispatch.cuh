@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/attention/backward_hopper.cuh"
+#include "kernels/cuda/attention/forward_hopper.cuh"
 #include "kernels/cuda/attention/softmax_simple.cuh"
 #include "kernels/cuda/attention/softmax_tensor.cuh"
 #include "kernels/kernel_choice.h"
@@ -15,8 +16,9 @@ struct SoftmaxKernels;
 template <class V>
 struct SoftmaxKernels<SoftmaxForward<V, bf16>> {
   using Args = SoftmaxForward<V, bf16>;
-  static constexpr std::array<KernelOption<Args>, 2> options{
-      {{"tensor-core", tensor::forward_refusal<V>, tensor::forward<V>},
+  static constexpr std::array<KernelOption<Args>, 3> options{
+      {{"Hopper", hopper::forward_refusal<V>, hopper::forward<V>},
+       {"tensor-core", tensor::forward_refusal<V>, tensor::forward<V>},
        {"scalar", nullptr, simple::forward<V, bf16>}}};
 };
 template <class V>

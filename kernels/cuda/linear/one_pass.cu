@@ -15,15 +15,6 @@ constexpr int64_t kWidest = 256;
 // With a normaliser: features, and values in the gradients.
 constexpr int64_t kMostFeatures = 128, kMostValues = 128 - kMoreChannels;
 
-template <class E>
-std::string map_refusal(const char* name, const View<E, 4>& rows) {
-  if (rows.size[3] % 8 != 0)
-    return "a row of " + std::string(name) + " has " + std::to_string(rows.size[3]) +
-           " channels, which is no multiple of 8";
-  return can_map(rows) ? ""
-                       : std::string(name) + " is not aligned to 16 bytes, or too large for the copy engine";
-}
-
 /// Of the inputs and other rows.
 template <class... E>
 std::string refusal(const LinearAttentionInputs<bf16>& in, const Stream& stream,
@@ -39,11 +30,7 @@ std::string refusal(const LinearAttentionInputs<bf16>& in, const Stream& stream,
   if (in.normalise && in.q.size[3] > kMostFeatures)
     return too_wide(" features and a normaliser", in.q.size[3], kMostFeatures);
   if (in.q.numel() == 0) return "there are no tokens";
-  std::string reason;
-  const auto maps = [&](const auto& named) { return (reason = map_refusal(named.name, named.rows)).empty(); };
-  static_cast<void>(maps(NamedRows{"q", in.q}) && maps(NamedRows{"k", in.k}) && maps(NamedRows{"v", in.v}) &&
-                    (maps(others) && ...));
-  return reason;
+  return first_map_refusal(NamedRows{"q", in.q}, NamedRows{"k", in.k}, NamedRows{"v", in.v}, others...);
 }
 
 /// Memory for the states of segments, behind so many bytes of what the sweeps read.

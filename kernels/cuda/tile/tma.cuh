@@ -59,6 +59,23 @@ bool can_map(const View<E, Rank>& view) {
   return can;
 }
 
+/// Why no tensor map can describe the rows, after "because"; empty where it can, and for absent ones.
+template <class E>
+std::string map_refusal(const char* name, const View<E, 4>& rows) {
+  if (!rows || can_map(rows)) return "";
+  if (rows.size[3] % 8 != 0)
+    return "a row of " + std::string(name) + " has " + std::to_string(rows.size[3]) +
+           " channels, which is no multiple of 8";
+  return std::string(name) + " is empty, not aligned to 16 bytes, or too large for the copy engine";
+}
+/// That of the first of the rows that has one.
+template <class... E>
+std::string first_map_refusal(const NamedRows<E>&... all) {
+  std::string refusal;
+  static_cast<void>(((refusal = map_refusal(all.name, all.rows)).empty() && ...));
+  return refusal;
+}
+
 /// Where a map's copies are kept in the L2 cache: in pieces of that many bytes.
 enum class L2Promotion { none, bytes_128, bytes_256 };
 
