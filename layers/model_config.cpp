@@ -48,20 +48,21 @@ AttentionChoice::AttentionChoice(const std::string& name, const AttentionConfig&
   config_->head_dim = base.head_dim;
 }
 
-void AttentionChoice::describe(FieldVisitor& v) {
+void AttentionChoice::choose(FieldVisitor& v) {
   FieldRule rule;
   for (const AttentionVariant* variant : all_attention()) rule.choices.push_back(variant->name);
   std::string kind = config_->kind;
   v("kind", kind, "attention mechanism", rule);
   if (kind != config_->kind) *this = AttentionChoice(kind, *config_);
-  config_->describe(v);
 }
 
 void LayerAttention::describe(FieldVisitor& v) {
-  base_.describe(v);
+  base_.choose(v);
+  base_->describe_heads(v);
   v("layers", pattern_,
     "for hybrids: the kind of each layer, repeated up to num_layers; names other than kind's are tables "
     "model.attention.<name> with a kind and keys of their own");
+  if (uses_base()) base_->describe_other(v);
   for (const std::string& name : pattern_) {
     if (name == base_->kind || others_.contains(name)) continue;
     others_.emplace(name, AttentionChoice(name, *base_));
@@ -73,6 +74,10 @@ void LayerAttention::describe(FieldVisitor& v) {
                               "model.attention.{} with a kind",
                               name, name));
   }
+}
+
+bool LayerAttention::uses_base() const {
+  return pattern_.empty() || std::ranges::find(pattern_, base_->kind) != pattern_.end();
 }
 
 const AttentionConfig& LayerAttention::of_layer(int64_t layer_index) const {
@@ -98,7 +103,7 @@ std::string LayerAttention::summary(int64_t num_layers) const {
 }
 
 void LayerAttention::for_each(const std::function<void(const std::string&, AttentionConfig&)>& function) {
-  function("model.attention", *base_);
+  if (uses_base()) function("model.attention", *base_);
   for (auto& [name, choice] : others_) function("model.attention." + name, *choice);
 }
 
@@ -107,10 +112,13 @@ void LayerAttention::check(int64_t num_layers) const {
   HEADWAY_CHECK(static_cast<int64_t>(pattern_.size()) <= num_layers, ConfigError,
                 fmt::format("model.attention.layers has {} entries: expected at most model.num_layers = {}",
                             pattern_.size(), num_layers));
-  HEADWAY_CHECK(std::ranges::find(pattern_, base_->kind) != pattern_.end(), ConfigError,
-                fmt::format("model.attention.layers = [{}] has no layer of model.attention.kind = \"{}\": "
-                            "expected at least one",
-                            fmt::join(pattern_, ", "), base_->kind));
+  const bool is_default = base_->kind == AttentionChoice()->kind;
+  const bool is_of_a_layer =
+      std::ranges::any_of(others_, [&](const auto& other) { return other.second->kind == base_->kind; });
+  HEADWAY_CHECK(uses_base() || is_default || is_of_a_layer, ConfigError,
+                fmt::format("model.attention.kind = \"{}\" is the kind of no layer of "
+                            "model.attention.layers = [{}]: expected one of theirs, or none",
+                            base_->kind, fmt::join(pattern_, ", ")));
 }
 
 void ModelConfig::describe(FieldVisitor& v) {

@@ -27,7 +27,11 @@ class AttentionChoice {
   AttentionConfig& operator*() const { return *config_; }
   AttentionConfig* operator->() const { return config_.get(); }
   /// Visits `kind`, which decides which config takes the other keys.
-  void describe(FieldVisitor&);
+  void choose(FieldVisitor&);
+  void describe(FieldVisitor& v) {
+    choose(v);
+    config_->describe(v);
+  }
 
  private:
   std::unique_ptr<AttentionConfig> config_;
@@ -38,8 +42,10 @@ class AttentionChoice {
 ///   [model.attention]
 ///   kind = "lightning"
 ///   layers = ["lightning", "lightning", "lightning", "global"]   # repeated up to num_layers
-///   [model.attention.global]                                     # inherits num_heads, num_kv_heads,
-///   head_dim kind = "softmax"
+///   [model.attention.global]             # inherits num_heads, num_kv_heads and head_dim
+///   kind = "softmax"
+///
+/// Where no layer is of model.attention.kind, model.attention has no other keys than the heads.
 class LayerAttention {
  public:
   AttentionConfig& operator*() const { return *base_; }
@@ -48,9 +54,11 @@ class LayerAttention {
   /// "softmax", or "3 of lightning and 1 of softmax" over num_layers layers.
   std::string summary(int64_t num_layers) const;
   void describe(FieldVisitor&);
-  /// Every config, and its recipe key.
+  /// Whether a layer is of the base kind, with the keys of model.attention itself.
+  bool uses_base() const;
+  /// Every config that a layer has, and its recipe key.
   void for_each(const std::function<void(const std::string& key, AttentionConfig&)>&);
-  /// ConfigError for a pattern that leaves the base kind or a part of itself unused.
+  /// ConfigError for a pattern that is longer than the model, or a kind that no layer has.
   void check(int64_t num_layers) const;
 
  private:

@@ -27,9 +27,12 @@ std::string explain_attention_key(const std::string& key, LayerAttention& attent
   attention.for_each([&](const std::string& its_table, AttentionConfig& config) {
     if (its_table == table) kind = config.kind;
   });
+  if (kind.empty() && kPrefix.starts_with(table))
+    return "no layer of model.attention.layers is of model.attention.kind; a layer's keys stand in the table "
+           "of "
+           "its name";
   if (kind.empty())
-    return fmt::format("model.attention.layers has no layer \"{}\"",
-                       table.substr(std::min(kPrefix.size(), table.size())));
+    return fmt::format("model.attention.layers has no layer \"{}\"", table.substr(kPrefix.size()));
   std::vector<std::string_view> kinds;
   for (const AttentionVariant* variant : all_attention()) {
     const auto config = variant->make_config();

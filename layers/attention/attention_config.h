@@ -33,10 +33,17 @@ struct AttentionConfig {
 
   /// All fields but `kind`, which its owner visits first to know which config to make.
   void describe(FieldVisitor& v) {
+    describe_heads(v);
+    describe_other(v);
+  }
+  /// Those that layers of other kinds inherit.
+  void describe_heads(FieldVisitor& v) {
     v("num_heads", num_heads, "query heads", {.min = 1, .max = 1024});
     v("num_kv_heads", num_kv_heads, "key/value heads, dividing num_heads; 0 = num_heads",
       {.min = 0, .max = 1024});
     v("head_dim", head_dim, "width of a head; 0 = model_dim / num_heads", {.min = 0, .max = 1024});
+  }
+  void describe_other(FieldVisitor& v) {
     v("rope", rope, "rotate queries and keys by their position (RoPE, arXiv 2104.09864)");
     v("rope_theta", rope_theta, "base of the RoPE frequencies", {.min = 1, .max = 1e9});
     v("rope_fraction", rope_fraction, "share of each head's channels that is rotated", {.min = 0, .max = 1});

@@ -179,15 +179,43 @@ TEST(Recipe, LayersOfAHybridThatDoNotExistAreRefused) {
   EXPECT_EQ(error_of_override("model.attention.moh.top_k=3"),
             "command line: unknown key model.attention.moh.top_k = 3: model.attention.layers has no layer "
             "\"moh\"");
-  Recipe recipe = parse(kSmall, {"model.attention.layers=[lightning]"});
-  try {
-    recipe.resolve(257);
-    FAIL();
-  } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(),
-                 "command line: model.attention.layers = [lightning] has no layer of model.attention.kind = "
-                 "\"softmax\": expected at least one");
-  }
+}
+
+TEST(Recipe, LayersMayConsistOfNamedSettingsAlone) {
+  const std::string named =
+      "[model]\nnum_layers = 3\nmodel_dim = 64\n[model.attention]\nnum_heads = 4\nhead_dim = 8\n"
+      "layers = [\"near\", \"far\"]\n"
+      "[model.attention.near]\nkind = \"softmax\"\nwindow = 16\n"
+      "[model.attention.far]\nkind = \"lightning\"\nnum_heads = 2\n";
+  Recipe recipe = parse(kSmall + named);
+  recipe.resolve(257);
+  const LayerAttention& attention = recipe.model.attention;
+  EXPECT_EQ(attention.summary(3), "2 of near and 1 of far");
+  EXPECT_EQ(attention.of_layer(2).kind, "softmax");
+  EXPECT_EQ(attention.of_layer(2).window, 16);
+  EXPECT_EQ(attention.of_layer(2).num_heads, 4);
+  EXPECT_EQ(attention.of_layer(1).kind, "lightning");
+  EXPECT_EQ(attention.of_layer(1).num_heads, 2);
+  EXPECT_EQ(attention.of_layer(1).head_dim, 8);
+  Recipe again = parse(recipe.to_toml());
+  again.resolve(257);
+  EXPECT_EQ(differences(fields_of(recipe), fields_of(again)), "");
+}
+
+TEST(Recipe, KeysOfNoLayerAreRefused) {
+  const std::string named =
+      "[model.attention]\nlayers = [\"near\"]\n[model.attention.near]\nkind = \"softmax\"\n";
+  const auto error_with = [&](const std::string& override) {
+    return config_error([&] { parse(kSmall + named, {override}).resolve(257); });
+  };
+  EXPECT_EQ(error_with("model.attention.window=8"),
+            "command line: unknown key model.attention.window = 8: no layer of model.attention.layers is of "
+            "model.attention.kind; a layer's keys stand in the table of its name");
+  EXPECT_EQ(
+      error_with("model.attention.kind=moh"),
+      "command line: model.attention.kind = \"moh\" is the kind of no layer of model.attention.layers = "
+      "[near]: expected one of theirs, or none");
+  EXPECT_EQ(error_with("model.attention.kind=softmax"), "no error");
 }
 
 TEST(Recipe, AccumulationIsDerivedFromTheBatchInTokens) {
