@@ -2,6 +2,7 @@
 // spiky weights; trained from scratch, or after attention transfer from a softmax layer.
 //
 //   fq, fk = map(Wq_h rope(q) + b), map(Wk_h rope(k) + b)       kernels/ops/hedgehog_map.h
+//   (q, k, v after short convolutions where short_conv > 0: layers/attention/short_conv.h)
 //   o_t    = sum_{j<=t} <fq_t, fk_j> v_j / (sum_{j<=t} <fq_t, fk_j> + eps),   y = concat(o) Wo^T
 //
 // With transfer = true the layer is the softmax attention it is to become: that is its output, and the maps
@@ -32,6 +33,7 @@ struct HedgehogConfig : AttentionConfigOf<HedgehogConfig> {
   bool map_bias = false;
   double normaliser_eps = 1e-12;
   bool transfer = false;
+  int64_t short_conv = 0;
 
   void describe_kind(FieldVisitor& v) override {
     v("feature_map", feature_map,
@@ -43,6 +45,7 @@ struct HedgehogConfig : AttentionConfigOf<HedgehogConfig> {
     v("normaliser_eps", normaliser_eps, "added to the sum of the weights", {.min = 0, .max = 1});
     v("transfer", transfer,
       "compute softmax attention and teach its weights to the maps (with train.only the maps learn alone)");
+    describe_short_conv(v, short_conv);
   }
   HedgehogFeatures features() const {
     return feature_map == "softmax"  ? HedgehogFeatures::softmax
@@ -84,7 +87,7 @@ class HedgehogLayer final : public AttentionLayer {
   HedgehogLayer(const HedgehogConfig& config, const ModelShape& shape)
       : config_(checked(config)),
         shape_(shape),
-        projections_(config, shape),
+        projections_(config, shape, config.short_conv),
         query_map_(config),
         key_map_(config),
         output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
@@ -97,9 +100,9 @@ class HedgehogLayer final : public AttentionLayer {
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
-    const QueryKeyValue heads = projections_.forward(ctx, x, positions);
-    if (config_.transfer) return teacher(ctx, heads, static_cast<KvCache*>(state));
+    if (config_.transfer) return teacher(ctx, x, positions, static_cast<KvCache*>(state));
     auto* const past = static_cast<RecurrentState*>(state);
+    const QueryKeyValue heads = projections_.forward(ctx, x, positions, past ? &past->convolutions : nullptr);
     const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, heads.key);
     HedgehogShifts shifts;
     if (config_.features() == HedgehogFeatures::exp)
@@ -119,27 +122,36 @@ class HedgehogLayer final : public AttentionLayer {
 
   std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
                                              Device device) const override {
-    if (!config_.transfer) return std::make_unique<RecurrentState>();
-    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
+    const auto with_history = [&](auto made) -> std::unique_ptr<AttentionState> {
+      made->convolutions = projections_.short_convs().make_history();
+      return made;
+    };
+    if (!config_.transfer) return with_history(std::make_unique<RecurrentState>());
+    return with_history(
+        std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device));
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
     const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
     const auto heads = static_cast<double>(config_.num_heads), Dh = static_cast<double>(config_.head_dim),
                Df = static_cast<double>(config_.map_rows());
-    const double projections = 2 * rows * D * heads * Dh * 4, maps = 2 * 2 * rows * heads * Dh * Df;
+    const ShortConvs& convolutions = projections_.short_convs();
+    const double projections = 2 * rows * D * heads * Dh * 4;
+    const double maps = 2 * 2 * rows * heads * Dh * Df + rows * convolutions.forward_flop_per_token();
     if (config_.transfer) {
       // The softmax layer; for the loss, scores and weights once more forward and twice backward.
       Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
       const double pairs = visible_pairs(tokens, 0) * static_cast<double>(batch) * heads;
       cost.forward_flop += maps + pairs * 2 * (Dh + 2 * Df);
       cost.backward_flop += 2 * maps + pairs * 2 * (Dh + 3 * 2 * Df);
-      cost.saved_bytes += rows * static_cast<double>(value_bytes) * heads * 8 * Df;
+      cost.saved_bytes +=
+          rows * static_cast<double>(value_bytes) * (heads * 8 * Df + convolutions.saved_values_per_token());
       return cost;
     }
     const Cost core = linear_core_cost(rows, heads, 2 * Df, Dh);
-    // rotated (or projected) queries and keys, values, output; features; the denominator
-    const double saved = D + heads * (4 * Dh + 4 * Df);
+    // rotated (or projected) queries and keys, values, output; features; rows before convolutions; the
+    // denominator
+    const double saved = D + heads * (4 * Dh + 4 * Df) + convolutions.saved_values_per_token();
     return {.forward_flop = projections + maps + core.forward_flop,
             .backward_flop = 2 * (projections + maps) + core.backward_flop,
             .saved_bytes = rows * (static_cast<double>(value_bytes) * saved + 4 * heads)};
@@ -149,8 +161,10 @@ class HedgehogLayer final : public AttentionLayer {
     return config_.transfer ? 2 * config_.num_kv_heads * config_.head_dim * value_bytes : 0;
   }
   int64_t state_bytes(int64_t value_bytes) const override {
-    if (config_.transfer) return 0;
-    return linear_state_bytes(config_.num_heads, 2 * config_.map_rows(), config_.head_dim + 1, value_bytes);
+    const int64_t convolutions = projections_.short_convs().state_bytes(value_bytes);
+    if (config_.transfer) return convolutions;
+    return convolutions +
+           linear_state_bytes(config_.num_heads, 2 * config_.map_rows(), config_.head_dim + 1, value_bytes);
   }
 
  private:
@@ -160,7 +174,9 @@ class HedgehogLayer final : public AttentionLayer {
   }
   int64_t width() const { return config_.num_heads * config_.head_dim; }
 
-  Variable teacher(Context& ctx, const QueryKeyValue& heads, KvCache* cache) {
+  Variable teacher(Context& ctx, const Variable& x, const Positions& positions, KvCache* cache) {
+    const QueryKeyValue heads =
+        projections_.forward(ctx, x, positions, cache ? &cache->convolutions : nullptr);
     if (ctx.auxiliary && ctx.training) {
       const Tensor &query = heads.query.value(), &key = heads.key.value();
       const auto features = [&](const FeatureMap& map, const Tensor& x) {

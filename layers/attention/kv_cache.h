@@ -1,7 +1,11 @@
-// Keys and values of the tokens so far, for decoding with the softmax family.
+// Keys and values of the tokens so far, for decoding with the softmax family, and the rows that short
+// convolutions look back on.
 #pragma once
 
+#include <vector>
+
 #include "layers/attention/attention_layer.h"
+#include "layers/attention/row_history.h"
 
 namespace headway {
 
@@ -25,6 +29,8 @@ class KvCache final : public AttentionState {
   /// [B,length,K,Dh]
   Tensor keys() const { return keys_.slice(1, 0, length_); }
   Tensor values() const { return values_.slice(1, 0, length_); }
+
+  std::vector<RowHistory> convolutions;  // of queries, keys and values, where the kind has short convolutions
 
  private:
   Tensor row(const Tensor& cache, int64_t b, int64_t end) const {

@@ -1,7 +1,8 @@
 // Lightning attention as in TransNormerLLM (arXiv 2405.17381, 2401.04658): linear attention with a fixed
 // decay per head and no normaliser, an RMS norm over all heads instead, and a gate.
 //
-//   q, k = silu(x Wq^T), silu(x Wk^T);  v = x Wv^T        LRPE on q and k where it is on
+//   q, k = silu(x Wq^T), silu(x Wk^T);  v = x Wv^T        LRPE on q and k where it is on, and short
+//                                                         convolutions before silu (short_conv.h)
 //   o_t  = sum_{j<=t} exp(-s_h (t - j)) <q_t, k_j> v_j
 //   y    = (o / sqrt(mean(o^2) + eps) * act(x Wg^T)) Wo^T,  the mean over all heads of a token
 //
@@ -20,6 +21,7 @@
 #include "autograd/ops/reshape.h"
 #include "layers/attention/linear_family.h"
 #include "layers/attention/recurrent_state.h"
+#include "layers/attention/short_conv.h"
 #include "layers/linear.h"
 
 namespace headway {
@@ -33,6 +35,7 @@ struct LightningConfig : AttentionConfigOf<LightningConfig> {
   std::string gate = "linear";
   std::string out_norm = "srms";
   double norm_eps = 1e-6;
+  int64_t short_conv = 0;
 
   LightningConfig() { rope = false; }
 
@@ -48,6 +51,7 @@ struct LightningConfig : AttentionConfigOf<LightningConfig> {
     v("out_norm", out_norm, "RMS norm over all heads, without or with a learned gain",
       {.choices = {"srms", "rms"}});
     v("norm_eps", norm_eps, "added to the mean square", {.min = 1e-30, .max = 1});
+    describe_short_conv(v, short_conv);
   }
   /// ConfigError for keys that this kind does not have.
   void check() const {
@@ -118,11 +122,13 @@ class LightningLayer final : public AttentionLayer {
         query_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
         key_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
         value_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
+        short_convs_({.taps = config.short_conv, .query_dim = config.width(), .key_dim = config.width()}),
         norm_(config),
         output_(config.width(), shape.model_dim, Init::normal(shape.output_init_std), false) {
     add_child("query", query_);
     add_child("key", key_);
     add_child("value", value_);
+    add_child("", short_convs_);
     if (config.gate != "none") {
       gate_ =
           std::make_unique<LinearLayer>(shape.model_dim, config.width(), Init::normal(shape.init_std), false);
@@ -140,9 +146,12 @@ class LightningLayer final : public AttentionLayer {
                    AttentionState* state) override {
     auto* const past = static_cast<RecurrentState*>(state);
     const bool activate = config_.qk_activation == "silu";
-    LinearInputs inputs{.q = placed(ctx, heads(ctx, query_.forward(ctx, x), activate), positions),
-                        .k = placed(ctx, heads(ctx, key_.forward(ctx, x), activate), positions),
-                        .v = heads(ctx, value_.forward(ctx, x), config_.v_activation == "silu"),
+    const QueryKeyValue rows =
+        short_convs_.forward(ctx, {query_.forward(ctx, x), key_.forward(ctx, x), value_.forward(ctx, x)},
+                             past ? &past->convolutions : nullptr);
+    LinearInputs inputs{.q = placed(ctx, heads(ctx, rows.query, activate), positions),
+                        .k = placed(ctx, heads(ctx, rows.key, activate), positions),
+                        .v = heads(ctx, rows.value, config_.v_activation == "silu"),
                         .slope = slopes(x.value().dtype(), ctx.stream)};
     if (past) inputs.state = past->matrix;
     const auto [o, matrix] = linear_attention(ctx, inputs, {});
@@ -152,18 +161,23 @@ class LightningLayer final : public AttentionLayer {
   }
 
   std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
-    return std::make_unique<RecurrentState>();
+    auto state = std::make_unique<RecurrentState>();
+    state->convolutions = short_convs_.make_history();
+    return state;
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
     const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
     const auto width = static_cast<double>(config_.width()), H = static_cast<double>(config_.num_heads);
-    const double projections = 2 * rows * D * width * (gate_ ? 5 : 4);
+    const double projections =
+        2 * rows * D * width * (gate_ ? 5 : 4) + rows * short_convs_.forward_flop_per_token();
     const Cost core =
         linear_core_cost(rows, H, static_cast<double>(features()), static_cast<double>(config_.head_dim));
-    // projected rows, activated rows, rotated rows of twice the width, output, gate and their product
+    // projected rows, activated rows, rotated rows of twice the width, output, gate and their product,
+    // convolved rows
     const double saved = 3 + (config_.qk_activation == "silu" ? 2 : 0) +
-                         (config_.v_activation == "silu" ? 1 : 0) + (lrpe_ ? 4 : 0) + 2 + (gate_ ? 1 : 0);
+                         (config_.v_activation == "silu" ? 1 : 0) + (lrpe_ ? 4 : 0) + 2 + (gate_ ? 1 : 0) +
+                         (config_.short_conv > 0 ? 3 : 0);
     return {.forward_flop = projections + core.forward_flop,
             .backward_flop = 2 * projections + core.backward_flop,
             .saved_bytes = rows * (static_cast<double>(value_bytes) * (D + saved * width) + 4)};
@@ -171,7 +185,8 @@ class LightningLayer final : public AttentionLayer {
 
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }
   int64_t state_bytes(int64_t value_bytes) const override {
-    return linear_state_bytes(config_.num_heads, features(), config_.head_dim, value_bytes);
+    return linear_state_bytes(config_.num_heads, features(), config_.head_dim, value_bytes) +
+           short_convs_.state_bytes(value_bytes);
   }
 
  private:
@@ -205,6 +220,7 @@ class LightningLayer final : public AttentionLayer {
   LightningConfig config_;
   ModelShape shape_;
   LinearLayer query_, key_, value_;
+  ShortConvs short_convs_;
   std::unique_ptr<LinearLayer> gate_;
   std::unique_ptr<LrpeAngles> lrpe_;
   OutputNorm norm_;

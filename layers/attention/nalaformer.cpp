@@ -12,13 +12,13 @@
 #include <string>
 
 #include "autograd/ops/activation.h"
-#include "autograd/ops/causal_conv.h"
 #include "autograd/ops/linear_attention.h"
 #include "autograd/ops/norm_aware_map.h"
 #include "autograd/ops/reshape.h"
 #include "autograd/ops/rope.h"
 #include "layers/attention/linear_family.h"
 #include "layers/attention/recurrent_state.h"
+#include "layers/attention/short_conv.h"
 #include "layers/linear.h"
 #include "layers/norm.h"
 
@@ -64,8 +64,7 @@ struct NalaformerConfig : AttentionConfigOf<NalaformerConfig> {
     v("normaliser_eps", normaliser_eps, "added to that sum", {.min = 0, .max = 1});
     v("direction_eps", direction_eps, "added to the sum of squares of each query and key",
       {.min = 1e-30, .max = 1});
-    v("short_conv", short_conv, "taps of the causal convolutions on queries, keys and values; 0 = none",
-      {.min = 0, .max = 64});
+    describe_short_conv(v, short_conv);
     v("out_norm", out_norm, "LayerNorm over all heads, or RMSNorm within each",
       {.choices = {"layernorm", "rms_head"}});
     v("norm_eps", norm_eps, "added to the variance or mean square", {.min = 0, .max = 1});
@@ -79,12 +78,21 @@ class NalaformerLayer final : public AttentionLayer {
   NalaformerLayer(const NalaformerConfig& config, const ModelShape& shape)
       : config_(checked(config)),
         shape_(shape),
-        query_(shape, config, "query", *this),
-        key_(shape, config, "key", *this),
-        value_(shape, config, "value", *this),
+        query_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
+        key_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
+        value_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
+        // Without a convolution there is no SiLU either.
+        short_convs_({.taps = config.short_conv,
+                      .query_dim = config.width(),
+                      .key_dim = config.width(),
+                      .silu_values = true}),
         norm_(over_all_heads() ? NormStyle::layer : NormStyle::rms,
               over_all_heads() ? config.width() : config.head_dim, config.norm_eps, true),
         output_(config.width(), shape.model_dim, Init::normal(shape.output_init_std), false) {
+    add_child("query", query_);
+    add_child("key", key_);
+    add_child("value", value_);
+    add_child("", short_convs_);
     if (config_.lambda_learnable)
       lambda_ = &add_parameter("lambda", {1}, Init::constant(config_.lambda), false);
     if (config_.gate == "silu") {
@@ -99,16 +107,13 @@ class NalaformerLayer final : public AttentionLayer {
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
     auto* const past = static_cast<RecurrentState*>(state);
-    const auto history = [&](size_t i) {
-      return past && config_.short_conv > 0 ? &past->convolutions[i] : nullptr;
-    };
-    const Variable query = heads(ctx, query_.forward(ctx, x, false, history(0))),
-                   key = heads(ctx, key_.forward(ctx, x, false, history(1))),
-                   value = heads(ctx, value_.forward(ctx, x, true, history(2)));
+    const QueryKeyValue rows =
+        short_convs_.forward(ctx, {query_.forward(ctx, x), key_.forward(ctx, x), value_.forward(ctx, x)},
+                             past ? &past->convolutions : nullptr);
     const Variable lambda = lambda_ ? lambda_->variable() : Variable();
-    LinearInputs inputs{.q = apply<NormAwareMap>(ctx, query_map(), query, lambda),
-                        .k = apply<NormAwareMap>(ctx, key_map(), key, lambda),
-                        .v = value};
+    LinearInputs inputs{.q = apply<NormAwareMap>(ctx, query_map(), heads(ctx, rows.query), lambda),
+                        .k = apply<NormAwareMap>(ctx, key_map(), heads(ctx, rows.key), lambda),
+                        .v = heads(ctx, rows.value)};
     const bool normalise = config_.normaliser == "sum";
     if (config_.rope) {
       if (normalise) inputs.norm_q = inputs.q, inputs.norm_k = inputs.k;
@@ -124,7 +129,7 @@ class NalaformerLayer final : public AttentionLayer {
 
   std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
     auto state = std::make_unique<RecurrentState>();
-    if (config_.short_conv > 0) state->convolutions.assign(3, RowHistory(config_.short_conv - 1));
+    state->convolutions = short_convs_.make_history();
     return state;
   }
 
@@ -133,7 +138,7 @@ class NalaformerLayer final : public AttentionLayer {
     const auto width = static_cast<double>(config_.width()), Dh = static_cast<double>(config_.head_dim);
     const auto heads = static_cast<double>(config_.num_heads);
     const double projections = 2 * rows * D * width * (gate_ ? 5 : 4);
-    const double convolutions = 2 * rows * 3 * width * static_cast<double>(config_.short_conv);
+    const double convolutions = rows * short_convs_.forward_flop_per_token();
     const Cost core = linear_core_cost(rows, heads, 2 * Dh, Dh);
     // projected rows, convolved rows, features, rotated features, output, its norm, gate and their product
     const double saved =
@@ -147,39 +152,10 @@ class NalaformerLayer final : public AttentionLayer {
   int64_t state_bytes(int64_t value_bytes) const override {
     const int64_t columns = config_.head_dim + (config_.normaliser == "sum" ? 1 : 0);
     const int64_t matrix = linear_state_bytes(config_.num_heads, 2 * config_.head_dim, columns, value_bytes);
-    const int64_t conv_rows = config_.short_conv > 0 ? 3 * (config_.short_conv - 1) : 0;
-    return matrix + conv_rows * config_.width() * value_bytes;
+    return matrix + short_convs_.state_bytes(value_bytes);
   }
 
  private:
-  /// x W^T and its short convolution.
-  class Branch : public Module {
-   public:
-    Branch(const ModelShape& shape, const NalaformerConfig& config, const std::string& name,
-           NalaformerLayer& owner)
-        : projection_(shape.model_dim, config.width(), Init::normal(shape.init_std), false) {
-      owner.add_child(name, projection_);
-      if (config.short_conv == 0) return;
-      // Uniform up to 1 / sqrt(taps), as PyTorch's convolutions start.
-      conv_ = &add_parameter("weight", {config.width(), config.short_conv},
-                             Init::uniform(1 / std::sqrt(static_cast<double>(config.short_conv))), false);
-      owner.add_child(name + "_conv", *this);
-    }
-    /// Without a convolution there is no SiLU either.
-    Variable forward(Context& ctx, const Variable& x, bool silu, RowHistory* history) const {
-      const Variable rows = projection_.forward(ctx, x);
-      if (!conv_) return rows;
-      const Variable y = apply<CausalConv>(ctx, {.silu = silu}, rows, conv_->variable(),
-                                           history ? history->rows() : Variable());
-      if (history) history->advance(ctx, rows);
-      return y;
-    }
-
-   private:
-    LinearLayer projection_;
-    Parameter* conv_ = nullptr;
-  };
-
   static const NalaformerConfig& checked(const NalaformerConfig& config) {
     check_linear_family(config);
     return config;
@@ -235,7 +211,8 @@ class NalaformerLayer final : public AttentionLayer {
 
   NalaformerConfig config_;
   ModelShape shape_;
-  Branch query_, key_, value_;
+  LinearLayer query_, key_, value_;
+  ShortConvs short_convs_;
   std::unique_ptr<LinearLayer> gate_;
   NormLayer norm_;
   LinearLayer output_;

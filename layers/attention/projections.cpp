@@ -10,7 +10,7 @@ constexpr double kQkNormEps = 1e-6;
 
 }  // namespace
 
-Projections::Projections(const AttentionConfig& config, const ModelShape& shape)
+Projections::Projections(const AttentionConfig& config, const ModelShape& shape, int64_t short_conv)
     : num_heads_(config.num_heads),
       num_kv_heads_(config.num_kv_heads),
       head_dim_(config.head_dim),
@@ -20,10 +20,13 @@ Projections::Projections(const AttentionConfig& config, const ModelShape& shape)
       rope_theta_(config.rope_theta),
       query_(shape.model_dim, num_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
       key_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
-      value_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias) {
+      value_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
+      short_convs_(
+          {.taps = short_conv, .query_dim = num_heads_ * head_dim_, .key_dim = num_kv_heads_ * head_dim_}) {
   add_child("query", query_);
   add_child("key", key_);
   add_child("value", value_);
+  add_child("", short_convs_);
   if (config.qk_norm) {
     query_norm_ = std::make_unique<HeadNorm>(head_dim_, kQkNormEps);
     key_norm_ = std::make_unique<HeadNorm>(head_dim_, kQkNormEps);
@@ -44,9 +47,11 @@ Variable Projections::place(Context& ctx, const Variable& heads, const HeadNorm*
   return table ? apply<Rope>(ctx, {}, heads, table) : heads;
 }
 
-QueryKeyValue Projections::project(Context& ctx, const Variable& x) const {
-  return {heads(ctx, query_.forward(ctx, x), num_heads_), heads(ctx, key_.forward(ctx, x), num_kv_heads_),
-          heads(ctx, value_.forward(ctx, x), num_kv_heads_)};
+QueryKeyValue Projections::project(Context& ctx, const Variable& x, std::vector<RowHistory>* past) const {
+  const QueryKeyValue rows =
+      short_convs_.forward(ctx, {query_.forward(ctx, x), key_.forward(ctx, x), value_.forward(ctx, x)}, past);
+  return {heads(ctx, rows.query, num_heads_), heads(ctx, rows.key, num_kv_heads_),
+          heads(ctx, rows.value, num_kv_heads_)};
 }
 
 QueryKeyValue Projections::place(Context& ctx, const QueryKeyValue& heads, const Positions& positions) const {
@@ -54,8 +59,9 @@ QueryKeyValue Projections::place(Context& ctx, const QueryKeyValue& heads, const
           place(ctx, heads.key, key_norm_.get(), positions), heads.value};
 }
 
-QueryKeyValue Projections::forward(Context& ctx, const Variable& x, const Positions& positions) const {
-  return place(ctx, project(ctx, x), positions);
+QueryKeyValue Projections::forward(Context& ctx, const Variable& x, const Positions& positions,
+                                   std::vector<RowHistory>* past) const {
+  return place(ctx, project(ctx, x, past), positions);
 }
 
 }  // namespace headway

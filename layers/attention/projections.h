@@ -1,28 +1,32 @@
-// What the kinds of the softmax family share: query, key and value projections, QK-norm and RoPE.
+// What the kinds of the softmax family share: query, key and value projections, short convolutions where a
+// kind offers them, QK-norm and RoPE.
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "layers/attention/attention_layer.h"
+#include "layers/attention/query_key_value.h"
+#include "layers/attention/short_conv.h"
 #include "layers/linear.h"
 #include "layers/norm.h"
 
 namespace headway {
 
-/// query [B,T,H,Dh], key and value [B,T,K,Dh]
-struct QueryKeyValue {
-  Variable query, key, value;
-};
-
-/// Parameters query/weight, key/weight, value/weight (and /bias), query_norm/weight, key_norm/weight. Owners
-/// add it as a child without a name of its own, so that these are the owner's paths.
+/// Parameters query/weight, key/weight, value/weight (and /bias), query_norm/weight, key_norm/weight, and
+/// those of ShortConvs. Owners add it as a child without a name of its own, so that these are the owner's
+/// paths.
 class Projections : public Module {
  public:
-  Projections(const AttentionConfig&, const ModelShape&);
-  /// x [B,T,D] -> heads; query and key normalised and rotated as configured: place(project(x)).
-  QueryKeyValue forward(Context&, const Variable& x, const Positions&) const;
-  QueryKeyValue project(Context&, const Variable& x) const;
+  /// short_conv: taps of the convolutions, 0 for none.
+  Projections(const AttentionConfig&, const ModelShape&, int64_t short_conv = 0);
+  /// x [B,T,D] -> heads; query and key normalised and rotated as configured: place(project(x)). past: what
+  /// the convolutions keep while decoding, or null.
+  QueryKeyValue forward(Context&, const Variable& x, const Positions&,
+                        std::vector<RowHistory>* past = nullptr) const;
+  QueryKeyValue project(Context&, const Variable& x, std::vector<RowHistory>* past = nullptr) const;
   QueryKeyValue place(Context&, const QueryKeyValue&, const Positions&) const;
+  const ShortConvs& short_convs() const { return short_convs_; }
 
  private:
   Variable heads(Context&, const Variable& rows, int64_t num_heads) const;
@@ -32,6 +36,7 @@ class Projections : public Module {
   int64_t rotated_dim_;  // 0: no rotation
   double rope_theta_;
   LinearLayer query_, key_, value_;
+  ShortConvs short_convs_;
   std::unique_ptr<HeadNorm> query_norm_, key_norm_;
 };
 

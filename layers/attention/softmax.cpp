@@ -4,7 +4,8 @@
 //   Y_i = sum over visible j of softmax_j(q_i.k_j / sqrt(Dh)) v_j,   y = concat(Y) Wo^T
 //
 // With sink = true every head has a learned logit z_h that takes part in the softmax and carries no value
-// (arXiv 2309.17453, section 3.3), so that a head may attend to nothing.
+// (arXiv 2309.17453, section 3.3), so that a head may attend to nothing. short_conv > 0 puts causal
+// convolutions behind the projections of queries, keys and values (layers/attention/short_conv.h).
 
 #include "layers/attention/causal_attention.h"
 #include "layers/attention/softmax_cost.h"
@@ -14,8 +15,10 @@ namespace {
 
 struct SoftmaxConfig : AttentionConfigOf<SoftmaxConfig> {
   bool sink = false;
+  int64_t short_conv = 0;
   void describe_kind(FieldVisitor& v) override {
     v("sink", sink, "a learned logit per head in the softmax that carries no value (arXiv 2309.17453)");
+    describe_short_conv(v, short_conv);
   }
 };
 
@@ -24,7 +27,7 @@ class SoftmaxLayer final : public AttentionLayer {
   SoftmaxLayer(const SoftmaxConfig& config, const ModelShape& shape)
       : config_(config),
         shape_(shape),
-        projections_(config, shape),
+        projections_(config, shape, config.short_conv),
         output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
                 config.bias) {
     add_child("", projections_);
@@ -34,25 +37,40 @@ class SoftmaxLayer final : public AttentionLayer {
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
-    const Variable y = causal_attention(ctx, projections_.forward(ctx, x, positions),
+    auto* const past = static_cast<KvCache*>(state);
+    const QueryKeyValue heads = projections_.forward(ctx, x, positions, past ? &past->convolutions : nullptr);
+    const Variable y = causal_attention(ctx, heads,
                                         {.window = config_.window,
                                          .dropout = config_.dropout,
                                          .sink = sink_ ? sink_->variable() : Variable()},
-                                        static_cast<KvCache*>(state));
+                                        past);
     return output_.forward(ctx, merge_heads(ctx, y));
   }
 
   std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
                                              Device device) const override {
-    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
+    auto cache =
+        std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
+    cache->convolutions = projections_.short_convs().make_history();
+    return cache;
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    return softmax_cost(config_, shape_, batch, tokens, value_bytes);
+    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
+    const auto rows = static_cast<double>(batch * tokens);
+    const double convolutions = rows * projections_.short_convs().forward_flop_per_token();
+    cost.forward_flop += convolutions;
+    cost.backward_flop += 2 * convolutions;
+    cost.saved_bytes +=
+        rows * projections_.short_convs().saved_values_per_token() * static_cast<double>(value_bytes);
+    return cost;
   }
 
   int64_t cache_bytes_per_token(int64_t value_bytes) const override {
     return 2 * config_.num_kv_heads * config_.head_dim * value_bytes;
+  }
+  int64_t state_bytes(int64_t value_bytes) const override {
+    return projections_.short_convs().state_bytes(value_bytes);
   }
 
  private:
