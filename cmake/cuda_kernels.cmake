@@ -26,6 +26,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/linear/sweeps_256.cu
   kernels/cuda/linear/sweeps_64.cu
   kernels/cuda/linear_attention.cu
+  kernels/cuda/linear_by_rows.cu
   kernels/cuda/lrpe.cu
   kernels/cuda/matmul.cpp
   kernels/cuda/matmul_trial.cu

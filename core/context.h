@@ -25,6 +25,9 @@ struct Context {
   bool recording = false;
   /// The forward pass of a block runs a second time: statistics were taken the first time.
   bool recomputing = false;
+  /// Projections and softmax attention give a row the same bits whatever rows are computed with it
+  /// (kernels/ops/linear_by_rows.h): inference of models in which a layer chooses by comparing numbers.
+  bool row_invariant = false;
   LossCollector* auxiliary = nullptr;
   MetricSink* metrics = nullptr;
 

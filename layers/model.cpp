@@ -44,6 +44,14 @@ Model::Model(const ModelConfig& config)
   add_child("norm", norm_);
 }
 
+Context Model::inference(const Context& ctx) const {
+  Context result = ctx;
+  result.row_invariant =
+      !ctx.training && !ctx.recording &&
+      std::ranges::any_of(blocks_, [](const auto& block) { return block->attention().chooses(); });
+  return result;
+}
+
 Variable Model::embed(Context& ctx, const Tensor& tokens, int64_t offset) const {
   Variable x = apply<Embedding>(ctx, {}, tokens, embedding_.variable());
   if (config_.scale_embedding)
@@ -53,7 +61,8 @@ Variable Model::embed(Context& ctx, const Tensor& tokens, int64_t offset) const 
   return dropout(ctx, x, config_.dropout);
 }
 
-Variable Model::hidden(Context& ctx, const Tensor& tokens, Recompute recompute_mode) {
+Variable Model::hidden(Context& outer, const Tensor& tokens, Recompute recompute_mode) {
+  Context ctx = inference(outer);
   const Positions where = positions(0, tokens.size(1));
   Variable x = embed(ctx, tokens, 0);
   for (const auto& block : blocks_) {
@@ -96,7 +105,8 @@ DecodeState Model::make_state(int64_t batch, int64_t capacity, Device device) co
   return state;
 }
 
-Tensor Model::next_logits(Context& ctx, const Tensor& tokens, DecodeState& state) {
+Tensor Model::next_logits(Context& outer, const Tensor& tokens, DecodeState& state) {
+  Context ctx = inference(outer);
   const int64_t count = tokens.size(1);
   const Positions where = positions(state.num_tokens, count);
   Variable x = embed(ctx, tokens, state.num_tokens);

@@ -47,6 +47,9 @@ class Model : public Module {
  private:
   Variable embed(Context&, const Tensor& tokens, int64_t offset) const;
   const Parameter& head() const { return head_ ? *head_ : embedding_; }
+  /// The same context, but row_invariant in inference where a layer chooses: then a text gets the same bits
+  /// read at once or token by token, and equal keys tie.
+  Context inference(const Context&) const;
   Positions positions(int64_t offset, int64_t count) { return {offset, count, &rope_tables_}; }
 
   ModelConfig config_;

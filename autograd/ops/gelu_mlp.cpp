@@ -22,6 +22,12 @@ Matmul<T> product_of(const Product& p) {
           .scale = {}};
 }
 
+void gelu(const Tensor& inner, const Tensor& hidden, Stream& stream) {
+  dispatch<double, float, bf16>(inner.dtype(), GeluMlp::name, [&]<class T>() {
+    launch(GeluForward<T>{.x = flat<const T>(inner, "inner"), .y = flat<T>(hidden, "hidden")}, stream);
+  });
+}
+
 /// hidden = gelu(inner), inner = a b + bias.
 void multiply_gelu(const Product& p, const Tensor& inner, const Tensor& hidden, Stream& stream) {
   dispatch<double, float, bf16>(inner.dtype(), GeluMlp::name, [&]<class T>() {
@@ -32,7 +38,7 @@ void multiply_gelu(const Product& p, const Tensor& inner, const Tensor& hidden, 
       return;
     }
     multiply(p, stream);
-    launch(GeluForward<T>{.x = flat<const T>(inner, "inner"), .y = flat<T>(hidden, "hidden")}, stream);
+    gelu(inner, hidden, stream);
   });
 }
 
@@ -61,9 +67,15 @@ Tensor GeluMlp::forward(Context& ctx, Saved* saved, const Config&, const Tensor&
   const Tensor rows = rows_of(x);
   const auto empty = [&] { return Tensor::empty({rows.size(0), up.size(0)}, x.dtype(), ctx.device()); };
   const Tensor inner = empty(), hidden = empty();
-  multiply_gelu({.a = rows, .b = up.transpose(0, 1), .c = inner, .bias = up_bias}, inner, hidden, ctx.stream);
+  if (ctx.row_invariant) {
+    project(ctx, rows, up, up_bias, inner);
+    gelu(inner, hidden, ctx.stream);
+  } else {
+    multiply_gelu({.a = rows, .b = up.transpose(0, 1), .c = inner, .bias = up_bias}, inner, hidden,
+                  ctx.stream);
+  }
   const Tensor y = Tensor::empty(with_last(x.shape(), down.size(0)), x.dtype(), ctx.device());
-  multiply({.a = hidden, .b = down.transpose(0, 1), .c = rows_of(y), .bias = down_bias}, ctx.stream);
+  project(ctx, hidden, down, down_bias, rows_of(y));
   if (saved) *saved = {x, up, down, inner, hidden, up_bias.defined()};
   return y;
 }

@@ -1,5 +1,6 @@
 #include "autograd/ops/linear.h"
 
+#include "kernels/ops/linear_by_rows.h"
 #include "kernels/ops/matmul.h"
 
 namespace headway {
@@ -63,6 +64,18 @@ void multiply_batch(const Product& p, Stream& stream) {
   });
 }
 
+void project(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
+  if (!ctx.row_invariant)
+    return multiply({.a = x, .b = weight.transpose(0, 1), .c = y, .bias = bias}, ctx.stream);
+  dispatch<double, float, bf16>(x.dtype(), "project", [&]<class T>() {
+    launch(LinearByRows<T>{.x = x.view<const T, 2>("x"),
+                           .weight = weight.view<const T, 2>("weight"),
+                           .bias = bias.optional_view<const Acc<T>, 1>("bias"),
+                           .y = y.view<T, 2>("y")},
+           ctx.stream);
+  });
+}
+
 Shape with_last(const Shape& shape, int64_t last) {
   Shape result = shape;
   result[-1] = last;
@@ -73,11 +86,7 @@ Tensor Linear::forward(Context& ctx, Saved* saved, const Config&, const Tensor& 
                        const Tensor& bias) {
   if (saved) *saved = {x, weight, bias.defined()};
   const Tensor y = Tensor::empty(with_last(x.shape(), weight.size(0)), x.dtype(), ctx.device());
-  multiply({.a = rows_of(x).slice(1, 0, weight.size(1)),
-            .b = weight.transpose(0, 1),
-            .c = rows_of(y),
-            .bias = bias},
-           ctx.stream);
+  project(ctx, rows_of(x).slice(1, 0, weight.size(1)), weight, bias, rows_of(y));
   return y;
 }
 

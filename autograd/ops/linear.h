@@ -29,6 +29,8 @@ struct Product {
   bool accumulate = false;
 };
 void multiply(const Product&, Stream&);
+/// y [M,out] = x [M,in] weight [out,in]^T + bias; row by row where the context is row_invariant.
+void project(Context&, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);
 /// The same for every index of the first dimension of a, b and c [batch,.,.] and of bias [batch,.]; no scale.
 void multiply_batch(const Product&, Stream&);
 

@@ -13,7 +13,7 @@
 
 #include "autograd/apply.h"
 #include "autograd/ops/attention_figures.h"
-#include "kernels/attention/softmax.h"
+#include "kernels/attention/softmax_by_rows.h"
 #include "kernels/attention/weight_dropout.h"
 
 namespace headway {
@@ -55,7 +55,10 @@ struct SoftmaxAttention {
       args.o = o.view<T, 4>("o");
       args.log_sum_exp = log_sum_exp.view<Acc<T>, 3>("log_sum_exp");
       args.y = y.optional_view<T, 4>("y");
-      launch(args, ctx.stream);
+      if (ctx.row_invariant)
+        launch(SoftmaxByRows<V, T>{args}, ctx.stream);
+      else
+        launch(args, ctx.stream);
       if (ctx.metrics)
         report_attention<V>(ctx, config.params, args.scale, q, k, log_sum_exp, key_bias, key_end);
     });

@@ -60,6 +60,9 @@ class AttentionLayer : public Module {
   /// Bytes that generation keeps for each token seen, and apart from them, for values of value_bytes bytes.
   virtual int64_t cache_bytes_per_token(int64_t value_bytes) const = 0;
   virtual int64_t state_bytes(int64_t /*value_bytes*/) const { return 0; }
+  /// Whether the layer chooses by comparing numbers (keys, heads), so that a rounding error could change
+  /// much.
+  virtual bool chooses() const { return false; }
   /// Once per optimiser step, after the update: running averages.
   virtual void after_step(Context&, Communicator&, const FinishedStep&) {}
 };

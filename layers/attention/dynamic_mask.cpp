@@ -144,6 +144,8 @@ class DynamicMaskLayer final : public AttentionLayer {
     return cost;
   }
 
+  bool chooses() const override { return true; }
+
   /// The memory of kept keys does not grow with the tokens.
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }
   int64_t state_bytes(int64_t value_bytes) const override {

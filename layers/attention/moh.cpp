@@ -109,6 +109,8 @@ class MohLayer final : public AttentionLayer {
     return cost;
   }
 
+  bool chooses() const override { return true; }
+
   int64_t cache_bytes_per_token(int64_t value_bytes) const override {
     return 2 * config_.num_kv_heads * config_.head_dim * value_bytes;
   }
