@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-", kSuffix = ".h5", kDoomed = ".doomed";
 constexpr const char* kLatest = "latest";
+constexpr const char* kAside = "aside";
 
 std::optional<int64_t> step_of(const std::string& name) {
   if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return std::nullopt;
@@ -132,7 +133,7 @@ std::vector<fs::path> set_aside(const fs::path& folder, int64_t step) {
   for (const fs::path& path : list_checkpoints(folder)) {
     const std::string name = path.filename().string();
     if (step_of(name).value_or(0) <= step) continue;
-    const fs::path aside = folder / "aside";
+    const fs::path aside = folder / kAside;
     std::error_code error;
     fs::create_directory(aside, error);
     fs::path target = aside / name;
@@ -288,18 +289,38 @@ std::optional<RunInfo> CheckpointFolder::try_to_load(const fs::path& path, std::
 }
 
 SaveReport CheckpointFolder::save(std::span<const NamedState> states, const RunInfo& info) {
-  const auto start = std::chrono::steady_clock::now();
-  SaveReport report;
-  report.path = folder_ / checkpoint_name(info.step);
-  agree(comm_, [&] {
-    if (comm_.rank() == 0) save_checkpoint(report.path, states, info, stream_);
-  });
+  SaveReport report = write(folder_ / checkpoint_name(info.step), states, info);
   if (comm_.rank() == 0) {
     report.warnings = prune_checkpoints(folder_, info.step, retention_);
     point_latest(folder_, report.path.filename().string(), report.warnings);
   }
+  return report;
+}
+
+SaveReport CheckpointFolder::save_not_finite(std::span<const NamedState> states, const RunInfo& info) {
+  agree(comm_, [&] {
+    if (comm_.rank() != 0) return;
+    const std::vector<fs::path> in_force = list_checkpoints(folder_);
+    if (in_force.size() > 1 && step_of(in_force.front().filename().string()) == info.step)
+      set_aside(folder_, info.step - 1);
+  });
+  return write(folder_ / kAside / fmt::format("{}{:08d}-not-finite{}", kPrefix, info.step, kSuffix), states,
+               info);
+}
+
+SaveReport CheckpointFolder::write(const fs::path& path, std::span<const NamedState> states,
+                                   const RunInfo& info) {
+  const auto start = std::chrono::steady_clock::now();
+  SaveReport report;
+  report.path = path;
+  agree(comm_, [&] {
+    if (comm_.rank() != 0) return;
+    std::error_code ignored;  // saving says what is wrong
+    if (path.parent_path() != folder_) fs::create_directory(path.parent_path(), ignored);
+    save_checkpoint(path, states, info, stream_);
+  });
   std::error_code error;
-  const uintmax_t bytes = fs::file_size(report.path, error);
+  const uintmax_t bytes = fs::file_size(path, error);
   report.bytes = error ? 0 : bytes;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

@@ -103,10 +103,16 @@ class CheckpointFolder {
   std::vector<std::filesystem::path> open(int64_t step);
   /// Rank 0 writes step-<info.step>.h5; once all agree that it is there, `latest` moves and old ones go.
   SaveReport save(std::span<const NamedState>, const RunInfo& info);
+  /// The state whose next step is not finite: rank 0 writes aside/step-<info.step>-not-finite.h5, from which
+  /// no run goes on unless its path is given. A checkpoint of the same state goes aside too, where there is
+  /// one before it.
+  SaveReport save_not_finite(std::span<const NamedState>, const RunInfo& info);
 
   const std::filesystem::path& path() const { return folder_; }
 
  private:
+  /// Rank 0 writes; all agree that the file is there.
+  SaveReport write(const std::filesystem::path&, std::span<const NamedState>, const RunInfo& info);
   /// None, and `why`, where the objection is one.
   std::optional<RunInfo> try_to_load(const std::filesystem::path&, std::span<const NamedState>,
                                      const Objection&, std::string& why);

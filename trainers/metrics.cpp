@@ -1,6 +1,7 @@
 #include "trainers/metrics.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cmath>
@@ -28,12 +29,25 @@ struct Line {
   Row row;
 };
 
+// An absent file has no lines. A last line that a kill cut short is dropped; IoError for any other that is no
+// row.
 std::vector<Line> read_lines(const fs::path& path) {
   std::vector<Line> lines;
+  std::error_code error;
+  if (fs::symlink_status(path, error).type() == fs::file_type::not_found) return lines;
   std::ifstream in(path);
+  HEADWAY_CHECK(in, IoError, fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
+  int64_t number = 0;
   for (std::string text; std::getline(in, text);) {
+    ++number;
     Row row = Row::parse(text, nullptr, false);
-    if (row.is_object()) lines.push_back({text, std::move(row)});  // a line cut short by a kill is dropped
+    if (!row.is_object() && in.peek() == std::ifstream::traits_type::eof()) break;
+    HEADWAY_CHECK(row.is_object(), IoError,
+                  fmt::format("{}:{}: expected a JSON object", path.string(), number));
+    const auto step = row.find("step");
+    HEADWAY_CHECK(step != row.end() && step->is_number_integer(), IoError,
+                  fmt::format("{}:{}: expected an integer in the field step", path.string(), number));
+    lines.push_back({text, std::move(row)});
   }
   return lines;
 }
@@ -53,7 +67,7 @@ MetricsLog::MetricsLog(const fs::path& folder, int64_t resumed_step)
     : jsonl_path_(folder / "metrics.jsonl"), csv_path_(folder / "metrics.csv") {
   std::string kept;
   for (const Line& line : read_lines(jsonl_path_))
-    if (line.row.value("step", int64_t{0}) <= resumed_step) kept += line.text + "\n";
+    if (line.row["step"].get<int64_t>() <= resumed_step) kept += line.text + "\n";
   write_file_atomically(jsonl_path_, kept);
   file_ = std::fopen(jsonl_path_.c_str(), "ab");
   HEADWAY_CHECK(file_, IoError,
@@ -63,6 +77,9 @@ MetricsLog::MetricsLog(const fs::path& folder, int64_t resumed_step)
 MetricsLog::~MetricsLog() { std::fclose(file_); }
 
 void MetricsLog::write(const MetricRow& row) {
+  struct stat status {};
+  HEADWAY_CHECK(fstat(fileno(file_), &status) == 0 && status.st_nlink > 0, IoError,
+                fmt::format("{} was deleted while the run was writing to it", jsonl_path_.string()));
   const std::string line = row.to_json() + "\n";
   const bool written =
       std::fwrite(line.data(), 1, line.size(), file_) == line.size() && std::fflush(file_) == 0;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -11,7 +12,9 @@
 #include <optional>
 #include <sstream>
 
+#include "core/error.h"
 #include "core/io/atomic_file.h"
+#include "core/text/printable.h"
 #include "trainers/plan.h"
 #include "trainers/recipe.h"
 
@@ -55,8 +58,15 @@ ArmResult read_arm(const Sweep& sweep, const Arm& arm) {
   ArmResult result;
   result.arm = &arm;
   result.status = status_of(sweep, arm);
-  if (const std::string recipe = read_text(folder / "recipe.resolved.toml"); !recipe.empty())
-    result.plan = make_plan(parse_recipe(recipe, (folder / "recipe.resolved.toml").string(), {}), 0, 1);
+  if (const std::string recipe = read_text(folder / "recipe.resolved.toml"); !recipe.empty()) {
+    try {
+      result.plan = make_plan(parse_recipe(recipe, (folder / "recipe.resolved.toml").string(), {}), 0, 1);
+    } catch (const ConfigError& error) {
+      // One torn file must not stop the report of the others.
+      result.status = "unreadable";
+      fmt::print(stderr, "headway: {}\n", printable(error.what()));
+    }
+  }
   std::istringstream lines(read_text(folder / "metrics.jsonl"));
   std::vector<double> speeds;
   double seconds = 0, tokens_before = 0;

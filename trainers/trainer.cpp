@@ -240,6 +240,7 @@ ExitCode Trainer::train() {
     }
     settle(*step, true);
     if (evaluates) evaluate_and_log();
+    if (step->write_failed) end_with_write_failure();
     if (saves) save();
     last_settled_ = Clock::now();
     if (step->stop_requested) {
@@ -250,6 +251,7 @@ ExitCode Trainer::train() {
     }
   }
   if (saved_step_ != run_state_.step) save();
+  agree(comm_, [&] { HEADWAY_CHECK(write_failure_.empty(), IoError, write_failure_); });
   write_sample();
   return ExitCode::ok;
 }
@@ -269,6 +271,7 @@ std::unique_ptr<Trainer::Step> Trainer::start_step() {
   const Agreed agreed = agree_on(batches);
   step->stop_requested = agreed.stop_requested;
   step->save_due = agreed.save_due;
+  step->write_failed = agreed.write_failed;
   step->inputs = {.step = number,
                   .learning_rate = recipe_.optim.lr * schedule_.factor(run_state_.step),
                   .num_targets = agreed.num_targets,
@@ -299,13 +302,15 @@ Trainer::Agreed Trainer::agree_on(const std::vector<Batch>& batches) {
   // The clock of rank 0 decides when a checkpoint is due.
   const bool due_by_time =
       is_main() && recipe_.checkpoint.every_seconds > 0 && seconds >= recipe_.checkpoint.every_seconds;
-  const std::array<int64_t, 3> local{num_targets, stop_signal_received() != 0, due_by_time};
+  const std::array<int64_t, 4> local{num_targets, stop_signal_received() != 0, due_by_time,
+                                     !write_failure_.empty()};
   const std::vector<int64_t> all = all_reduce_values(comm_, local, Reduce::sum);
   const int64_t number = run_state_.step + 1;
   return {.num_targets = all[0],
           .stop_requested = all[1] > 0,
-          .save_due = all[2] > 0 ||
-                      (recipe_.checkpoint.every_steps > 0 && number % recipe_.checkpoint.every_steps == 0)};
+          .save_due = all[2] > 0 || all[3] > 0 ||
+                      (recipe_.checkpoint.every_steps > 0 && number % recipe_.checkpoint.every_steps == 0),
+          .write_failed = all[3] > 0};
 }
 
 void Trainer::settle(const Step& step, bool is_newest) {
@@ -338,8 +343,12 @@ void Trainer::report_bad(const Step& step, const StepNumbers& numbers, bool is_n
   run_state_.step = step.inputs.step - 1;
   run_state_.tokens = step.tokens_before;
   data_state_.cursor = step.first_sample;
-  save();
-  throw NumericError(message);
+  train_step_->optimizer().gather_moments(stream_);
+  const SaveReport report = checkpoints_->save_not_finite(states(), run_info());
+  throw NumericError(
+      fmt::format("{}; {} keeps the state before that step, and a run goes on from the checkpoint before "
+                  "it, so that another learning rate can help",
+                  message, report.path.string()));
 }
 
 void Trainer::log(const Step& step, const StepNumbers& numbers, double step_seconds) {
@@ -366,7 +375,7 @@ void Trainer::log(const Step& step, const StepNumbers& numbers, double step_seco
   row.add("progress/tokens", tokens_after);
   row.add("progress/epoch", static_cast<double>(step.first_sample + samples_per_step()) /
                                 static_cast<double>(order_->num_samples()));
-  metrics_->write(row);
+  keep_write_failure([&] { metrics_->write(row); });
   std::string auxiliary;
   for (const auto& [name, value] : numbers.auxiliary) auxiliary += fmt::format(" | {} {:.4f}", name, value);
   say(progress_line(
@@ -399,8 +408,10 @@ void Trainer::evaluate_and_log() {
     row.add("val/accuracy", evaluation.accuracy);
     row.add("val/exact_match", evaluation.exact_match);
   }
-  metrics_->write(row);
-  metrics_->write_csv();
+  keep_write_failure([&] {
+    metrics_->write(row);
+    metrics_->write_csv();
+  });
   say(fmt::format(
       "step {}/{} | val loss {:.4f} | ppl {:.3f}{}{} | {} tokens", run_state_.step, last_step(),
       evaluation.loss, std::exp(evaluation.loss),
@@ -409,7 +420,25 @@ void Trainer::evaluate_and_log() {
       format_count(static_cast<double>(evaluation.num_tokens))));
 }
 
-void Trainer::save() {
+void Trainer::keep_write_failure(const std::function<void()>& write) {
+  try {
+    write();
+  } catch (const IoError& error) {
+    if (write_failure_.empty()) write_failure_ = error.what();
+  }
+}
+
+void Trainer::end_with_write_failure() {
+  std::string more;
+  try {
+    save();
+  } catch (const IoError& error) {
+    more = fmt::format("; nor could a checkpoint be saved: {}", error.what());
+  }
+  agree(comm_, [&] { HEADWAY_CHECK(write_failure_.empty(), IoError, write_failure_ + more); });
+}
+
+RunInfo Trainer::run_info() {
   RunInfo info{
       .step = run_state_.step, .tokens = run_state_.tokens, .recipe = recipe_.to_toml(), .environment = {}};
   info.environment = {.world_size = comm_.size(),
@@ -418,8 +447,12 @@ void Trainer::save() {
                       .device = stream_.device().to_string(),
                       .dtype = recipe_.train.dtype,
                       .libraries = ""};
+  return info;
+}
+
+void Trainer::save() {
   train_step_->optimizer().gather_moments(stream_);
-  const SaveReport report = checkpoints_->save(states(), info);
+  const SaveReport report = checkpoints_->save(states(), run_info());
   train_step_->optimizer().keep_own_moments(stream_);
   saved_step_ = run_state_.step;
   last_save_ = Clock::now();

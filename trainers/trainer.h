@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -45,13 +46,13 @@ class Trainer {
     int64_t tokens_before = 0;
     MetricRow row;  // of the layers
     bool logs = false;
-    bool stop_requested = false, save_due = false;
+    bool stop_requested = false, save_due = false, write_failed = false;
     double data_ms = 0;
   };
   /// What the ranks tell each other before a step.
   struct Agreed {
     int64_t num_targets = 0;
-    bool stop_requested = false, save_due = false;
+    bool stop_requested = false, save_due = false, write_failed = false;
   };
 
   ExitCode train();
@@ -72,6 +73,11 @@ class Trainer {
   void log(const Step&, const StepNumbers&, double step_seconds);
   void evaluate_and_log();
   void save();
+  RunInfo run_info();
+  /// Keeps the failure of a write of metrics: it must not cost the steps since the last checkpoint, so all
+  /// ranks save before they end with it.
+  void keep_write_failure(const std::function<void()>& write);
+  void end_with_write_failure();
   void write_sample();
   void say(std::string_view line);
   bool is_main() const { return comm_.rank() == 0; }
@@ -99,6 +105,7 @@ class Trainer {
   std::unique_ptr<RunFolder> folder_;    // rank 0
   std::unique_ptr<MetricsLog> metrics_;  // rank 0
   std::unique_ptr<RunRecord> record_;    // rank 0
+  std::string write_failure_;            // rank 0: empty where there was none
   std::unique_ptr<CheckpointFolder> checkpoints_;
   std::optional<Resumption> resumption_;       // where the run goes on
   std::vector<std::string> accepted_changes_;  // of its recipe since then

@@ -3,15 +3,35 @@
 
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 
 #include "core/comm/agreement.h"
 #include "trainers/commands/command.h"
 #include "trainers/commands/loaded_model.h"
+#include "trainers/config/settings.h"
 #include "trainers/evaluator.h"
 #include "trainers/run_on_ranks.h"
+#include "trainers/run_record.h"
 
 namespace headway {
 namespace {
+
+// A checkpoint from elsewhere names files of this machine that its author chose. Inside a run's folder it is
+// the user's own.
+void require_known_data(const LoadedModel& loaded, const std::vector<std::string>& overrides) {
+  namespace fs = std::filesystem;
+  Settings given;
+  for (const std::string& argument : overrides) add_override(given, argument);
+  const bool is_asked = given.contains("data.text") || given.contains("data.tokens");
+  if (is_asked || loaded.recipe.data.is_task()) return;
+  const fs::path source = fs::absolute(loaded.source);
+  for (fs::path folder = source.parent_path(); folder != folder.root_path(); folder = folder.parent_path())
+    if (RunRecord::problem_of(folder).empty()) return;
+  throw ConfigError(
+      fmt::format("{} lies in no run's folder, so the files that its recipe names are not read unasked: "
+                  "expected data.text=[...] or data.tokens=[...]",
+                  loaded.source));
+}
 
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
@@ -21,6 +41,7 @@ void add_options(CLI::App& verb, Action& action) {
   const auto options = std::make_shared<Options>();
   verb.footer(
       "The whole validation split of the checkpoint's recipe is read; eval.batches=N limits it.\n"
+      "A checkpoint that lies in no run's folder needs the data: data.text=[...] or data.tokens=[...].\n"
       "Examples:\n"
       "  headway eval runs/quickstart\n"
       "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
@@ -39,6 +60,7 @@ void add_options(CLI::App& verb, Action& action) {
           overrides.insert(overrides.end(), options->overrides.values.begin(),
                            options->overrides.values.end());
           loaded = load_model(options->checkpoint, overrides, stream);
+          require_known_data(loaded, options->overrides.values);
           examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
                                          loaded.recipe.model.vocab_size);
         });

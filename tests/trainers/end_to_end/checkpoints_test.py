@@ -110,6 +110,16 @@ class Checkpoints(Runs):
         self.assertIn("at step 2", said)
         self.assertTrue((folder / "aside" / bad.name).exists())
 
+    def test_eval_reads_the_files_a_strangers_checkpoint_names_only_when_asked(self):
+        self.train("tiny", "train.stop_step=2")
+        stranger = self.folder / "stranger.h5"
+        shutil.copy(self.newest_checkpoint("tiny"), stranger)
+        refused = self.headway("eval", stranger)
+        self.assertEqual(refused.returncode, 2, refused.stdout)
+        self.assertIn("stranger.h5 lies in no run's folder", refused.stdout)
+        for path, *more in ((stranger, f"data.text={self.folder}/text/*.txt"), (self.newest_checkpoint("tiny"),), ("runs/tiny",)):
+            self.assertEqual(self.headway("eval", path, *more).returncode, 0)
+
     def test_a_run_that_saves_every_step_can_be_looked_at(self):
         process = self.start("live", "train.max_steps=1000000", "checkpoint.every_steps=1", "checkpoint.keep_last=1")
         self.wait_for_step(process, "live", 3)

@@ -80,7 +80,7 @@ class Export(Runs):
     def test_eval_and_generate_take_checkpoints_and_weights(self):
         exact = self.export(self.checkpoint, "exact.h5")
         half = self.export(self.run_folder, "half.h5", "--dtype", "bf16")
-        losses = [float(re.search(r"loss[^0-9]*([0-9.]+)", self.good("eval", path))[1])
+        losses = [float(re.search(r"loss[^0-9]*([0-9.]+)", self.good("eval", path, f"data.text={self.folder}/text/*.txt"))[1])
                   for path in (self.checkpoint, exact, half)]
         self.assertEqual(losses[0], losses[1])
         self.assertLessEqual(abs(losses[0] - losses[2]), 0.02 * losses[0])

@@ -1,6 +1,7 @@
 """What a run may do with a folder: one writer at a time, nothing deleted but a run, nothing lost by going on."""
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -192,6 +193,54 @@ class RunFolder(Runs):
     def test_a_run_that_fails_to_start_keeps_the_run_it_would_replace(self):
         self.train("once", "train.stop_step=3")
         self.refused("once", "run.force_new=true", "checkpoint.init=runs/nowhere", status=4, says="runs/nowhere")
+
+    # Failures while it runs.
+
+    def test_metrics_that_cannot_be_written_cost_no_step(self):
+        self.train("limited", "train.stop_step=1")
+        # Rows fill the file to its limit, which is above what a checkpoint needs.
+        limit = self.newest_checkpoint("limited").stat().st_size + 64 * 1024
+        metrics = self.run_folder("limited") / "metrics.jsonl"
+        row = metrics.read_text().splitlines()[0] + "\n"
+        metrics.write_text(row * (limit // len(row) - 4))
+
+        def limit_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails instead of ending the program
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        done = subprocess.run(self.command("train", self.recipe, "run.name=limited", RESUME), cwd=self.folder, timeout=120,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=limit_files, check=False)
+        self.assertEqual(done.returncode, 7, done.stdout)
+        self.assertIn("metrics.jsonl", done.stdout)
+        saved = int(self.newest_checkpoint("limited").stem.split("-")[1])
+        self.assertTrue(2 < saved < 40, done.stdout)
+
+    def test_a_deleted_folder_is_noticed_at_the_next_row(self):
+        for ranks in (None, 2):
+            process = self.start(f"gone{ranks}", ENDLESS, ranks=ranks)
+            self.wait_for_step(process, f"gone{ranks}", 3)
+            shutil.rmtree(self.run_folder(f"gone{ranks}"))
+            self.assertEqual(self.assert_ends(process, 30), 7, self.output_of(f"gone{ranks}"))
+            self.assertIn("metrics.jsonl was deleted while the run was writing to it", self.output_of(f"gone{ranks}"))
+
+    def test_odd_content_of_our_own_files_is_named(self):
+        self.train("once", "train.stop_step=3")
+        for name, text, words in (("run.json", "[]", "run.json: expected a JSON object"),
+                                  ("run.json", '{"status": 3}', "run.json: expected a text in the field status"),
+                                  ("run.json", '{"status": "finished", "attempts": {}}', "run.json: expected a list"),
+                                  ("metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl:1: expected an integer in the field step"),
+                                  ("metrics.jsonl", '3\n{"step": 1}\n', "metrics.jsonl:1: expected a JSON object")):
+            path = self.run_folder("once") / name
+            good = path.read_text()
+            path.write_text(text)
+            done = self.train("once", RESUME, "train.stop_step=4", status=7)
+            self.assertIn(words, done.stdout)
+            self.assertEqual(path.read_text(), text)
+            path.write_text(good)
+        path = self.run_folder("once") / "metrics.jsonl"
+        path.write_text(path.read_text() + '{"step": 3, "tra')
+        self.train("once", RESUME, "train.stop_step=4")
+        self.assertEqual(sorted(self.curve("once")), [1, 2, 3, 4])
 
     # Branches.
 

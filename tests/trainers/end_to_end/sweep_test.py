@@ -79,6 +79,19 @@ class Sweep(Runs):
         again = self.headway("sweep", sweep)
         self.assertEqual(again.stdout.count("is finished already"), 4)
 
+    def test_a_torn_file_does_not_stop_the_report(self):
+        sweep = self.write_sweep()
+        self.assertEqual(self.headway("sweep", sweep).returncode, 0)
+        runs = self.folder / "sweeps" / "small" / "runs"
+        (runs / "plain-seed1" / "recipe.resolved.toml").write_text("[model")
+        (runs / "plain-seed2" / "run.json").write_text('{"status": 3')
+        done = self.headway("report", sweep)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("plain-seed1/recipe.resolved.toml", done.stdout)
+        statuses = {arm: row["status"] for arm, row in self.results().items()}
+        self.assertEqual(statuses, {"plain-seed1": "unreadable", "plain-seed2": "unreadable", "narrow-seed1": "finished",
+                                    "narrow-seed2": "finished"})
+
     def test_a_failed_arm_does_not_stop_the_others(self):
         sweep = self.write_sweep(more='[runs.broken]\nrecipe = "tiny.toml"\nmodel.init_std = 0\nmodel.norm_eps = 0\n')
         done = self.headway("sweep", sweep)
