@@ -70,6 +70,12 @@ TEST_F(GpuAttentionBackward, HeadsInGroupsAndOfOtherWidths) {
     check_windowed(d);
 }
 
+// So short, and so many, that all heads of a group go by in one task.
+TEST_F(GpuAttentionBackward, ManyShortSequencesWithHeadsInGroups) {
+  for (const Dims& d : {Dims{2, 60, 2, 1, 64}, {2, 60, 2, 1, 128}, {40, 256, 2, 1, 64}, {80, 200, 2, 1, 128}})
+    check_windowed(d);
+}
+
 TEST_F(GpuAttentionBackward, Windows) {
   for (const int64_t Dh : {64, 128})
     for (const int window : {1, 2, 63, 64, 65, 128, 200, 5000})
