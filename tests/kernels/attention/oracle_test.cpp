@@ -97,11 +97,17 @@ class OracleCase : public ::testing::Test {
   std::unique_ptr<Stream> stream = cpu_backend().make_stream();
   static constexpr Dims kDims{.B = 2, .T = 9, .H = 4, .K = 2, .Dh = 4};
 
+  /// But for the rounding of sums of few terms: a compiler fuses multiplications with additions in one
+  /// variant's kernel and not in the other's.
   template <class V, class W>
   void expect_equal(const Problem<V, double>& p, const Problem<W, double>& plain) {
+    constexpr double kTerms = 64, kUnit = std::numeric_limits<double>::epsilon();
     const Results a = oracle(p, *stream), b = oracle(plain, *stream);
-    for (const char* name : {"o", "log_sum_exp", "dq", "dk", "dv"})
-      EXPECT_EQ(a[name].to_vector<double>(*stream), b[name].to_vector<double>(*stream)) << name;
+    for (const char* name : {"o", "log_sum_exp", "dq", "dk", "dv"}) {
+      const Error error =
+          error_of<double, double>(a[name].to_vector<double>(*stream), b[name].to_vector<double>(*stream));
+      EXPECT_LE(error.largest, kTerms * kUnit * error.magnitude) << name;
+    }
   }
   Tensor filled(const Shape& shape, double value) {
     return Tensor::from<double>(std::vector<double>(static_cast<size_t>(shape.numel()), value), shape,
