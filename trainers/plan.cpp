@@ -55,18 +55,19 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   const double mlp_flop = 2 * D * F * (config.has_gated_mlp() ? 3 : 2);
   const double head_flop = 2 * D * V;
   double attention_saved = 0, attention_workspace = 0;
-  plan.forward_flop_per_token = L * mlp_flop + head_flop;
-  plan.backward_flop_per_token = 2 * plan.forward_flop_per_token;
+  const double dense_flop = L * mlp_flop + head_flop;
+  Cost work;
+  work.add({dense_flop, 2 * dense_flop});
   for (const auto& block : model.blocks()) {
     const Cost cost = block->attention().cost(B, T, value_bytes);
-    plan.forward_flop_per_token += cost.forward_flop / rows;
-    plan.backward_flop_per_token += cost.backward_flop / rows;
+    work.executed_flop += 1 / rows * cost.executed_flop;
+    work.ideal_flop += 1 / rows * cost.ideal_flop;
     attention_saved += cost.saved_bytes;
     attention_workspace = std::max(attention_workspace, cost.workspace_bytes);
     plan.cache_bytes_per_token += static_cast<double>(block->attention().cache_bytes_per_token(value_bytes));
     plan.state_bytes += static_cast<double>(block->attention().state_bytes(value_bytes));
   }
-  if (recipe.train.recompute) plan.backward_flop_per_token += plan.forward_flop_per_token - head_flop;
+  if (recipe.train.recompute) work.executed_flop.backward += work.executed_flop.forward - head_flop;
 
   const auto P = static_cast<double>(plan.num_parameters);
   plan.weights = P * (is_bf16 ? 6 : 4);
@@ -80,6 +81,9 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   const auto block_limit =
       static_cast<double>(LinearCrossEntropy::default_block_bytes(Device::parse(recipe.run.device).kind));
   plan.logits = std::min(kept_logits, std::max(block_limit, V * value));
+  if (kept_logits > block_limit) work.executed_flop.backward += head_flop;  // they are made again
+  plan.executed_flop_per_token = work.executed_flop;
+  plan.ideal_flop_per_token = work.ideal_flop;
   // Backward of a feed-forward layer holds three of its inner tensors beside two of the residual stream.
   plan.workspace = rows * value * (3 * F + 2 * D) + attention_workspace;
   plan.data = data_bytes;
@@ -93,8 +97,8 @@ std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
     return fmt::format("  {:<26}{:>14}  {}\n", name, value, note);
   };
   const auto mib = [](double bytes) { return fmt::format("{:.1f} MiB", bytes / kMiB); };
-  const auto giga = [](double flop) { return fmt::format("{:.4f} GFLOP", flop / 1e9); };
-  const double flop = plan.forward_flop_per_token + plan.backward_flop_per_token;
+  const auto mega = [](double flop) { return fmt::format("{:.2f} MFLOP", flop / 1e6); };
+  const auto ideal = [&](double flop) { return "ideal " + mega(flop) + "; "; };
   const int64_t steps = recipe.total_steps();
   const double tokens = static_cast<double>(steps) * static_cast<double>(recipe.train.batch_tokens);
 
@@ -104,13 +108,16 @@ std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
   text += line("tables and head", format_count(static_cast<double>(plan.num_embedding_parameters)));
   text += line("blocks and norms",
                format_count(static_cast<double>(plan.num_parameters - plan.num_embedding_parameters)));
-  text += "Work per token (a multiply-add counts two; norms and activations are left out)\n";
-  text += line("forward", giga(plan.forward_flop_per_token),
-               "2 x weights of all products, and the cores of the attention layers");
+  const Flop &executed = plan.executed_flop_per_token, &least = plan.ideal_flop_per_token;
   text +=
-      line("backward", giga(plan.backward_flop_per_token),
-           recipe.train.recompute ? "twice that for products, and the blocks' forward again"
-                                  : "twice that for products; cores of attention have ratios of their own");
+      "Work per token that kernels execute (a multiply-add counts two; norms and activations are left out)\n";
+  text += line("forward", mega(executed.forward),
+               ideal(least.forward) + "2 x weights of all products, and the cores of the attention layers");
+  text += line(
+      "backward", mega(executed.backward),
+      ideal(least.backward) + (recipe.train.recompute
+                                   ? "twice that for products, and the blocks' forward again"
+                                   : "twice that for products; cores of attention have their own ratios"));
   text += fmt::format("Memory of a rank at train.micro_batch = {} x data.seq_len = {}, {}\n",
                       recipe.train.micro_batch, recipe.data.seq_len, recipe.train.dtype);
   text += line("weights", mib(plan.weights));
@@ -127,7 +134,8 @@ std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
   text += line("steps", fmt::format("{}", steps), fmt::format("{} tokens", format_count(tokens)));
   text += line("accumulation", fmt::format("{}", recipe.accumulation_steps(world_size)),
                fmt::format("micro-batches per step on each of {} ranks", world_size));
-  text += line("work", fmt::format("{:.3g} PFLOP", flop * tokens / 1e15));
+  text += line("work", fmt::format("{:.3g} PFLOP", executed.total() * tokens / 1e15),
+               fmt::format("ideal {:.3g} PFLOP", least.total() * tokens / 1e15));
   text += line("checkpoint", mib(plan.checkpoint_bytes));
   text += "Generation\n";
   text += line("cache", fmt::format("{:.0f} bytes", plan.cache_bytes_per_token), "per token and sequence");

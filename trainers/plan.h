@@ -12,8 +12,8 @@ namespace headway {
 struct Plan {
   int64_t num_parameters = 0;
   int64_t num_embedding_parameters = 0;  // token and position tables and an untied head
-  double forward_flop_per_token = 0;
-  double backward_flop_per_token = 0;
+  Flop executed_flop_per_token;          // of our kernels, also what train.recompute makes again
+  Flop ideal_flop_per_token;             // of kernels that compute nothing in vain (Cost)
 
   // bytes on one rank
   double weights = 0, gradients = 0, optimizer = 0;

@@ -37,9 +37,7 @@ struct ArmResult {
   double val_loss = NAN, bits_per_byte = NAN, accuracy = NAN;
   double tokens_per_second = NAN, memory_gib = NAN;
 
-  double flop_per_token() const {
-    return plan ? plan->forward_flop_per_token + plan->backward_flop_per_token : NAN;
-  }
+  double flop_per_token() const { return plan ? plan->executed_flop_per_token.total() : NAN; }
 };
 
 std::string read_text(const fs::path& path) {
@@ -138,6 +136,9 @@ const std::vector<Column>& columns() {
        digits("{:.0f}"), 0},
       {"MFLOP per token", "flop_per_token", [](const ArmResult& a) { return a.flop_per_token(); },
        [](double x) { return fmt::format("{:.2f}", x / 1e6); }, -1},
+      {"ideal MFLOP", "ideal_flop_per_token",
+       [](const ArmResult& a) { return a.plan ? a.plan->ideal_flop_per_token.total() : NAN; },
+       [](double x) { return fmt::format("{:.2f}", x / 1e6); }, 0},
       {"cache bytes per token", "cache_bytes_per_token",
        [](const ArmResult& a) { return a.plan ? a.plan->cache_bytes_per_token : NAN; }, digits("{:.0f}"), -1},
       {"state bytes", "state_bytes", [](const ArmResult& a) { return a.plan ? a.plan->state_bytes : NAN; },
@@ -348,7 +349,9 @@ std::string page(const Sweep& sweep, const std::vector<ArmResult>& results, cons
       "charset=\"utf-8\"><title>{0}</title><style>{1}</style></head><body>"
       "<h1>{0}</h1><p class=\"note\">{2} of {3} arms finished. Mean &plusmn; standard deviation over seeds; "
       "the best of "
-      "each column is marked. Work counts forward and backward products.</p>{4}",
+      "each column is marked. Work counts the forward and backward products that kernels execute; ideal "
+      "MFLOP leaves "
+      "out what they compute in vain.</p>{4}",
       escaped(sweep.name), kStyle, finished, results.size(), table(groups));
   if (!problems.empty()) html += "<h2>Not finished</h2><ul>" + problems + "</ul>";
   html += "<h2>Training loss (nats per token)</h2>" + legend(groups) + "<div class=\"charts\">";

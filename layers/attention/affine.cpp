@@ -144,8 +144,11 @@ class AffineLayer final : public AttentionLayer {
       extra += rows * gate_->forward_flop_per_token();
       saved_values += static_cast<double>(gate_->num_scores() + config_.num_heads * config_.head_dim);
     }
-    cost.forward_flop += extra;
-    cost.backward_flop += 2 * extra;
+    cost.add({extra, 2 * extra});
+    // The kernels add up visible values by a third product forward, where running sums would do.
+    if (config_.affine_beta)
+      cost.executed_flop.forward +=
+          softmax_core_flop(config_, batch, executed_pairs(tokens, config_.window)).forward / 2;
     cost.saved_bytes += rows * static_cast<double>(value_bytes) * saved_values + rows * 8 * H;
     return cost;
   }

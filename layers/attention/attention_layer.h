@@ -25,13 +25,34 @@ struct ModelShape {
   double output_init_std;  // of projections that write to the residual stream
 };
 
-/// Floating-point operations (a multiply-add counts two) of a layer without its projections' biases and
-/// norms.
+/// Floating-point operations of both directions; a multiply-add counts two.
+struct Flop {
+  double forward = 0;
+  double backward = 0;
+
+  double total() const { return forward + backward; }
+  Flop& operator+=(const Flop& other) {
+    forward += other.forward;
+    backward += other.backward;
+    return *this;
+  }
+};
+inline Flop operator*(double factor, const Flop& flop) {
+  return {factor * flop.forward, factor * flop.backward};
+}
+
+/// Of a layer without its projections' biases and norms.
 struct Cost {
-  double forward_flop = 0;
-  double backward_flop = 0;
+  Flop executed_flop;          // of our kernels: whole tiles, and what a mask or a gate of zero throws away
+  Flop ideal_flop;             // of kernels that compute nothing in vain
   double saved_bytes = 0;      // kept for backward
   double workspace_bytes = 0;  // largest temporary memory of one pass
+
+  /// Work that is the same for any kernels.
+  void add(const Flop& flop) {
+    executed_flop += flop;
+    ideal_flop += flop;
+  }
 };
 
 /// What generation keeps of the tokens so far: keys and values, or a recurrent state.

@@ -128,8 +128,7 @@ class CcaLayer final : public AttentionLayer {
     const auto rows = static_cast<double>(batch * tokens), channels = static_cast<double>(num_channels());
     const double convolutions =
         2 * rows * channels * static_cast<double>(conv_widths(0) + config_.head_dim * conv_widths(1));
-    cost.forward_flop += convolutions;
-    cost.backward_flop += 3 * convolutions;  // once again, then two products
+    cost.add({convolutions, 3 * convolutions});  // backward once again, then two products
     cost.saved_bytes +=
         rows * channels * static_cast<double>(value_bytes);  // queries and keys before the prologue
     return cost;

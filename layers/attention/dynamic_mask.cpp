@@ -131,15 +131,16 @@ class DynamicMaskLayer final : public AttentionLayer {
     return std::make_unique<DynamicMaskState>();
   }
 
-  /// Of the kept pairs: as many as a window of top_w keys has.
+  /// Kept pairs are as many as a window of top_w keys has. The kernels compute every pair but those of tiles
+  /// without a kept key, whose number depends on the text and is not taken off.
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
     DynamicMaskConfig kept = config_;
     kept.window = config_.top_w;
-    Cost cost = softmax_cost(kept, shape_, batch, tokens, value_bytes);
+    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
+    cost.ideal_flop = softmax_cost(kept, shape_, batch, tokens, value_bytes).ideal_flop;
     const auto rows = static_cast<double>(batch * tokens), K = static_cast<double>(config_.num_kv_heads);
     const double scores = 2 * rows * K * K * static_cast<double>(config_.head_dim);
-    cost.forward_flop += scores;
-    cost.backward_flop += 2 * scores;
+    cost.add({scores, 2 * scores});
     cost.saved_bytes += rows * K * (static_cast<double>(value_bytes) + 8);  // u, biases and ends
     return cost;
   }

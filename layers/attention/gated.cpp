@@ -58,8 +58,8 @@ class GatedLayer final : public AttentionLayer {
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
     Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
     const auto rows = static_cast<double>(batch * tokens);
-    cost.forward_flop += rows * gate_.forward_flop_per_token();
-    cost.backward_flop += 2 * rows * gate_.forward_flop_per_token();
+    const double gate = rows * gate_.forward_flop_per_token();
+    cost.add({gate, 2 * gate});
     // the scores and the gated rows
     const auto gated = static_cast<double>(
         config_.gate.gate_position == "g5" ? shape_.model_dim : config_.num_heads * config_.head_dim);

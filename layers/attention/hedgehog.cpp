@@ -141,20 +141,23 @@ class HedgehogLayer final : public AttentionLayer {
     if (config_.transfer) {
       // The softmax layer; for the loss, scores and weights once more forward and twice backward.
       Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
-      const double pairs = visible_pairs(tokens, 0) * static_cast<double>(batch) * heads;
-      cost.forward_flop += maps + pairs * 2 * (Dh + 2 * Df);
-      cost.backward_flop += 2 * maps + pairs * 2 * (Dh + 3 * 2 * Df);
+      const auto loss = [&](double pairs) {
+        return 2 * static_cast<double>(batch) * heads * pairs * Flop{Dh + 2 * Df, Dh + 3 * 2 * Df};
+      };
+      cost.executed_flop += loss(executed_pairs(tokens, 0));
+      cost.ideal_flop += loss(visible_pairs(tokens, 0));
+      cost.add({maps, 2 * maps});
       cost.saved_bytes +=
           rows * static_cast<double>(value_bytes) * (heads * 8 * Df + convolutions.saved_values_per_token());
       return cost;
     }
-    const Cost core = linear_core_cost(rows, heads, 2 * Df, Dh);
+    Cost cost = linear_core_cost(rows, heads, 2 * Df, Dh);
+    cost.add({projections + maps, 2 * (projections + maps)});
     // rotated (or projected) queries and keys, values, output; features; rows before convolutions; the
     // denominator
     const double saved = D + heads * (4 * Dh + 4 * Df) + convolutions.saved_values_per_token();
-    return {.forward_flop = projections + maps + core.forward_flop,
-            .backward_flop = 2 * (projections + maps) + core.backward_flop,
-            .saved_bytes = rows * (static_cast<double>(value_bytes) * saved + 4 * heads)};
+    cost.saved_bytes = rows * (static_cast<double>(value_bytes) * saved + 4 * heads);
+    return cost;
   }
 
   int64_t cache_bytes_per_token(int64_t value_bytes) const override {

@@ -171,16 +171,16 @@ class LightningLayer final : public AttentionLayer {
     const auto width = static_cast<double>(config_.width()), H = static_cast<double>(config_.num_heads);
     const double projections =
         2 * rows * D * width * (gate_ ? 5 : 4) + rows * short_convs_.forward_flop_per_token();
-    const Cost core =
+    Cost cost =
         linear_core_cost(rows, H, static_cast<double>(features()), static_cast<double>(config_.head_dim));
+    cost.add({projections, 2 * projections});
     // projected rows, activated rows, rotated rows of twice the width, output, gate and their product,
     // convolved rows
     const double saved = 3 + (config_.qk_activation == "silu" ? 2 : 0) +
                          (config_.v_activation == "silu" ? 1 : 0) + (lrpe_ ? 4 : 0) + 2 + (gate_ ? 1 : 0) +
                          (config_.short_conv > 0 ? 3 : 0);
-    return {.forward_flop = projections + core.forward_flop,
-            .backward_flop = 2 * projections + core.backward_flop,
-            .saved_bytes = rows * (static_cast<double>(value_bytes) * (D + saved * width) + 4)};
+    cost.saved_bytes = rows * (static_cast<double>(value_bytes) * (D + saved * width) + 4);
+    return cost;
   }
 
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }

@@ -10,11 +10,15 @@
 
 namespace headway {
 
-/// Whole chunks of 64 tokens, F features and V value columns per head; states are computed again in backward.
+/// Chunks of 64 tokens, F features and V value columns per head; states are computed again in backward. The
+/// kernels compute all pairs of a chunk, of which a token needs those up to itself.
 inline Cost linear_core_cost(double rows, double heads, double F, double V) {
   constexpr double kChunk = 64;
-  return {.forward_flop = rows * heads * (2 * kChunk * (F + V) + 4 * F * V),
-          .backward_flop = rows * heads * (2 * kChunk * (3 * F + 2 * V) + 10 * F * V)};
+  const auto flop = [&](double pairs) {
+    return Flop{rows * heads * (2 * pairs * (F + V) + 4 * F * V),
+                rows * heads * (2 * pairs * (3 * F + 2 * V) + 10 * F * V)};
+  };
+  return {.executed_flop = flop(kChunk), .ideal_flop = flop((kChunk + 1) / 2)};
 }
 
 /// Bytes of one sequence's [F,columns] states, kept in fp32 at least.

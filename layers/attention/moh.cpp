@@ -89,18 +89,16 @@ class MohLayer final : public AttentionLayer {
     return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
   }
 
-  /// Of the work of a perfect kernel: heads a token does not use cost it no scores.
+  /// The kernels compute every head and multiply those that a token does not use by zero.
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
     Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
     const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config_.num_heads);
-    const double pair_products = 2 * static_cast<double>(batch * config_.num_heads * config_.head_dim) *
-                                 visible_pairs(tokens, config_.window);
     const double unused = 1 - static_cast<double>(config_.shared_heads + config_.top_k) /
                                   static_cast<double>(config_.num_heads);
+    cost.ideal_flop += -unused * softmax_core_flop(config_, batch, visible_pairs(tokens, config_.window));
     const double router =
         2 * rows * static_cast<double>(shape_.model_dim * routing_.num_logits(config_.num_heads));
-    cost.forward_flop += router - 2 * unused * pair_products;
-    cost.backward_flop += 2 * router - 5 * unused * pair_products;
+    cost.add({router, 2 * router});
     // logits, gates, and the rows before they are scaled
     cost.saved_bytes += rows * static_cast<double>(value_bytes) *
                             static_cast<double>(routing_.num_logits(config_.num_heads) +

@@ -139,13 +139,13 @@ class NalaformerLayer final : public AttentionLayer {
     const auto heads = static_cast<double>(config_.num_heads);
     const double projections = 2 * rows * D * width * (gate_ ? 5 : 4);
     const double convolutions = rows * short_convs_.forward_flop_per_token();
-    const Cost core = linear_core_cost(rows, heads, 2 * Dh, Dh);
+    Cost cost = linear_core_cost(rows, heads, 2 * Dh, Dh);
+    cost.add({projections + convolutions, 2 * (projections + convolutions)});
     // projected rows, convolved rows, features, rotated features, output, its norm, gate and their product
     const double saved =
         3 + (config_.short_conv > 0 ? 3 : 0) + 4 + (config_.rope ? 4 : 0) + 2 + (gate_ ? 2 : 0);
-    return {.forward_flop = projections + convolutions + core.forward_flop,
-            .backward_flop = 2 * projections + 2 * convolutions + core.backward_flop,
-            .saved_bytes = rows * static_cast<double>(value_bytes) * (D + saved * width) + rows * heads * 4};
+    cost.saved_bytes = rows * static_cast<double>(value_bytes) * (D + saved * width) + rows * heads * 4;
+    return cost;
   }
 
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }

@@ -59,8 +59,7 @@ class SoftmaxLayer final : public AttentionLayer {
     Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
     const auto rows = static_cast<double>(batch * tokens);
     const double convolutions = rows * projections_.short_convs().forward_flop_per_token();
-    cost.forward_flop += convolutions;
-    cost.backward_flop += 2 * convolutions;
+    cost.add({convolutions, 2 * convolutions});
     cost.saved_bytes +=
         rows * projections_.short_convs().saved_values_per_token() * static_cast<double>(value_bytes);
     return cost;

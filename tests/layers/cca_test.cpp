@@ -252,7 +252,7 @@ TEST_F(CcaTest, CountsOfAPublishedLayer) {
   const double T = 4096, channels = 10 * 128;
   const double projections = 4 * 2048 * channels, convolutions = 2 * channels * (2 + 128 * 2);
   const Cost cost = layer->cost(1, 4096, 2);
-  EXPECT_NEAR(cost.forward_flop / T, projections + convolutions + 4 * 1024 * (T + 1) / 2, 1e-3);
+  EXPECT_NEAR(cost.ideal_flop.forward / T, projections + convolutions + 4 * 1024 * (T + 1) / 2, 1e-3);
 }
 
 TEST_F(CcaTest, RefusesKeysThatExcludeEachOther) {

@@ -196,8 +196,8 @@ TEST_F(HedgehogTest, CountsOfAPublishedLayer) {
   EXPECT_EQ(layer->state_bytes(2), 32 * 256 * 129 * 4);
   // Per token and head at chunks of 64: 180,224 operations in the core, 4 * 128 * 128 in the maps.
   const Cost cost = layer->cost(1, 1, 2);
-  EXPECT_NEAR(cost.forward_flop, 8.0 * 4096 * 4096 + 32 * (180224 + 65536), 1e-3);
-  EXPECT_NEAR(cost.backward_flop, 16.0 * 4096 * 4096 + 32 * (458752 + 2 * 65536), 1e-3);
+  EXPECT_NEAR(cost.executed_flop.forward, 8.0 * 4096 * 4096 + 32 * (180224 + 65536), 1e-3);
+  EXPECT_NEAR(cost.executed_flop.backward, 16.0 * 4096 * 4096 + 32 * (458752 + 2 * 65536), 1e-3);
 }
 
 TEST_F(HedgehogTest, RefusesKeysItDoesNotHave) {

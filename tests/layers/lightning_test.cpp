@@ -132,8 +132,8 @@ TEST_F(LightningTest, CountsOfAPublishedLayer) {
   EXPECT_EQ(layer->state_bytes(2), 8 * 128 * 128 * 4);
   // 98,304 operations per token and head forward at chunks of 64, 245,760 backward.
   const Cost cost = layer->cost(1, 1, 2);
-  EXPECT_NEAR(cost.forward_flop, 10.0 * 1024 * 1024 + 8 * 98304, 1e-3);
-  EXPECT_NEAR(cost.backward_flop, 20.0 * 1024 * 1024 + 8 * 245760, 1e-3);
+  EXPECT_NEAR(cost.executed_flop.forward, 10.0 * 1024 * 1024 + 8 * 98304, 1e-3);
+  EXPECT_NEAR(cost.executed_flop.backward, 20.0 * 1024 * 1024 + 8 * 245760, 1e-3);
 }
 
 TEST_F(LightningTest, RefusesKeysItDoesNotHave) {

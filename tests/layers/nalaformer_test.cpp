@@ -143,8 +143,8 @@ TEST_F(NalaformerTest, CountsOfALayer) {
   // The table of the specification: products of a token and head at Dh = 64 in chunks of 64.
   const Cost cost = layer->cost(1, 1, 2);
   const double projections = 10.0 * E * E, convolutions = 2.0 * 3 * 4 * E;
-  EXPECT_NEAR(cost.forward_flop, projections + convolutions + 57344.0 * H, 1e-3);
-  EXPECT_NEAR(cost.backward_flop, 2 * projections + 2 * convolutions + 147456.0 * H, 1e-3);
+  EXPECT_NEAR(cost.executed_flop.forward, projections + convolutions + 57344.0 * H, 1e-3);
+  EXPECT_NEAR(cost.executed_flop.backward, 2 * projections + 2 * convolutions + 147456.0 * H, 1e-3);
 }
 
 TEST_F(NalaformerTest, RefusesWhatItDoesNotHave) {

@@ -34,6 +34,28 @@ class Plan(Runs):
         count = 64 * 5 * 32 + 2 * (4 * 32**2 + 3 * 32 * 128 + 2 * 32) + 32
         self.assertRegex(text, rf"all .*\b{count}\b")
 
+    def work(self, *overrides):
+        """MFLOP per token of both directions: executed, ideal."""
+        lines = re.findall(r"^ *(?:for|back)ward +([\d.]+) MFLOP +ideal ([\d.]+) MFLOP", self.predict(*overrides),
+                           re.MULTILINE)
+        self.assertEqual(len(lines), 2)
+        return [sum(map(float, column)) for column in zip(*lines)]
+
+    def test_executed_work_stands_beside_the_ideal(self):
+        large = ("data.seq_len=512", "train.batch_tokens=4096", "model.model_dim=256", "model.attention.num_heads=8")
+        softmax = self.work(*large)
+        self.assertGreater(softmax[0], softmax[1])
+        moh = self.work(*large, "model.attention.kind=moh")
+        self.assertGreater(moh[0], softmax[0])  # every head, and the router
+        self.assertLess(moh[1], softmax[1])
+        few = self.work(*large, "model.attention.kind=dynamic_mask", "model.attention.top_w=8")
+        many = self.work(*large, "model.attention.kind=dynamic_mask", "model.attention.top_w=256")
+        self.assertEqual(few[0], many[0])  # every pair, whatever is kept
+        self.assertLess(few[1], many[1])
+        again = self.work(*large, "train.recompute=true")
+        self.assertGreater(again[0], 1.2 * softmax[0])
+        self.assertEqual(again[1], softmax[1])
+
 
 if __name__ == "__main__":
     unittest.main()
