@@ -1,11 +1,11 @@
 #include "layers/block.h"
 
-#include <algorithm>
 #include <cmath>
 #include <string>
 
 #include "autograd/apply.h"
 #include "autograd/ops/elementwise.h"
+#include "layers/attention/health.h"
 
 namespace headway {
 namespace {
@@ -55,9 +55,7 @@ Variable Block::forward(Context& ctx, const Variable& x, const Positions& positi
   Context inner = ctx;
   inner.metrics = &metrics;
   const Variable y = run(inner, x, positions, state);
-  double largest = 0;
-  for (const double value : to_doubles(y.value(), ctx.stream)) largest = std::max(largest, std::abs(value));
-  metrics.add("max_activation", largest);
+  report_activations(inner, y.value());
   return y;
 }
 

@@ -8,6 +8,7 @@
 #include "core/io/limited_child.h"
 #include "core/text/printable.h"
 #include "trainers/checkpoint.h"
+#include "trainers/progress.h"
 
 namespace headway {
 namespace {
@@ -17,18 +18,16 @@ namespace fs = std::filesystem;
 std::string to_text(const AttributeValue& value) {
   if (const auto* integer = std::get_if<int64_t>(&value)) return std::to_string(*integer);
   if (const auto* number = std::get_if<double>(&value)) return fmt::format("{}", *number);
-  return fmt::format("\"{}\"", printable(std::get<std::string>(value)));
+  const std::string& text = std::get<std::string>(value);
+  constexpr size_t kLongest = 100;
+  if (text.size() > kLongest)
+    return fmt::format("\"{}...\" ({} characters)", printable(text.substr(0, kLongest)), text.size());
+  return fmt::format("\"{}\"", printable(text));
 }
 
 std::string state_of_digest(Hdf5Reader& reader, const std::string& path) {
   if (!reader.has_attribute(path, "xxh3")) return "no digest";
   return reader.is_intact(path) ? "intact" : "DAMAGED";
-}
-
-std::string with_thousands(int64_t number) {
-  std::string digits = std::to_string(number);
-  for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, 1, ',');
-  return digits;
 }
 
 std::string listing(Hdf5Reader& reader) {

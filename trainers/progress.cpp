@@ -18,6 +18,12 @@ std::string format_count(double count) {
   return fmt::format("{:.0f}", count);
 }
 
+std::string with_thousands(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, 1, ',');
+  return digits;
+}
+
 std::string progress_line(const Progress& p) {
   return fmt::format("step {}/{} | loss {:.4f} | lr {:.1e} | gnorm {:.2f} | {} tok/s | {:.1f} GiB | eta {}",
                      p.step, p.last_step, p.loss, p.learning_rate, p.grad_norm,

@@ -23,5 +23,7 @@ std::string progress_line(const Progress&);
 std::string format_duration(double seconds);
 /// "48.1k", "1.2M", "930"
 std::string format_count(double count);
+/// "1,832,640", of a number that is not negative.
+std::string with_thousands(int64_t number);
 
 }  // namespace headway

@@ -50,6 +50,7 @@ void RunState::save(ArchiveWriter& archive, std::string_view prefix) const {
   archive.attribute(prefix, "step", step);
   archive.attribute(prefix, "tokens", tokens);
   archive.attribute(prefix, "skipped", skipped);
+  archive.attribute(prefix, "step_health", health.to_text());
 }
 
 void RunState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
@@ -59,6 +60,8 @@ void RunState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
   HEADWAY_CHECK(!archive.has_attribute("", "step") || archive.integer("", "step") == step, CheckpointError,
                 fmt::format("{}: its step is {} in the root and {} in {}", archive.source(),
                             archive.integer("", "step"), step, prefix));
+  if (archive.has_attribute(prefix, "step_health"))
+    health = StepHealth::from_text(archive.string(prefix, "step_health"));
 }
 
 void DataState::save(ArchiveWriter& archive, std::string_view prefix) const {

@@ -6,6 +6,7 @@
 #include "core/io/archive.h"
 #include "core/text/tokenizer.h"
 #include "layers/module.h"
+#include "trainers/step_health.h"
 
 namespace headway {
 
@@ -32,6 +33,7 @@ struct RunState final : Stateful {
   int64_t step = 0;     // updates, skipped ones included
   int64_t tokens = 0;   // trained on
   int64_t skipped = 0;  // updates left out because something was not finite
+  StepHealth health;    // checkpoints of earlier versions do not have it
 
   void save(ArchiveWriter&, std::string_view prefix) const override;
   void load(ArchiveReader&, std::string_view prefix, Stream&) override;

@@ -319,6 +319,7 @@ void Trainer::settle(const Step& step, bool is_newest) {
   // The first steps are slow (memory is touched for the first time); the mean forgets them.
   seconds_per_step_ = seconds_per_step_ == 0 ? seconds : 0.9 * seconds_per_step_ + 0.1 * seconds;
   skipped_in_a_row_ = numbers.is_good ? 0 : skipped_in_a_row_ + 1;
+  run_state_.health.add(numbers.loss, numbers.grad_norm);
   if (!numbers.is_good) report_bad(step, numbers, is_newest);
   if (step.logs) log(step, numbers, seconds);
 }
@@ -365,6 +366,9 @@ void Trainer::log(const Step& step, const StepNumbers& numbers, double step_seco
   row.add("train/grad_norm", numbers.grad_norm);
   row.add("train/clipped", clip > 0 && numbers.grad_norm > clip ? 1 : 0);
   row.add("train/skipped_total", static_cast<double>(run_state_.skipped));
+  row.add("train/loss_spikes_total", static_cast<double>(run_state_.health.loss_spikes()));
+  row.add("train/grad_norm_outliers_6mad_total", static_cast<double>(run_state_.health.outliers_6mad()));
+  row.add("train/grad_norm_outliers_9mad_total", static_cast<double>(run_state_.health.outliers_9mad()));
   row.add("optim/lr", step.inputs.learning_rate);
   row.add("perf/tokens_per_s", tokens_per_second);
   row.add("perf/step_ms", step_seconds * 1e3);

@@ -2,14 +2,22 @@
 // matrix is needed.
 //
 //   sink share (arXiv 2505.06708, section 4.3): mean over sequences, heads and the rows i >= 1 of P_i0
+//   sink rate (arXiv 2410.10781, section 3.1): share of heads whose mean of P_i0 over the first 64 rows
+//   exceeds
+//     0.3
 //   entropy: mean over rows of -sum_j P_ij log P_ij, in nats; what a sink takes counts as one more key
+//   largest logit: of score(S_ij) + delta_j. Without a sink it lies between the row's log-sum-exp and log T
+//     below that, so it is looked for in the rows of the largest log-sum-exp
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <vector>
 
 #include "core/context.h"
+#include "core/max_or_nan.h"
 #include "core/tensor.h"
 #include "kernels/attention/plan.h"
 
@@ -31,11 +39,7 @@ class AttentionFigures {
         plan_{params, 0, static_cast<int>(T_), static_cast<int>(T_)},
         queries_(to_doubles(q, ctx.stream)),
         log_sum_exp_(to_doubles(log_sum_exp, ctx.stream)),
-        keys_(to_doubles(k.slice(0, 0, 1), ctx.stream)) {
-    for (int64_t b = 0; b < B_; ++b) {
-      const auto first = to_doubles(k.slice(0, b, b + 1).slice(1, 0, 1).reshape({K_, Dh_}), ctx.stream);
-      first_keys_.insert(first_keys_.end(), first.begin(), first.end());
-    }
+        keys_(to_doubles(k, ctx.stream)) {
     if constexpr (has(V::slots, Slots::key_bias)) biases_ = to_doubles(key_bias, ctx.stream);
     if constexpr (has(V::slots, Slots::key_end)) ends_ = key_end.to_vector<int32_t>(ctx.stream);
   }
@@ -44,9 +48,35 @@ class AttentionFigures {
     double total = 0;
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h)
-        for (int64_t i = 1; i < T_; ++i)
-          if (sees(b, h, i, 0)) total += std::exp(log_weight(b, h, i, 0, &first_keys_[b * K_ * Dh_]));
+        for (int64_t i = 1; i < T_; ++i) total += weight_of_first_key(b, h, i);
     return total / static_cast<double>(B_ * H_ * (T_ - 1));
+  }
+  /// Over the heads of all sequences.
+  double sink_rate() const {
+    const int64_t rows = std::min<int64_t>(T_, 64);
+    int64_t sinks = 0;
+    for (int64_t b = 0; b < B_; ++b)
+      for (int64_t h = 0; h < H_; ++h) {
+        double total = 0;
+        for (int64_t i = 0; i < rows; ++i) total += weight_of_first_key(b, h, i);
+        sinks += total > 0.3 * static_cast<double>(rows);
+      }
+    return static_cast<double>(sinks) / static_cast<double>(B_ * H_);
+  }
+  /// Exact where the rows that are left out cannot hold a larger one, else at most log T too small.
+  double largest_logit() const {
+    std::vector<int64_t> rows(log_sum_exp_.size());  // [B,H,T]
+    std::iota(rows.begin(), rows.end(), int64_t{0});
+    const auto count = std::min<ptrdiff_t>(kLogitRows, std::ssize(rows));
+    std::ranges::partial_sort(rows, rows.begin() + count, std::greater{},
+                              [&](int64_t row) { return log_sum_exp_[static_cast<size_t>(row)]; });
+    double largest = -INFINITY;
+    for (int64_t n = 0; n < count; ++n) {
+      const int64_t row = rows[static_cast<size_t>(n)], b = row / (H_ * T_), h = row / T_ % H_, i = row % T_;
+      for (int64_t j = 0; j <= i; ++j)
+        if (sees(b, h, i, j)) largest = max_or_nan(largest, logit(b, h, i, j));
+    }
+    return largest;
   }
   /// Of rows with equal weights on all tokens.
   double uniform_sink_share() const {
@@ -64,27 +94,34 @@ class AttentionFigures {
   }
 
  private:
-  static constexpr int64_t kEntropyRows = 16;  // a row costs as much as its scores
+  // A row costs as much as its scores.
+  static constexpr int64_t kEntropyRows = 16;
+  static constexpr ptrdiff_t kLogitRows = 256;
 
   bool sees(int64_t b, int64_t h, int64_t i, int64_t j) const {
     return plan_.sees(static_cast<int>(i), static_cast<int>(j)) && (ends_.empty() || i < ends_[key(b, h, j)]);
   }
-  /// Of a key that the row sees; keys [K,Dh]: token j's.
-  double log_weight(int64_t b, int64_t h, int64_t i, int64_t j, const double* keys) const {
+  /// Of a key that the row sees.
+  double logit(int64_t b, int64_t h, int64_t i, int64_t j) const {
     const double* query = queries_.data() + ((b * T_ + i) * H_ + h) * Dh_;
-    const double* other = keys + h / (H_ / K_) * Dh_;
+    const double* other = keys_.data() + ((b * T_ + j) * K_ + h / (H_ / K_)) * Dh_;
     double dot = 0;
     for (int64_t d = 0; d < Dh_; ++d) dot += query[d] * other[d];
     const Coord at{static_cast<int>(b), static_cast<int>(h), static_cast<int>(i), static_cast<int>(j)};
-    double logit = V::score(params_, scale_ * dot, at);
-    if (!biases_.empty()) logit += biases_[key(b, h, j)];
-    return logit - log_sum_exp_[static_cast<size_t>((b * H_ + h) * T_ + i)];
+    const double score = V::score(params_, scale_ * dot, at);
+    return biases_.empty() ? score : score + biases_[key(b, h, j)];
+  }
+  double log_weight(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    return logit(b, h, i, j) - log_sum_exp_[static_cast<size_t>((b * H_ + h) * T_ + i)];
+  }
+  double weight_of_first_key(int64_t b, int64_t h, int64_t i) const {
+    return sees(b, h, i, 0) ? std::exp(log_weight(b, h, i, 0)) : 0;
   }
   double entropy_of_row(int64_t h, int64_t i) const {
     double entropy = 0, rest = 1;
     for (int64_t j = 0; j <= i; ++j) {
       if (!sees(0, h, i, j)) continue;
-      const double log_p = log_weight(0, h, i, j, &keys_[j * K_ * Dh_]), p = std::exp(log_p);
+      const double log_p = log_weight(0, h, i, j), p = std::exp(log_p);
       entropy -= p * log_p;
       rest -= p;
     }
@@ -100,14 +137,13 @@ class AttentionFigures {
   double scale_;
   int64_t B_, T_, H_, K_, Dh_;
   TilePlan<V> plan_;
-  std::vector<double> queries_, log_sum_exp_, biases_;
-  std::vector<double> keys_;        // [T,K,Dh] of the first sequence, all that entropy reads
-  std::vector<double> first_keys_;  // [B,K,Dh]
+  std::vector<double> queries_, log_sum_exp_, keys_, biases_;
   std::vector<int32_t> ends_;
 };
 
-/// Adds "sink_share", "entropy" and "sink_share_uniform", what rows with equal weights on all tokens would
-/// have. Nothing for single rows and for continuations. Needs Context::metrics.
+/// Adds "sink_share", "sink_share_uniform" (what rows with equal weights on all tokens would have),
+/// "sink_rate", "entropy" and "max_logit". Nothing for single rows and for continuations. Needs
+/// Context::metrics.
 template <class V>
 void report_attention(Context& ctx, const typename V::Params& params, double scale, const Tensor& q,
                       const Tensor& k, const Tensor& log_sum_exp, const Tensor& key_bias,
@@ -116,7 +152,9 @@ void report_attention(Context& ctx, const typename V::Params& params, double sca
   const AttentionFigures<V> figures(ctx, params, scale, q, k, log_sum_exp, key_bias, key_end);
   ctx.metrics->add("sink_share", figures.sink_share());
   ctx.metrics->add("sink_share_uniform", figures.uniform_sink_share());
+  ctx.metrics->add("sink_rate", figures.sink_rate());
   ctx.metrics->add("entropy", figures.entropy());
+  ctx.metrics->add("max_logit", figures.largest_logit());
 }
 
 }  // namespace headway

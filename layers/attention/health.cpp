@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <string>
+
+#include "core/max_or_nan.h"
 
 namespace headway {
 
@@ -12,6 +15,21 @@ void report_range(Context& ctx, const std::string& name, const std::vector<doubl
   ctx.metrics->add(name + "_mean",
                    std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()));
   ctx.metrics->add(name + "_max", high);
+}
+
+void report_activations(Context& ctx, const Tensor& activations) {
+  std::vector<double> magnitudes = to_doubles(activations, ctx.stream);
+  double largest = 0;
+  for (double& value : magnitudes) largest = max_or_nan(largest, value = std::abs(value));
+  ctx.metrics->add("max_activation", largest);
+  std::erase_if(magnitudes, [](double value) { return std::isnan(value); });  // no order, no median
+  const auto middle = magnitudes.begin() + std::ssize(magnitudes) / 2;
+  std::ranges::nth_element(magnitudes, middle);
+  for (const int factor : {100, 1000}) {
+    const double limit = middle == magnitudes.end() ? 0 : factor * *middle;
+    const auto above = std::count_if(middle, magnitudes.end(), [&](double value) { return value > limit; });
+    ctx.metrics->add("activations_above_" + std::to_string(factor) + "x", static_cast<double>(above));
+  }
 }
 
 void report_head_load(Context& ctx, const Tensor& gates, int64_t shared_heads) {

@@ -13,6 +13,11 @@ namespace headway {
 /// Adds "<name>_min", "<name>_mean" and "<name>_max".
 void report_range(Context&, const std::string& name, const std::vector<double>& values);
 
+/// Of a block's output: "max_activation", the largest magnitude, and "activations_above_100x" and
+/// "..._1000x", how many are above 100 and 1,000 times the median magnitude (massive activations, arXiv
+/// 2402.17762).
+void report_activations(Context&, const Tensor& activations);
+
 /// gates [B,H,T] of heads that a token may leave unused, the first shared_heads always used: "load_min" and
 /// "load_max", the smallest and largest share of tokens that use a routed head, and "load_entropy", the
 /// entropy of the loads over its largest value (1: all heads equally used).

@@ -98,6 +98,66 @@ TEST_F(HealthTest, TheSinkShareIsTheFirstKeysWeight) {
   }
 }
 
+// Equal weights of 70 rows: the first 64 give the first key 1/1 + ... + 1/64 = 4.74 of 64 rows, less than
+// 0.3. Keys that only the first token's query direction meets take all of it.
+TEST_F(HealthTest, TheSinkRateCountsHeadsThatLookAtTheFirstToken) {
+  const nlohmann::json two_heads{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 2}, {"rope", false}};
+  auto layer = make("softmax", 4, two_heads);
+  std::vector<double> tokens(70 * 4, 0.0);
+  for (size_t i = 0; i < 70; ++i) tokens[i * 4] = 1, tokens[i * 4 + 1] = i == 0 ? 1 : 0;
+  const Tensor x = Tensor::from<double>(tokens, {1, 70, 4}, *stream);
+  fill(*layer, "query/weight", 0);
+  fill(*layer, "key/weight", 0);
+  EXPECT_EQ(report(*layer, x).at("sink_rate"), 0);
+  // The first head: every query is (30, 0), the first key (1, 0), others 0.
+  std::vector<double> query(16, 0.0), key(16, 0.0);
+  query[0] = 30, key[1] = 1;
+  set(*layer, "query/weight", query);
+  set(*layer, "key/weight", key);
+  EXPECT_EQ(report(*layer, x).at("sink_rate"), 0.5);
+}
+
+// More rows than are looked at: the largest log-sum-exps are those of the rows that hold the largest logit.
+TEST_F(HealthTest, TheLargestLogitIsFoundAmongManyRows) {
+  auto layer =
+      make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 1}, {"head_dim", 6}, {"rope", false}});
+  set_random(*layer, "query/weight", 3);
+  set_random(*layer, "key/weight", 3);
+  const int64_t T = 300;
+  const Tensor x = random({1, T, kDim});
+  const auto project = [&](const char* path, int64_t width) {
+    const std::vector<double> weight = parameter(*layer, path).value.to_vector<double>(*stream);
+    std::vector<double> y(static_cast<size_t>(T * width), 0.0);
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t c = 0; c < width; ++c)
+        for (int64_t d = 0; d < kDim; ++d)
+          y[t * width + c] += x.data<double>()[t * kDim + d] * weight[c * kDim + d];
+    return y;
+  };
+  const std::vector<double> q = project("query/weight", 12), k = project("key/weight", 6);
+  double largest = -INFINITY;
+  for (int64_t h = 0; h < 2; ++h)
+    for (int64_t i = 0; i < T; ++i)
+      for (int64_t j = 0; j <= i; ++j) {
+        double dot = 0;
+        for (int64_t d = 0; d < 6; ++d) dot += q[i * 12 + h * 6 + d] * k[j * 6 + d];
+        largest = std::max(largest, dot / std::sqrt(6.0));
+      }
+  EXPECT_NEAR(report(*layer, x).at("max_logit"), largest, 1e-9 * largest);
+}
+
+TEST_F(HealthTest, MassiveActivationsAreCountedByTheirMedian) {
+  std::vector<double> values(1000, 0.5);
+  values[3] = 50.5, values[500] = -499, values[999] = -501;
+  Collected collected;
+  ctx.metrics = &collected;
+  report_activations(ctx, Tensor::from<double>(values, {10, 100}, *stream));
+  ctx.metrics = nullptr;
+  EXPECT_EQ(collected.values.at("max_activation"), 501);
+  EXPECT_EQ(collected.values.at("activations_above_100x"), 3);
+  EXPECT_EQ(collected.values.at("activations_above_1000x"), 1);
+}
+
 TEST_F(HealthTest, AWindowHidesTheFirstKey) {
   auto layer = make("softmax", kDim, {{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}, {"window", 1}});
   EXPECT_EQ(report(*layer, random({1, kLength, kDim})).at("sink_share"), 0);
@@ -208,9 +268,10 @@ TEST_F(HealthTest, AModelNamesTheLayerAndReportsOncePerStep) {
     Collected collected;
     Context c{.stream = *stream, .rng = rng, .training = true, .recording = true, .metrics = &collected};
     backward(c, model->loss(c, tokens, tokens, 1, mode), MicroStep::last);
-    EXPECT_EQ(collected.values.size(), 2u * 4);
-    for (const char* name : {"sink_share", "sink_share_uniform", "entropy", "max_activation"})
-      EXPECT_GT(collected.values.at(std::string("attention/1/") + name), 0) << name;
+    EXPECT_EQ(collected.values.size(), 2u * 8);
+    for (const char* name : {"sink_share", "sink_share_uniform", "sink_rate", "entropy", "max_logit",
+                             "max_activation", "activations_above_100x", "activations_above_1000x"})
+      EXPECT_TRUE(collected.values.contains(std::string("attention/1/") + name)) << name;
   }
 }
 
