@@ -42,7 +42,9 @@ bool take_prefix(std::string_view& key, std::string_view prefix) {
 }
 
 struct RunTable {
+  std::string name;
   std::string origin;
+  uint64_t place = 0;  // of its first key
   Setting recipe;
   Settings overrides;
 };
@@ -50,13 +52,14 @@ struct RunTable {
 /// The tables of a sweep file.
 struct SweepTables {
   Settings common;
-  std::map<std::string, RunTable> runs;
+  std::vector<RunTable> runs;  // as they follow each other in the file
   Settings grid;
+  Setting baseline;
 };
 
 std::string meaningless(const std::string& origin, std::string_view key) {
   return fmt::format(
-      "{}: {} means nothing in a sweep: expected name, folder, set.<key>, grid.<key>, "
+      "{}: {} means nothing in a sweep: expected name, folder, baseline, set.<key>, grid.<key>, "
       "runs.<name>.recipe or runs.<name>.<key>",
       origin, key);
 }
@@ -87,6 +90,7 @@ void check_not_in_grid(const Settings& settings, const Settings& grid) {
 /// Puts name and folder into the sweep.
 SweepTables read_tables(const fs::path& path, Sweep& sweep) {
   SweepTables tables;
+  std::map<std::string, RunTable> runs;
   Settings empty_tables;
   for (const auto& [full_key, setting] : read_toml(path, &empty_tables)) {
     std::string_view key = full_key;
@@ -95,6 +99,9 @@ SweepTables read_tables(const fs::path& path, Sweep& sweep) {
       check_folder_name(setting.origin + ": name", sweep.name);
     } else if (key == "folder") {
       sweep.folder = text_of(key, setting);
+    } else if (key == "baseline") {
+      text_of(key, setting);
+      tables.baseline = setting;
     } else if (take_prefix(key, "set.")) {
       check_may_be_set(key, setting);
       tables.common[std::string(key)] = setting;
@@ -106,8 +113,9 @@ SweepTables read_tables(const fs::path& path, Sweep& sweep) {
       tables.grid[std::string(key)] = setting;
     } else if (take_prefix(key, "runs.") && key.find('.') != std::string_view::npos) {
       const std::string name(key.substr(0, key.find('.')));
-      RunTable& run = tables.runs[name];
+      RunTable& run = runs[name];
       if (run.origin.empty()) run.origin = setting.origin;
+      run.place = run.place == 0 ? setting.place : std::min(run.place, setting.place);
       key.remove_prefix(name.size() + 1);
       if (key == "recipe") {
         text_of(full_key, setting);
@@ -128,8 +136,13 @@ SweepTables read_tables(const fs::path& path, Sweep& sweep) {
     const bool is_run = take_prefix(key, "runs.") && key.find('.') == std::string_view::npos;
     HEADWAY_CHECK(is_run, ConfigError,
                   fmt::format("{}: {} is empty: expected keys in it", table.origin, full_key));
-    tables.runs[std::string(key)].origin = table.origin;  // load_sweep misses its recipe
+    runs[std::string(key)].origin = table.origin;  // load_sweep misses its recipe
   }
+  for (auto& [name, run] : runs) {
+    run.name = name;
+    tables.runs.push_back(std::move(run));
+  }
+  std::ranges::sort(tables.runs, {}, &RunTable::place);
   return tables;
 }
 
@@ -154,11 +167,22 @@ std::vector<Arm> arms_of(const std::string& name, const fs::path& recipe, const 
   return arms;
 }
 
+std::string baseline_of(const SweepTables& tables) {
+  const Setting& baseline = tables.baseline;
+  if (baseline.text.empty()) return safe(tables.runs[0].name);
+  std::vector<std::string> names;
+  for (const RunTable& run : tables.runs) names.push_back(run.name);
+  HEADWAY_CHECK(std::ranges::find(names, baseline.text) != names.end(), ConfigError,
+                fmt::format("{}: baseline = {}: expected the name of a run, one of {}", baseline.origin,
+                            baseline.shown(), fmt::join(names, ", ")));
+  return safe(baseline.text);
+}
+
 }  // namespace
 
 Sweep load_sweep(const fs::path& path) {
   HEADWAY_CHECK(fs::is_regular_file(path), ConfigError, fmt::format("there is no sweep {}", path.string()));
-  Sweep sweep{.name = path.stem().string(), .folder = "sweeps", .arms = {}};
+  Sweep sweep{.name = path.stem().string(), .folder = "sweeps", .baseline = "", .arms = {}};
   const SweepTables tables = read_tables(path, sweep);
   HEADWAY_CHECK(
       !tables.runs.empty(), ConfigError,
@@ -167,7 +191,8 @@ Sweep load_sweep(const fs::path& path) {
   check_not_in_grid(tables.common, tables.grid);
 
   std::set<std::string> names;
-  for (const auto& [name, run] : tables.runs) {
+  for (const RunTable& run : tables.runs) {
+    const std::string& name = run.name;
     HEADWAY_CHECK(!name.empty(), ConfigError,
                   fmt::format("{}: a run has no name: expected a table such as [runs.softmax]", run.origin));
     HEADWAY_CHECK(
@@ -193,6 +218,7 @@ Sweep load_sweep(const fs::path& path) {
       sweep.arms.push_back(std::move(arm));
     }
   }
+  sweep.baseline = baseline_of(tables);
   return sweep;
 }
 

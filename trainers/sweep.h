@@ -1,6 +1,7 @@
 // A sweep file: many runs of nearly the same recipe.
 //
 //   name = "variants"              # folder = "sweeps" by default: everything goes to sweeps/variants/
+//   baseline = "softmax"           # the run that others are compared with; by default the first
 //   [set]                          # of every run
 //   train.max_steps = 100
 //   [runs.gated]                   # one table per run; recipe is relative to the sweep file
@@ -10,6 +11,7 @@
 //   run.seed = [1, 2]
 //
 // An arm is one run with one combination; its name is the run's, then what the grid gives it: gated-seed1.
+// Arms keep the order of the runs in the file.
 #pragma once
 
 #include <filesystem>
@@ -31,6 +33,7 @@ struct Arm {
 struct Sweep {
   std::string name;
   std::filesystem::path folder;  // sweeps/<name>
+  std::string baseline;          // a run's name, as in Arm::run
   std::vector<Arm> arms;
 
   std::filesystem::path run_folder(const Arm& arm) const { return folder / "runs" / arm.name; }

@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <fstream>
@@ -85,6 +87,13 @@ std::string last_line(const fs::path& path) {
   return last;
 }
 
+/// " | validation loss 2.1312", also of an arm that has no more to do; empty where it has evaluated nothing.
+std::string loss_text(const SweepResults& results, const Arm& arm) {
+  const auto result = std::ranges::find(results.arms, &arm, &ArmResult::arm);
+  const double loss = result->val_loss();
+  return std::isnan(loss) ? "" : fmt::format(" | validation loss {:.4f}", loss);
+}
+
 ExitCode run_sweep(const std::string& path, int ranks) {
   const Sweep sweep = load_sweep(path);
   std::error_code error;
@@ -101,7 +110,8 @@ ExitCode run_sweep(const std::string& path, int ranks) {
     const Arm& arm = sweep.arms[i];
     const std::string status = status_of(sweep, arm);
     if (status == "finished") {
-      fmt::print("[{}/{}] {} is finished already\n", i + 1, count, arm.name);
+      fmt::print("[{}/{}] {} is finished already{}\n", i + 1, count, arm.name,
+                 loss_text(SweepResults(sweep), arm));
       continue;
     }
     fmt::print("[{}/{}] {} {}\n", i + 1, count, arm.name, status.empty() ? "starts" : "goes on");
@@ -110,8 +120,9 @@ ExitCode run_sweep(const std::string& path, int ranks) {
     const fs::path log = sweep.folder / "logs" / (arm.name + ".txt");
     const int code = wait_for(start(command_of(arm, ranks, !status.empty()), log, ranks));
     const double took = std::chrono::duration<double>(Clock::now() - begin).count();
+    const SweepResults results(sweep);
+    write_report(results);
     if (stop_signal_received() != 0) {
-      write_report(sweep);
       fmt::print("stopped on request; run the same command again to go on\n");
       return ExitCode::stopped_on_request;
     }
@@ -122,13 +133,13 @@ ExitCode run_sweep(const std::string& path, int ranks) {
       failures.push_back(fmt::format("{}: exit status {}, {}", arm.name, code, last_line(log)));
       fmt::print("[{}/{}] {} failed: {}\n", i + 1, count, arm.name, failures.back());
     } else {
-      fmt::print("[{}/{}] {} took {} | about {} left\n", i + 1, count, arm.name, format_duration(took),
-                 format_duration(left));
+      fmt::print("[{}/{}] {}{} | took {} | about {} left\n", i + 1, count, arm.name, loss_text(results, arm),
+                 format_duration(took), format_duration(left));
     }
-    write_report(sweep);
   }
-  write_report(sweep);
-  fmt::print("report: {}\n", (sweep.folder / "report.html").string());
+  const SweepResults results(sweep);
+  write_report(results);
+  fmt::print("{}report: {}\n", comparison_text(results), (sweep.folder / "report.html").string());
   if (failures.empty()) return ExitCode::ok;
   throw Error(ExitCode::unexpected,
               fmt::format("{} of {} arms failed; the first: {}", failures.size(), count, failures[0]));
@@ -162,8 +173,10 @@ void add_report_options(CLI::App& verb, Action& action) {
   verb.callback([file, &action] {
     action = [file] {
       const Sweep sweep = load_sweep(*file);
-      write_report(sweep);
-      fmt::print("wrote {} and results.csv\n", (sweep.folder / "report.html").string());
+      const SweepResults results(sweep);
+      write_report(results);
+      fmt::print("{}wrote {} and results.csv\n", comparison_text(results),
+                 (sweep.folder / "report.html").string());
       return ExitCode::ok;
     };
   });

@@ -51,6 +51,10 @@ Setting from_toml(const toml::node& node, const std::string& origin, const std::
   return setting;
 }
 
+uint64_t place_of(const toml::node& node) {
+  return uint64_t{node.source().begin.line} << 32 | node.source().begin.column;
+}
+
 void flatten(const toml::table& table, const fs::path& file, const std::string& prefix, Settings& settings,
              Settings* empty_tables) {
   for (const auto& [name, node] : table) {
@@ -61,6 +65,7 @@ void flatten(const toml::table& table, const fs::path& file, const std::string& 
       flatten(*inner, file, key, settings, empty_tables);
     } else {
       settings[key] = from_toml(node, origin, key);
+      settings[key].place = place_of(node);
     }
   }
 }
@@ -119,7 +124,12 @@ Settings read_file(const fs::path& path, const std::string& named_by, std::vecto
   own.erase(extends);
   Settings settings =
       read_file(path.parent_path() / base.text, base.origin + ": ", std::move(opened), empty_tables);
-  for (auto& [key, setting] : own) settings[key] = std::move(setting);
+  uint64_t end = 0;
+  for (const auto& [key, setting] : settings) end = std::max(end, setting.place);
+  for (auto& [key, setting] : own) {
+    setting.place += end;
+    settings[key] = std::move(setting);
+  }
   return settings;
 }
 

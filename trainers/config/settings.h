@@ -1,6 +1,7 @@
 // Values of configuration keys before they are typed: from TOML files, command-line overrides and JSON.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
@@ -19,6 +20,7 @@ struct Setting {
   std::string text;            // of a scalar
   std::vector<Setting> items;  // of a list
   std::string origin;          // "recipes/base.toml:12:1" (line, column of the key) or "command line"
+  uint64_t place = 0;          // grows along a TOML file, which follows the file it extends
 
   /// As the user wrote it, for messages.
   std::string shown() const;

@@ -1,4 +1,5 @@
-"""report.html in a browser: all arms are drawn, in colours that the legend explains, and nothing is cut off.
+"""report.html in a browser: all runs are drawn, in colours that the legend explains, and nothing is cut off, on a
+screen or on a phone.
 
 One run is trained and stands for every arm, its losses shifted, so that a report with many arms costs little.
 """
@@ -39,15 +40,22 @@ const overlap = (a, b) => a.left + 1 < b.right && b.left + 1 < a.right && a.top 
 const outside = (a, b) => a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
 const overlapping = elements => elements.filter((a, i) => elements.some((b, j) => i < j && overlap(box(a), box(b))));
 const texts = elements => elements.map(element => element.textContent);
-const table = document.querySelector(".wide");
-document.documentElement.dataset.measured = JSON.stringify({
+const measured = JSON.stringify({
+  width: innerWidth,
   page_overflow: document.documentElement.scrollWidth - innerWidth,
-  table_overflow: table.scrollWidth - table.clientWidth,
+  table_overflow: Math.max(...all(".wide").map(table => table.scrollWidth - table.clientWidth)),
+  smallest_text: Math.min(...all("figure text").map(text => box(text).height)),
   cut_off: texts(all("figure text").filter(text => outside(box(text), box(text.closest("svg"))))),
   overlapping: texts(all("figure").flatMap(figure => overlapping(all("text", figure)))
-      .concat(overlapping(all(".legend span")), overlapping(all("h1, h2, p, figure, table, ul")))),
+      .concat(overlapping(all(".legend span")), overlapping(all("h1, h2, h3, p, figure, .wide, ul")))),
 });
+document.documentElement.dataset.measured = measured;
+parent.postMessage(measured, "*");
 </script>"""
+
+# A browser's window has a smallest width, a frame has not.
+FRAME = """<!DOCTYPE html><script>onmessage = event => document.documentElement.dataset.measured = event.data</script>
+<iframe src="measured.html" width="{width}" height="900" style="border:0"></iframe>"""
 
 
 def pixels_of(path):
@@ -101,10 +109,10 @@ class ReportPage(Runs):
 
     def write_report(self):
         """The page of a sweep whose last arm has not started and whose last but one failed; its arms."""
-        self.train("tiny", "train.stop_step=12")
+        self.train("tiny", "train.stop_step=12", "eval.every_steps=4")
         run = self.folder / "runs" / "tiny"
         sweep = self.write_recipe(SWEEP, "many.toml")
-        arms = [f"{name}-lr{lr}-seed{seed}" for name in ("a_run_with_quite_a_long_name", "narrow", "plain")
+        arms = [f"{name}-lr{lr}-seed{seed}" for name in ("plain", "narrow", "a_run_with_quite_a_long_name")
                 for lr in ("0.0001", "0.001", "0.01", "0.1") for seed in (1, 2)]
         rows = self.rows("tiny", "step")
         for shift, arm in enumerate(arms[:-1]):
@@ -112,7 +120,8 @@ class ReportPage(Runs):
             folder.mkdir(parents=True)
             record = self.record("tiny") | ({"status": "failed"} if arm == arms[-2] else {})
             (folder / "run.json").write_text(json.dumps(record))
-            shutil.copy(run / "recipe.resolved.toml", folder)
+            recipe = re.sub(r"(?m)^seed = .*", f"seed = {arm[-1]}", (run / "recipe.resolved.toml").read_text())
+            (folder / "recipe.resolved.toml").write_text(recipe)
             shifted = [{key: value + 0.05 * shift if key.endswith("/loss") else value for key, value in row.items()}
                        for row in rows]
             (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shifted))
@@ -122,21 +131,29 @@ class ReportPage(Runs):
 
     def test_a_report_of_many_arms_is_whole_and_readable(self):
         page, arms = self.write_report()
-        groups = {arm.rsplit("-", 1)[0] for arm in arms}
+        groups = list(dict.fromkeys(arm.rsplit("-", 1)[0] for arm in arms))
 
         dom, log = self.browse(page, "--dump-dom")
         self.assertNotIn("CONSOLE", log)
-        body = re.search("<tbody>(.*)</tbody>", dom).group(1)
-        self.assertEqual(set(re.findall("<tr><th>(.*?)</th>", body)), groups)
-        self.assertEqual(body.count("<tr>"), len(groups))
+        for body in re.findall("<tbody>(.*?)</tbody>", dom):
+            self.assertEqual(re.findall("<tr><th>(.*?)</th>", body), groups)
         charts = re.findall("<figure>(.*?)</figure>", dom)
-        self.assertEqual(len(charts), 3)
-        for chart in charts:
+        self.assertEqual(len(charts), 6)
+        for chart, num_points in zip(charts, (3, 3, 3, 12, 12, 12)):  # of validation and of training
             lines = re.findall(r'<polyline[^>]* points="(.*?)"[^>]*><title>(.*?)</title>', chart)
-            self.assertEqual(sorted(title for _, title in lines), sorted(arms))
-            points = {title: points.split() for points, title in lines}
-            self.assertEqual({len(points[arm]) for arm in arms[:-1]}, {12})
-            self.assertEqual(points[arms[-1]], [])
+            self.assertEqual([title for _, title in lines], groups)
+            self.assertEqual({len(points.split()) for points, _ in lines}, {num_points})
+            bands = re.findall(r'<polygon[^>]* points="(.*?)"', chart)
+            self.assertEqual({len(band.split()) for band in bands}, {2 * num_points})
+            self.assertEqual(len(bands), len(groups))
+
+        pairs = re.search('<table class="pairs">.*?<tbody>(.*?)</tbody>', dom).group(1)
+        rows = [re.findall("<t[hd]>(.*?)</t[hd]>", row) for row in re.findall("<tr>(.*?)</tr>", pairs)]
+        self.assertEqual([row[4] == "baseline" for row in rows], [group.startswith("plain") for group in groups])
+        # The last group's arms have not finished, and of equal shifts nothing is in doubt.
+        self.assertEqual([row[6] for row in rows[4:]], ["2"] * 7 + ["0"])
+        self.assertEqual(rows[4][4:6], ["+0.4000", "+0.4000 to +0.4000"])
+        self.assertEqual(rows[-1][4], "no pairs")
         self.assertEqual(re.findall("<li>(.*?)</li>", dom), [f"{arms[-2]}: failed", f"{arms[-1]}: not started"])
 
         legend = re.search('class="legend">(.*?)</p>', dom).group(1)
@@ -144,7 +161,7 @@ class ReportPage(Runs):
         self.assertEqual(len(set(strokes)), len(groups))  # no two look alike
         self.assertLess(len(set(colour for colour, _ in strokes)), len(groups))
 
-        self.browse(page, f"--screenshot={self.folder}/page.png", width=900, height=1600)
+        self.browse(page, f"--screenshot={self.folder}/page.png", width=900, height=2200)
         colours = pixels_of(self.folder / "page.png")
         for colour, _ in strokes:
             self.assertIn(tuple(bytes.fromhex(colour)), colours)
@@ -152,11 +169,15 @@ class ReportPage(Runs):
 
         measured_page = page.with_name("measured.html")
         measured_page.write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
-        for width in (1200, 800, 500):
+        for width in (1200, 800, 500, 390, 320):
             with self.subTest(width=width):
-                dom, log = self.browse(measured_page, "--dump-dom", width=width)
+                frame = page.with_name(f"frame{width}.html")
+                frame.write_text(FRAME.format(width=width))
+                dom, log = self.browse(frame, "--dump-dom", "--virtual-time-budget=2000", width=width + 100)
                 self.assertNotIn("CONSOLE", log)
                 measured = json.loads(html.unescape(re.search('data-measured="(.*?)"', dom).group(1)))
+                self.assertEqual(measured["width"], width)
+                self.assertGreaterEqual(measured["smallest_text"], 9)  # pixels
                 self.assertLessEqual(measured["page_overflow"], 0)
                 self.assertEqual(measured["cut_off"], [])
                 self.assertEqual(measured["overlapping"], [])

@@ -1,7 +1,9 @@
 """A sweep runs every arm once, survives a failed one and an interruption, and its report says what came out."""
 import csv
 import html.parser
+import math
 import os
+import re
 import signal
 import subprocess
 import time
@@ -28,7 +30,7 @@ run.seed = [1, 2]
 class Balance(html.parser.HTMLParser):
     """Opened and closed tags must match."""
 
-    VOID = {"meta", "line", "rect", "polyline"}
+    VOID = {"meta", "line", "rect", "polyline", "polygon"}
 
     def __init__(self):
         super().__init__()
@@ -56,12 +58,17 @@ class Sweep(Runs):
         with open(self.folder / "sweeps" / "small" / "results.csv", encoding="utf-8") as file:
             return {row["arm"]: row for row in csv.DictReader(file)}
 
+    def table(self, output):
+        """Cells of the table that a sweep ends with, its head included; no cell has two blanks in a row."""
+        lines = output[output.rindex("\nrun ") + 1:].split("report: ")[0].splitlines()
+        return [re.split("  +", line) for line in lines]
+
     def test_every_arm_runs_once_and_the_report_compares_them(self):
-        sweep = self.write_sweep()
+        sweep = self.write_sweep(SWEEP.replace("log.every_steps", "eval.every_steps = 3\nlog.every_steps"))
         first = self.headway("sweep", sweep)
         self.assertEqual(first.returncode, 0, first.stdout)
         rows = self.results()
-        self.assertEqual(sorted(rows), ["narrow-seed1", "narrow-seed2", "plain-seed1", "plain-seed2"])
+        self.assertEqual(len(rows), 4)
         for row in rows.values():
             self.assertEqual(row["status"], "finished")
             self.assertGreater(float(row["val_loss"]), 0)
@@ -72,12 +79,88 @@ class Sweep(Runs):
         parser.feed(page)
         self.assertEqual(parser.open, [])
         text = "".join(parser.text)
-        for word in ("small", "4 of 4 arms finished", "plain", "narrow", "val loss", "TFLOP"):
+        for word in ("small", "4 of 4 arms finished", "plain", "narrow", "val loss", "TFLOP", "CPU, ",
+                     "model.attention.window = 4", "minus plain"):
             self.assertIn(word, text)
-        self.assertEqual(page.count("<polyline"), 3 * 4)
+        self.assertEqual(page.count("<polyline"), 6 * 2)  # validation and training by three axes, of two runs
+        self.assertEqual(page.count("<polygon"), 6 * 2)
         self.assertNotRegex(page, "(src|href)=")  # nothing from elsewhere
         again = self.headway("sweep", sweep)
         self.assertEqual(again.stdout.count("is finished already"), 4)
+        self.assertEqual(self.table(again.stdout), self.table(first.stdout))
+
+    def test_arms_run_in_the_order_of_the_file_and_say_what_they_reached(self):
+        done = self.headway("sweep", self.write_sweep())
+        self.assertEqual(done.returncode, 0, done.stdout)
+        arms = ["plain-seed1", "plain-seed2", "narrow-seed1", "narrow-seed2"]
+        self.assertEqual(re.findall(r"\] (\S+) starts", done.stdout), arms)
+        self.assertEqual(list(self.results()), arms)
+        losses = re.findall(r"\] (\S+) \| validation loss (\d+\.\d{4}) \| took", done.stdout)
+        self.assertEqual(losses, [(arm, f"{float(self.results()[arm]['val_loss']):.4f}") for arm in arms])
+        self.assertEqual([row[0] for row in self.table(done.stdout)], ["run", "plain", "narrow"])
+        self.assertLess(done.stdout.rindex("took"), done.stdout.index("minus plain"))  # the table comes last
+
+    def test_runs_are_compared_with_their_baseline_in_pairs(self):
+        done = self.headway("sweep", self.write_sweep('baseline = "narrow"\n' + SWEEP))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        rows = self.results()
+        differences = [float(rows[f"plain-seed{seed}"]["val_loss"]) - float(rows[f"narrow-seed{seed}"]["val_loss"])
+                       for seed in (1, 2)]
+        mean, half = sum(differences) / 2, abs(differences[0] - differences[1]) / 2
+        reach = 12.7062047 * half  # Student's t of one degree of freedom
+        for seed in (1, 2):
+            row = rows[f"plain-seed{seed}"]
+            self.assertEqual(row["paired_with"], f"narrow-seed{seed}")
+            self.assertEqual(row["seed"], str(seed))
+            self.assertAlmostEqual(float(row["val_loss_difference"]), differences[seed - 1], 12)
+            self.assertEqual(row["val_loss_pairs"], "2")
+            self.assertAlmostEqual(float(row["val_loss_mean_difference"]), mean, 12)
+            self.assertAlmostEqual(float(row["val_loss_low"]), mean - reach, 6)
+            self.assertAlmostEqual(float(row["val_loss_high"]), mean + reach, 6)
+            p = 1 - 2 / math.pi * math.atan(abs(mean) / half)
+            self.assertAlmostEqual(float(row["val_loss_p"]), p, 9)
+            self.assertAlmostEqual(float(row["val_loss_p_holm"]), p, 9)  # of one test
+            self.assertEqual(rows[f"narrow-seed{seed}"]["val_loss_pairs"], "")
+        table = {row[0]: row for row in self.table(done.stdout)}
+        self.assertIn("baseline", table["narrow"])
+        self.assertIn(f"{mean:+.4f}", table["plain"])
+
+    def test_arms_of_one_seed_have_no_interval(self):
+        done = self.headway("sweep", self.write_sweep(SWEEP.replace("[1, 2]", "[1]")))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertRegex(done.stdout, r"(?m)^narrow +1 .*one pair +1$")
+        self.assertEqual(self.results()["narrow-seed1"]["val_loss_p"], "")
+
+    def test_a_column_that_does_not_apply_has_no_best(self):
+        linear = '[runs.linear]\nrecipe = "tiny.toml"\nmodel.attention.kind = "lightning"\n'
+        done = self.headway("sweep", self.write_sweep(SWEEP.replace("[1, 2]", "[1]"), more=linear))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        page = (self.folder / "sweeps" / "small" / "report.html").read_text(encoding="utf-8")
+        figures = re.search('<table class="figures">(.*?)</table>', page).group(1)
+        titles = re.findall("<th>(.*?)</th>", figures.split("</thead>")[0])
+        rows = {row[0]: dict(zip(titles[1:], row[1:])) for row in
+                (re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row) for row in figures.split("<tr>")[2:])}
+        self.assertEqual([rows[run]["cache bytes per token"] for run in ("plain", "linear")], ["512", "n/a"])
+        self.assertEqual([rows[run]["state bytes"] for run in ("plain", "linear")], ["n/a", "4,096"])
+        self.assertRegex(rows["plain"]["parameters"], r"^\d\d,\d{3}$")
+        self.assertNotIn('class="best">n/a', figures)
+        self.assertNotIn('class="best">0<', figures)
+        self.assertEqual(self.results()["plain-seed1"]["state_bytes"], "")
+
+    def test_arms_that_were_judged_on_other_text_are_not_paired(self):
+        (self.folder / "text" / "more.txt").write_text("other words\n" * 500)
+        other = ('[runs.other]\nrecipe = "tiny.toml"\ndata.text = ["{0}/text/0*.txt"]\n'
+                 '[runs.split]\nrecipe = "tiny.toml"\ndata.val_fraction = 0.3\n').format(self.folder)
+        done = self.headway("sweep", self.write_sweep(SWEEP.replace("[1, 2]", "[1]"), more=other))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        for run in ("other", "split"):
+            self.assertRegex(done.stdout, f"{run}-seed1 is not paired with plain-seed1: their "
+                             "(held-out|training) texts differ")
+            self.assertRegex(done.stdout, rf"(?m)^{run} .*no pairs +0$")
+            self.assertEqual(self.results()[f"{run}-seed1"]["paired_with"], "")
+        self.assertEqual(self.results()["narrow-seed1"]["paired_with"], "plain-seed1")
+        page = (self.folder / "sweeps" / "small" / "report.html").read_text(encoding="utf-8")
+        self.assertIn("other-seed1 is not paired with plain-seed1", page)
 
     def test_a_torn_file_does_not_stop_the_report(self):
         sweep = self.write_sweep()
@@ -104,7 +187,7 @@ class Sweep(Runs):
     def test_an_interrupted_sweep_goes_on(self):
         sweep = self.write_sweep(SWEEP.replace("train.stop_step = 6", "train.max_steps = 400"))
         process = subprocess.Popen(self.command("sweep", sweep), cwd=self.folder, stdout=subprocess.PIPE, text=True)
-        metrics = self.folder / "sweeps" / "small" / "runs" / "narrow-seed1" / "metrics.jsonl"
+        metrics = self.folder / "sweeps" / "small" / "runs" / "plain-seed1" / "metrics.jsonl"
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
             time.sleep(0.02)
@@ -114,7 +197,7 @@ class Sweep(Runs):
         saved = len(metrics.read_text().splitlines())
         done = self.headway("sweep", sweep)
         self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertIn("narrow-seed1 goes on", done.stdout)
+        self.assertIn("plain-seed1 goes on", done.stdout)
         self.assertGreater(len(metrics.read_text().splitlines()), saved)
 
     def test_a_mistake_is_one_sentence_before_anything_runs(self):
@@ -135,7 +218,7 @@ class Sweep(Runs):
                  ':5:7: train.stop_step = "x": expected an'),
                 (SWEEP.replace("[1, 2]", "1"), f":13:5: grid.run.seed = 1: {wants_list}"),
                 (SWEEP.replace("[1, 2]", "[]"), f":13:5: grid.run.seed = []: {wants_list}"),
-                (SWEEP.replace("[1, 2]", "[1, 1]"), "two arms are called narrow-seed1"),
+                (SWEEP.replace("[1, 2]", "[1, 1]"), "two arms are called plain-seed1"),
                 (SWEEP + '[runs.a-b]\n' + recipe + '[runs.a_b]\n' + recipe, "two arms are called a_b-seed1"),
                 (SWEEP.replace("model.attention.window", "run.seed"),
                  ":11:5: run.seed = 4 is also in the grid"),
@@ -145,6 +228,9 @@ class Sweep(Runs):
                 (SWEEP.replace('"tiny', '"no', 1), ':8:1: runs.plain.recipe = "no.toml": there is no file'),
                 (SWEEP.replace('"tiny.toml"', "3", 1),
                  ":8:1: runs.plain.recipe = 3: expected a text in quotes"),
+                ('baseline = "other"\n' + SWEEP,
+                 ':1:1: baseline = "other": expected the name of a run, one of plain, narrow'),
+                ("baseline = 1\n" + SWEEP, ":1:1: baseline = 1: expected a text in quotes"),
                 (SWEEP.replace('"small"', '"../x"'), ':2:1: name = "../x": expected the name of a folder'),
                 (SWEEP.replace('"small"', '""'), ':2:1: name = "": expected a text in quotes'),
                 ("[runs]\n[grid]\nrun.seed = [1]\n", " has no runs: expected a table such as [runs.softmax]")):
