@@ -12,5 +12,11 @@ foreach(subject checkpoints conversion disk export memory numbers plan ranks rec
     ENVIRONMENT "${HEADWAY_MPI_TEST_ENVIRONMENT};HEADWAY_PROGRAM=$<TARGET_FILE:headway>;HEADWAY_MPIEXEC=${MPIEXEC_EXECUTABLE}")
 endforeach()
 
+foreach(drill kill damage)
+  add_test(NAME scripts.${drill}_drill COMMAND ${CMAKE_SOURCE_DIR}/scripts/${drill}_drill 20)
+  set_tests_properties(scripts.${drill}_drill PROPERTIES LABELS slow TIMEOUT 300
+    ENVIRONMENT "OMP_NUM_THREADS=1;HEADWAY_PROGRAM=$<TARGET_FILE:headway>")
+endforeach()
+
 add_test(NAME scripts.quickstart COMMAND ${CMAKE_SOURCE_DIR}/tests/scripts/quickstart_test.sh ${CMAKE_SOURCE_DIR})
 set_tests_properties(scripts.quickstart PROPERTIES LABELS slow RUN_SERIAL ON TIMEOUT 1800)
