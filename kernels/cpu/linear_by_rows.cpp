@@ -1,12 +1,10 @@
 // Many rows: panels of the weight are transposed once and multiplied tile by tile (tile_gemm.h), where a
-// number is one chain of multiply-adds over k. Few rows: the same chains without the panels, several side by
-// side.
+// number is one chain of multiply-adds over k. Few rows: the same chains without the panels.
 #include "kernels/ops/linear_by_rows.h"
 
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cpu/attention/tile_gemm.h"
 #include "kernels/cpu/parallel.h"
@@ -18,45 +16,37 @@ constexpr int64_t kPanel = 64;      // columns of y
 constexpr int64_t kTileRows = 48;   // whole blocks of tile_gemm
 constexpr int64_t kTaskRows = 480;  // share one transposed panel
 constexpr int64_t kFewestRows = 8;  // with fewer, transposing costs more than it saves
-constexpr int kChains = 8;          // enough to hide the latency of a multiply-add
 
 template <class T>
 T bias_of(const LinearByRows<T>& args, int64_t n) {
   return args.bias ? args.bias(n) : T(0);
 }
 
-/// As tile_gemm's a * b + c is compiled. The compiler must not be left the choice: it multiplies several k at
-/// a time and then adds, which rounds twice.
+/// Columns n .. n + width <= kLanes of row m. A vector of chains, as in tile_gemm: of scalar ones the
+/// compiler would multiply several k at a time and then add, which rounds twice.
 template <class T>
-T multiply_add(T a, T b, T c) {
-#ifdef __FP_FAST_FMAF
-  return std::fma(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-template <int Chains, class T>
-void few_columns(const LinearByRows<T>& args, int64_t m, int64_t n) {
+void few_columns(const LinearByRows<T>& args, int64_t m, int64_t n, int64_t width) {
   const int64_t K = args.x.size[1], stride = args.weight.stride[0];
   const T *const x = &args.x(m, 0), *const weight = &args.weight(n, 0);
-  T sum[Chains] = {};
-  for (int64_t k = 0; k < K; ++k)
-    for (int c = 0; c < Chains; ++c) sum[c] = multiply_add(x[k], weight[c * stride + k], sum[c]);
-  for (int c = 0; c < Chains; ++c) args.y(m, n + c) = sum[c] + bias_of(args, n + c);
+  Vector<T> sum = {};
+  for (int64_t k = 0; k < K; ++k) {
+    Vector<T> terms = {};
+    for (int64_t c = 0; c < width; ++c) terms[c] = weight[c * stride + k];
+    sum += x[k] * terms;
+  }
+  for (int64_t c = 0; c < width; ++c) args.y(m, n + c) = sum[c] + bias_of(args, n + c);
 }
 
 template <class T>
 void few_rows(const LinearByRows<T>& args) {
-  const int64_t M = args.y.size[0], N = args.y.size[1], groups = (N + kChains - 1) / kChains;
+  const int64_t M = args.y.size[0], N = args.y.size[1];
 #pragma omp parallel for collapse(2) if (args.weight.numel() >= kSmallestParallel)
   for (int64_t m = 0; m < M; ++m)
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t n = group * kChains;
-      if (n + kChains <= N)
-        few_columns<kChains>(args, m, n);
+    for (int64_t n = 0; n < N; n += kLanes<T>) {
+      if (n + kLanes<T> <= N)
+        few_columns(args, m, n, kLanes<T>);
       else
-        for (int64_t rest = n; rest < N; ++rest) few_columns<1>(args, m, rest);
+        few_columns(args, m, n, N - n);
     }
 }
 
