@@ -157,6 +157,16 @@ void check_parameters(const ArchiveReader& reader, const Recipe& recipe) {
                             reader.source(), found.size(), found.size() == 1 ? "" : "s", listed(found)));
 }
 
+DataDigests read_digests(const ArchiveReader& reader) {
+  if (reader.has_attribute("trained_on", "held_out"))
+    return {reader.string("trained_on", "all"), reader.string("trained_on", "train"),
+            reader.string("trained_on", "held_out")};
+  // Older checkpoints of runs on text have the digests of both splits, 16 digits each, in one attribute.
+  if (!reader.has_attribute("data", "fingerprint")) return {};
+  const std::string both = reader.string("data", "fingerprint");
+  return both.size() == 32 ? DataDigests{"", both.substr(0, 16), both.substr(16)} : DataDigests();
+}
+
 }  // namespace
 
 void write_run_info(ArchiveWriter& writer, const RunInfo& info) {
@@ -170,6 +180,9 @@ void write_run_info(ArchiveWriter& writer, const RunInfo& info) {
   writer.attribute("env", "device", env.device);
   writer.attribute("env", "dtype", env.dtype);
   writer.attribute("env", "libraries", env.libraries);
+  writer.attribute("trained_on", "all", info.trained_on.all);
+  writer.attribute("trained_on", "train", info.trained_on.train);
+  writer.attribute("trained_on", "held_out", info.trained_on.held_out);
 }
 
 RunInfo read_run_info(ArchiveReader& reader) {
@@ -184,11 +197,12 @@ RunInfo read_run_info(ArchiveReader& reader) {
   info.environment.device = reader.string("env", "device");
   info.environment.dtype = reader.string("env", "dtype");
   info.environment.libraries = reader.string("env", "libraries");
+  info.trained_on = read_digests(reader);
   return info;
 }
 
 Recipe stored_recipe(const RunInfo& info, const std::string& source) {
-  return with_checkpoint_errors([&] { return parse_recipe(info.recipe, source + " (recipe)", {}); });
+  return with_checkpoint_errors([&] { return parse_stored_recipe(info.recipe, source + " (recipe)", {}); });
 }
 
 std::string age_note(const RunInfo& info, const std::string& source) {

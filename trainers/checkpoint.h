@@ -3,6 +3,7 @@
 //   /                     attributes: format, format_version, program, created_utc, step, tokens, complete,
 //                         content_xxh128 (core/io/hdf5_archive.h)
 //   /recipe               text: the resolved recipe
+//   /trained_on           attributes: all, train, held_out (trainers/data/data_digests.h)
 //   /env                  attributes: world_size, device, dtype, threads, deterministic, libraries
 //   /model/<path>         and, below their own prefixes, what the other states write:
 //   /optim/adamw/m/<path> /optim/adamw/v/<path>    /state    /data    /rng    /tokenizer
@@ -18,6 +19,7 @@
 #include "core/io/archive.h"
 #include "core/io/hdf5_archive.h"
 #include "layers/module.h"
+#include "trainers/data/data_digests.h"
 #include "trainers/recipe.h"
 
 namespace headway {
@@ -46,6 +48,7 @@ struct RunInfo {
   int64_t tokens = 0;
   std::string recipe;  // resolved, TOML
   Environment environment;
+  DataDigests trained_on = {};
 };
 
 /// Upper bound on the bytes of the file that save_checkpoint would write.

@@ -1,7 +1,7 @@
 // Weights without the state of a run, for other programs and for eval and generate.
 //
 //   /           attributes as in a checkpoint, format = "headway-weights"
-//   /recipe /tokenizer /env   as in the checkpoint
+//   /recipe /tokenizer /env /trained_on   as in the checkpoint
 //   /model/<path>             chunked with Fletcher32, so that tools without our digests notice damage
 #pragma once
 

@@ -55,6 +55,13 @@ Recipe from_settings(const Settings& settings) {
   return recipe;
 }
 
+Recipe from_text(const std::string& toml, Settings settings, const std::vector<std::string>& overrides) {
+  for (const std::string& argument : overrides) add_override(settings, argument);
+  Recipe recipe = from_settings(settings);
+  recipe.source = toml;
+  return recipe;
+}
+
 /// Puts the place in front of a message that begins with a key.
 template <class Work>
 void with_origin(const std::map<std::string, std::string>& origins, const Work& work) {
@@ -110,7 +117,15 @@ void DataRecipe::describe(FieldVisitor& v) {
   v("text", text, "files to train on, as paths with *, ? and ** (any depth)");
   v("tokens", tokens, "token shards to train on instead, as made by `headway tokenize`");
   v("tokenizer", tokenizer, "how text becomes tokens; bytes: one token per byte");
-  v("val_fraction", val_fraction, "share of the documents held out for validation", {.min = 0, .max = 0.9});
+  v("val_fraction", val_fraction, "share of the documents, or of the tokens, held out for validation",
+    {.min = 0, .max = 0.9});
+  v("split", split,
+    "what is held out; documents: whole files; tail: the end of the text; blocks: pieces of 65,536 tokens; "
+    "auto: documents where there are enough of them, else the tail",
+    {.choices = {"auto", "documents", "tail", "blocks"}});
+  v("split_seed", split_seed,
+    "chooses the documents or blocks that are held out, or a task's validation examples; run.seed does not",
+    {.min = 0, .max = kMany});
   v("max_bytes", max_bytes, "read at most this much text; 0 = all",
     {.min = 0, .max = kMany, .is_count = true});
   v("seq_len", seq_len, "tokens of a training sequence", {.min = 1, .max = 1e7, .is_count = true});
@@ -243,6 +258,10 @@ void Recipe::check() const {
                     "of them",
                     data.task.kind));
     if (data.is_task()) check_task(data);
+    HEADWAY_CHECK(
+        data.tokens.empty() || data.split != "documents", ConfigError,
+        "data.split = \"documents\": expected auto, tail or blocks with data.tokens, since shards do not "
+        "keep where documents begin");
     HEADWAY_CHECK(data.is_task() || !data.text.empty() || !data.tokens.empty(), ConfigError,
                   "data.text is empty: expected the files to train on, or token shards in data.tokens");
     HEADWAY_CHECK(
@@ -333,11 +352,17 @@ Recipe load_recipe(const std::filesystem::path& path, const Settings& overrides)
 
 Recipe parse_recipe(const std::string& toml, const std::string& origin,
                     const std::vector<std::string>& overrides) {
+  return from_text(toml, parse_toml(toml, origin), overrides);
+}
+
+Recipe parse_stored_recipe(const std::string& toml, const std::string& origin,
+                           const std::vector<std::string>& overrides) {
   Settings settings = parse_toml(toml, origin);
-  for (const std::string& argument : overrides) add_override(settings, argument);
-  Recipe recipe = from_settings(settings);
-  recipe.source = toml;
-  return recipe;
+  if (const auto seed = settings.find("run.seed"); seed != settings.end()) {
+    const auto [split_seed, is_older] = settings.try_emplace("data.split_seed", seed->second);
+    if (is_older) split_seed->second.origin = kSplitByRunSeed;
+  }
+  return from_text(toml, std::move(settings), overrides);
 }
 
 }  // namespace headway

@@ -40,6 +40,8 @@ struct DataRecipe {
   std::vector<std::string> tokens;
   std::string tokenizer = "bytes";
   double val_fraction = 0.05;
+  std::string split = "auto";
+  int64_t split_seed = 0;
   int64_t max_bytes = 0;
   int64_t seq_len = 256;
   TaskRecipe task;
@@ -163,8 +165,13 @@ void check_folder_name(std::string_view key, const std::string& text);
 /// The file's values below the overrides ("section.key=value"), all checked. ConfigError otherwise.
 Recipe load_recipe(const std::filesystem::path&, const std::vector<std::string>& overrides);
 Recipe load_recipe(const std::filesystem::path&, const Settings& overrides);
-/// A recipe stored in a checkpoint or run folder.
 Recipe parse_recipe(const std::string& toml, const std::string& origin,
                     const std::vector<std::string>& overrides);
+/// A recipe that a checkpoint holds. Keys that it is too old to have get the values that its run went by.
+Recipe parse_stored_recipe(const std::string& toml, const std::string& origin,
+                           const std::vector<std::string>& overrides);
+
+/// Origin of data.split_seed where run.seed still decided what was held out.
+inline constexpr std::string_view kSplitByRunSeed = "run.seed, which chose what was held out";
 
 }  // namespace headway

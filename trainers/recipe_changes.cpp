@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "trainers/config/field_reader.h"
 #include "trainers/config/field_writer.h"
 #include "trainers/config/unknown_key.h"
 
@@ -17,10 +18,13 @@ Describe fields_of(Recipe& recipe) {
   return [&recipe](FieldVisitor& v) { recipe.describe(v); };
 }
 
+constexpr std::string_view kCheckpointOrigin = "the checkpoint";
+
 }  // namespace
 
 ChangeRule change_rule(std::string_view key) {
-  constexpr std::string_view kNever[] = {"run.seed", "data.seq_len", "train.only"};
+  constexpr std::string_view kNever[] = {"run.seed", "data.seq_len", "data.split", "data.split_seed",
+                                         "train.only"};
   constexpr std::string_view kAlways[] = {"train.stop_step",      "train.micro_batch", "train.recompute",
                                           "train.on_nonfinite",   "train.max_skipped", "train.cuda_graphs",
                                           "train.shard_optimizer"};
@@ -55,6 +59,24 @@ RecipeChanges compare_recipes(Recipe& stored, Recipe& current) {
       changes.accepted.push_back(change);
   }
   return changes;
+}
+
+std::vector<std::string> keep_data_rules(const Recipe& stored, Recipe& current) {
+  std::vector<std::string> kept;
+  const auto keep = [&](const std::string& key, auto& value, const auto& stored_value) {
+    std::string& origin = current.origins.at(key);
+    // A checkpoint that was tried before this one and did not load may have given its value.
+    const bool is_left_out = origin == kDefaultOrigin || origin == kCheckpointOrigin;
+    if (value == stored_value || !is_left_out) return;
+    value = stored_value;
+    origin = kCheckpointOrigin;
+    const bool is_older = stored.origins.at(key) == kSplitByRunSeed;
+    kept.push_back(fmt::format("goes on with {} = {}, as the run began{}", key, value,
+                               is_older ? ", when run.seed still chose what is held out" : ""));
+  };
+  keep("data.split", current.data.split, stored.data.split);
+  keep("data.split_seed", current.data.split_seed, stored.data.split_seed);
+  return kept;
 }
 
 void check_allowed_keys(Recipe& recipe) {

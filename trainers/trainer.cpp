@@ -10,6 +10,7 @@
 
 #include "core/backend.h"
 #include "core/comm/agreement.h"
+#include "core/io/digest.h"
 #include "kernels/kernel_choice.h"
 #include "trainers/evaluator.h"
 #include "trainers/generator.h"
@@ -34,7 +35,8 @@ double peak_memory_gib(Device device) {
 
 /// All ranks must have read the same text: DataError on all where one differs.
 void require_same_data(const std::string& fingerprint, Communicator& comm) {
-  const auto bits = static_cast<int64_t>(std::stoull(fingerprint.substr(0, 15), nullptr, 16));
+  const std::string digest = xxh3_64(fingerprint.data(), fingerprint.size());
+  const auto bits = static_cast<int64_t>(std::stoull(digest.substr(0, 15), nullptr, 16));
   const std::array<int64_t, 2> both{bits, -bits};
   const std::vector<int64_t> all = all_reduce_values(comm, both, Reduce::max);
   HEADWAY_CHECK(all[0] == -all[1], DataError,
@@ -51,8 +53,7 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   agree(comm_, [&] {
     tokenizer_ = recipe_.data.make_tokenizer();
     recipe_.resolve(tokenizer_->vocab_size());
-    examples_ = ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
-    order_.emplace(static_cast<uint64_t>(recipe_.run.seed), examples_->num_examples(Split::train));
+    open_data();
   });
   require_same_data(examples_->fingerprint(), comm_);
 
@@ -70,14 +71,19 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
                .decay_fraction = recipe_.schedule.decay_fraction};
   model_state_ = std::make_unique<ModelState>(*model_);
   tokenizer_state_ = std::make_unique<TokenizerState>(*tokenizer_);
-  data_state_.fingerprint = examples_->fingerprint();
-  data_state_.seed = recipe_.run.seed;
-  data_state_.seq_len = recipe_.data.seq_len;
 
   // Nothing in the folder changes before run(). A mistake in checkpoint.init must not even make one.
   if (recipe_.checkpoint.resume == "never") load_initial_weights();
   take_run_folder();
   resume();
+}
+
+void Trainer::open_data() {
+  examples_ = ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
+  order_.emplace(static_cast<uint64_t>(recipe_.run.seed), examples_->num_examples(Split::train));
+  data_state_.fingerprint = examples_->fingerprint();
+  data_state_.seed = recipe_.run.seed;
+  data_state_.seq_len = recipe_.data.seq_len;
 }
 
 std::vector<NamedState> Trainer::states() {
@@ -117,14 +123,22 @@ void Trainer::resume() {
   else
     resumption_ = Resumption{from, checkpoints_->load(from, states(), objection), {}};
   train_step_->optimizer().keep_own_moments(stream_);
+  require_same_data(examples_->fingerprint(), comm_);  // what the checkpoint holds out may have been opened
   if (!resumption_) load_initial_weights();
 }
 
 std::string Trainer::objection_to(ArchiveReader& reader, const RunInfo& info) {
   Recipe stored = stored_recipe(info, reader.source());
+  if (std::vector<std::string> kept = keep_data_rules(stored, recipe_); !kept.empty()) {
+    kept_rules_ = std::move(kept);
+    open_data();
+  }
   RecipeChanges changes = compare_recipes(stored, recipe_);
   if (const std::string difference = data_state_.difference(reader, "data"); !difference.empty())
     changes.refused.push_back(difference);
+  const std::string before = info.trained_on.held_out, now = examples_->digests().held_out;
+  if (!before.empty() && before != now)
+    changes.refused.push_back(fmt::format("the digest of the held-out data: {} -> {}", before, now));
   accepted_changes_ = std::move(changes.accepted);
   if (changes.refused.empty()) return "";
   return fmt::format("{}: the run cannot go on from it, because what it was trained with differs:\n  {}",
@@ -161,6 +175,7 @@ void Trainer::open_run_folder() {
                   order_->epoch(data_state_.cursor)));
   if (const std::string note = age_note(resumption_->info, resumption_->path.string()); !note.empty())
     say(note);
+  for (const std::string& rule : kept_rules_) say(rule);
   for (const std::string& change : accepted_changes_) say("changed since the checkpoint: " + change);
   saved_step_ = run_state_.step;
   // A run whose first checkpoint is another's needs one of its own.
@@ -180,6 +195,9 @@ void Trainer::load_initial_weights() {
     initial_weights_ = fmt::format("began with {} of {} parameter tensors from {}{}{}", weights.loaded.size(),
                                    weights.loaded.size() + weights.missing.size(), reader->source(),
                                    some("random", weights.missing), some("left out", weights.unused));
+    const std::string difference =
+        held_out_difference(reader->source(), read_run_info(*reader).trained_on, examples_->digests());
+    if (!difference.empty()) initial_weights_ += "\nnote: " + difference;
   });
 }
 
@@ -443,8 +461,11 @@ void Trainer::end_with_write_failure() {
 }
 
 RunInfo Trainer::run_info() {
-  RunInfo info{
-      .step = run_state_.step, .tokens = run_state_.tokens, .recipe = recipe_.to_toml(), .environment = {}};
+  RunInfo info{.step = run_state_.step,
+               .tokens = run_state_.tokens,
+               .recipe = recipe_.to_toml(),
+               .environment = {},
+               .trained_on = examples_->digests()};
   info.environment = {.world_size = comm_.size(),
                       .threads = omp_get_max_threads(),
                       .is_deterministic = recipe_.run.deterministic,

@@ -56,6 +56,8 @@ class Trainer {
   };
 
   ExitCode train();
+  /// Every rank for itself.
+  void open_data();
   void take_run_folder();
   void resume();
   /// Why the run must not go on from a checkpoint: the recipe or the data differ.
@@ -109,6 +111,7 @@ class Trainer {
   std::unique_ptr<CheckpointFolder> checkpoints_;
   std::optional<Resumption> resumption_;       // where the run goes on
   std::vector<std::string> accepted_changes_;  // of its recipe since then
+  std::vector<std::string> kept_rules_;        // of its data, which the recipe leaves out
   int64_t saved_step_ = -1;
   Clock::time_point last_save_ = Clock::now();
   Clock::time_point last_settled_ = Clock::now();

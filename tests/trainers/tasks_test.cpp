@@ -214,7 +214,9 @@ TEST(Tasks, ExamplesDependOnSeedSplitAndIndexAlone) {
   for (const Task* task : all_tasks()) {
     SCOPED_TRACE(task->name);
     const DataRecipe recipe = recipe_of(std::string(task->name), 64, 4);
-    const auto source = open_task(recipe, 1), again = open_task(recipe, 1), other = open_task(recipe, 2);
+    DataRecipe other_split = recipe;
+    other_split.split_seed = 7;
+    const auto source = open_task(recipe, 1), again = open_task(recipe, 1), other = open_task(other_split, 2);
     std::set<std::vector<int32_t>> all;
     for (int64_t i = 99; i >= 0; --i) {
       EXPECT_EQ(example(*source, 64, i).tokens, example(*again, 64, i).tokens);
@@ -224,6 +226,29 @@ TEST(Tasks, ExamplesDependOnSeedSplitAndIndexAlone) {
     EXPECT_EQ(all.size(), 400u);
     EXPECT_EQ(source->fingerprint(), again->fingerprint());
     EXPECT_NE(source->fingerprint(), other->fingerprint());
+  }
+}
+
+TEST(Tasks, TheSplitSeedAloneChoosesTheValidationExamples) {
+  for (const Task* task : all_tasks()) {
+    SCOPED_TRACE(task->name);
+    DataRecipe recipe = recipe_of(std::string(task->name), 64, 4);
+    const auto first = open_task(recipe, 1), second = open_task(recipe, 2);
+    recipe.split_seed = 3;
+    const auto other_split = open_task(recipe, 1);
+    for (int64_t i = 0; i < 20; ++i) {
+      const auto tokens = [&](const ExampleSource& source, Split split) {
+        return example(source, 64, i, split).tokens;
+      };
+      EXPECT_EQ(tokens(*first, Split::validation), tokens(*second, Split::validation));
+      EXPECT_NE(tokens(*first, Split::train), tokens(*second, Split::train));
+      EXPECT_NE(tokens(*first, Split::validation), tokens(*other_split, Split::validation));
+      EXPECT_EQ(tokens(*first, Split::train), tokens(*other_split, Split::train));
+    }
+    EXPECT_EQ(first->digests().held_out, second->digests().held_out);
+    EXPECT_NE(first->digests().train, second->digests().train);
+    EXPECT_NE(first->digests().held_out, other_split->digests().held_out);
+    EXPECT_EQ(first->digests().train, other_split->digests().train);
   }
 }
 

@@ -40,7 +40,8 @@ void add_options(CLI::App& verb, Action& action) {
   };
   const auto options = std::make_shared<Options>();
   verb.footer(
-      "The whole validation split of the checkpoint's recipe is read; eval.batches=N limits it.\n"
+      "The whole validation split of the checkpoint's recipe is read; eval.batches=N limits it. A note says\n"
+      "where other data are read than the run held out.\n"
       "A checkpoint that lies in no run's folder needs the data: data.text=[...] or data.tokens=[...].\n"
       "Examples:\n"
       "  headway eval runs/quickstart\n"
@@ -71,6 +72,9 @@ void add_options(CLI::App& verb, Action& action) {
                                            comm, stream);
         if (comm.rank() == 0) {
           if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
+          const std::string difference =
+              held_out_difference(loaded.source, loaded.trained_on, examples->digests());
+          if (!difference.empty()) fmt::print(stderr, "headway: note: {}\n", difference);
           fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source,
                      loaded.step, result.loss, std::exp(result.loss));
           if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);

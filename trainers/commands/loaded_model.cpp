@@ -51,8 +51,9 @@ LoadedModel load_model(const std::filesystem::path& path, const std::vector<std:
   loaded.source = reader->source();
   const RunInfo info = read_run_info(*reader);
   loaded.step = info.step;
+  loaded.trained_on = info.trained_on;
   check_overrides(info, loaded.source, overrides);
-  loaded.recipe = parse_recipe(info.recipe, loaded.source + " (recipe)", overrides);
+  loaded.recipe = parse_stored_recipe(info.recipe, loaded.source + " (recipe)", overrides);
   loaded.note = age_note(info, loaded.source);
   loaded.tokenizer = load_tokenizer(*reader);
   loaded.recipe.resolve(loaded.tokenizer->vocab_size());

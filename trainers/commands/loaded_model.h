@@ -6,6 +6,7 @@
 
 #include "core/text/tokenizer.h"
 #include "layers/model.h"
+#include "trainers/data/data_digests.h"
 #include "trainers/recipe.h"
 
 namespace headway {
@@ -15,6 +16,7 @@ struct LoadedModel {
   std::string note;    // what a user should know of it; empty where nothing
   int64_t step = 0;
   Recipe recipe;
+  DataDigests trained_on;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Model> model;
 };

@@ -13,4 +13,9 @@ struct DataDigests {
   std::string held_out;  // the validation split
 };
 
+/// One sentence for people where weights from `source`, trained on `trained`, meet data that hold out
+/// something else, or where nothing is known about them; empty where both hold out the same.
+std::string held_out_difference(const std::string& source, const DataDigests& trained,
+                                const DataDigests& own);
+
 }  // namespace headway

@@ -33,8 +33,8 @@ class ExampleSource {
   /// "1,204 files, 12.3M training and 0.6M validation tokens"
   virtual std::string description() const = 0;
 
-  /// By data.task, data.text or data.tokens. DataError for what is missing, empty, damaged or outside
-  /// vocab_size; ConfigError for a task that does not fit data.seq_len.
+  /// By data.task, data.text or data.tokens; seed: of a task's training examples. DataError for what is
+  /// missing, empty, damaged or outside vocab_size; ConfigError for a task that does not fit data.seq_len.
   static std::unique_ptr<ExampleSource> open(const DataRecipe&, const Tokenizer&, int64_t seed,
                                              int64_t vocab_size);
 };

@@ -1,5 +1,5 @@
-// Token shards as a corpus: their ids one after the other in the order of the paths. The end of the last ones
-// is the validation split.
+// Token shards as a corpus: their ids one after the other in the order of the paths. Their end is held out,
+// or blocks where data.split says so: shards do not keep where documents begin.
 #include "trainers/data/shard_corpus.h"
 
 #include <fmt/format.h>
@@ -10,7 +10,6 @@
 #include "core/io/digest.h"
 #include "core/io/token_shards.h"
 #include "core/text/glob.h"
-#include "trainers/progress.h"
 
 namespace headway {
 namespace {
@@ -25,16 +24,42 @@ class ShardCorpus final : public TokenCorpus {
       ends_.push_back((ends_.empty() ? 0 : ends_.back()) + shard.num_tokens());
     }
     fingerprint_ = xxh3_64(digests.data(), digests.size());
-    const int64_t total = ends_.back();
-    num_train_ = total - static_cast<int64_t>(recipe.val_fraction * static_cast<double>(total));
+    const HeldOut held_out = hold_out(recipe, ends_.back());
+    validation_ = held_out.tokens;
+    train_ = validation_.complement(ends_.back());
+    held_out_ = held_out.description;
   }
 
-  int64_t num_tokens(Split split) const override {
-    return split == Split::train ? num_train_ : ends_.back() - num_train_;
-  }
+  int64_t num_tokens(Split split) const override { return tokens(split).num_tokens(); }
   void read(Split split, int64_t offset, std::span<int32_t> ids) const override {
-    int64_t at = split == Split::train ? offset : num_train_ + offset;
-    auto shard = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
+    for (const auto& [begin, end] : tokens(split).find(offset, static_cast<int64_t>(ids.size()))) {
+      const auto count = static_cast<size_t>(end - begin);
+      read_text(begin, ids.first(count));
+      ids = ids.subspan(count);
+    }
+  }
+  std::string fingerprint() const override { return fingerprint_; }
+  /// The splits are named by what they are taken from and where: they may be too large to read them all
+  /// again.
+  DataDigests digests() const override {
+    const auto digest_of = [this](const TokenRanges& split) {
+      std::string definition = fingerprint_;
+      for (const auto& [begin, end] : split.ranges()) definition += fmt::format(" {}-{}", begin, end);
+      return xxh3_64(definition.data(), definition.size());
+    };
+    return {.all = fingerprint_, .train = digest_of(train_), .held_out = digest_of(validation_)};
+  }
+  double bytes_per_token() const override { return 0; }
+  std::string description() const override {
+    return describe_split(fmt::format("{} token shards", shards_.size()), train_.num_tokens(),
+                          validation_.num_tokens(), held_out_);
+  }
+
+ private:
+  const TokenRanges& tokens(Split split) const { return split == Split::train ? train_ : validation_; }
+  /// Of all shards, whatever their split.
+  void read_text(int64_t at, std::span<int32_t> ids) const {
+    auto shard = static_cast<size_t>(std::ranges::upper_bound(ends_, at) - ends_.begin());
     while (!ids.empty()) {
       const int64_t begin = shard == 0 ? 0 : ends_[shard - 1];
       const auto count =
@@ -45,25 +70,11 @@ class ShardCorpus final : public TokenCorpus {
       ++shard;
     }
   }
-  std::string fingerprint() const override { return fingerprint_; }
-  DataDigests digests() const override {
-    const auto digest_of = [this](const char* split) {
-      const std::string definition = fmt::format("{} {} {}", fingerprint_, split, num_train_);
-      return xxh3_64(definition.data(), definition.size());
-    };
-    return {.all = fingerprint_, .train = digest_of("train"), .held_out = digest_of("validation")};
-  }
-  double bytes_per_token() const override { return 0; }
-  std::string description() const override {
-    return fmt::format("{} token shards, {} training and {} validation tokens", shards_.size(),
-                       format_count(static_cast<double>(num_tokens(Split::train))),
-                       format_count(static_cast<double>(num_tokens(Split::validation))));
-  }
 
- private:
   std::vector<TokenShard> shards_;
   std::vector<int64_t> ends_;  // tokens up to and including each shard
-  int64_t num_train_ = 0;
+  TokenRanges train_, validation_;
+  std::string held_out_;
   std::string fingerprint_;
 };
 

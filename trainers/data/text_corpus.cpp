@@ -1,6 +1,8 @@
 // Text files as a corpus: each file is a document, encoded and followed by end of text, in the order of their
-// paths. A document belongs to the validation split when a hash of its content and the seed falls below
-// val_fraction, so the split does not depend on the order or number of the other files.
+// paths. A document is held out when a hash of its content and data.split_seed falls below val_fraction, so
+// the split does not depend on the order or number of the other files. Where that leaves one of the splits
+// without a document, or data.split says so, a part of the text is held out instead
+// (trainers/data/token_ranges.h).
 #include "trainers/data/text_corpus.h"
 
 #include <fmt/format.h>
@@ -15,7 +17,6 @@
 #include "core/rng.h"
 #include "core/text/glob.h"
 #include "trainers/data/token_array.h"
-#include "trainers/progress.h"
 
 namespace headway {
 namespace fs = std::filesystem;
@@ -35,10 +36,11 @@ std::string read_file(const fs::path& path) {
 
 class TextCorpus final : public TokenCorpus {
  public:
-  TextCorpus(const DataRecipe& recipe, const Tokenizer& tokenizer, int64_t seed)
+  TextCorpus(const DataRecipe& recipe, const Tokenizer& tokenizer)
       : train_(tokenizer.vocab_size()), validation_(tokenizer.vocab_size()) {
     const std::vector<fs::path> files = find_files(recipe.text, "data.text");
     num_files_ = static_cast<int64_t>(files.size());
+    const bool by_document = recipe.split == "auto" || recipe.split == "documents";
     int64_t validation_bytes = 0, bytes_left = recipe.max_bytes > 0 ? recipe.max_bytes : INT64_MAX;
     std::vector<int32_t> ids;
     std::string document_digests;
@@ -49,18 +51,28 @@ class TextCorpus final : public TokenCorpus {
       bytes_left -= static_cast<int64_t>(text.size());
       const std::string digest = xxh3_64(text.data(), text.size());
       document_digests += digest;
-      const bool held_out = is_held_out(digest, seed, recipe.val_fraction);
+      const bool held_out = by_document && is_held_out(digest, recipe.split_seed, recipe.val_fraction);
       if (held_out) validation_bytes += static_cast<int64_t>(text.size());
       ids.clear();
       tokenizer.encode(text, ids);
       ids.push_back(tokenizer.end_of_text());
       (held_out ? validation_ : train_).append(ids);
     }
-    if (recipe.val_fraction > 0 && (validation_.size() == 0 || train_.size() == 0)) {
-      // Too few documents to share out: the end of the text is held out instead.
-      train_.append(validation_.take_last(validation_.size()));
-      ids = train_.take_last(static_cast<int64_t>(recipe.val_fraction * static_cast<double>(train_.size())));
-      validation_.append(ids);
+    if (validation_.size() > 0 && train_.size() > 0) {
+      held_out_ = fmt::format("documents by data.split_seed = {}", recipe.split_seed);
+    } else if (recipe.val_fraction > 0) {
+      HEADWAY_CHECK(
+          recipe.split != "documents", DataError,
+          fmt::format(
+              "data.split = \"documents\": data.split_seed = {} and data.val_fraction = {} hold out {} of "
+              "the documents ({} found): expected some in each split",
+              recipe.split_seed, recipe.val_fraction, train_.size() > 0 ? "none" : "all", num_files_));
+      if (train_.size() == 0) std::swap(train_, validation_);
+      const HeldOut held_out = hold_out(recipe, train_.size());
+      held_out_ = held_out.description;
+      validation_ = train_.take(held_out.tokens.ranges());
+      ids.resize(static_cast<size_t>(validation_.size()));
+      validation_.read(0, ids);
       validation_bytes = static_cast<int64_t>(tokenizer.decode(ids).size());
     }
     train_.shrink_to_fit();
@@ -80,9 +92,7 @@ class TextCorpus final : public TokenCorpus {
   DataDigests digests() const override { return digests_; }
   double bytes_per_token() const override { return bytes_per_token_; }
   std::string description() const override {
-    return fmt::format("{} files, {} training and {} validation tokens", num_files_,
-                       format_count(static_cast<double>(train_.size())),
-                       format_count(static_cast<double>(validation_.size())));
+    return describe_split(fmt::format("{} files", num_files_), train_.size(), validation_.size(), held_out_);
   }
 
  private:
@@ -95,14 +105,14 @@ class TextCorpus final : public TokenCorpus {
   TokenArray train_, validation_;
   int64_t num_files_ = 0;
   double bytes_per_token_ = 0;
+  std::string held_out_ = "nothing";
   DataDigests digests_;
 };
 
 }  // namespace
 
-std::unique_ptr<TokenCorpus> open_text_corpus(const DataRecipe& recipe, const Tokenizer& tokenizer,
-                                              int64_t seed) {
-  return std::make_unique<TextCorpus>(recipe, tokenizer, seed);
+std::unique_ptr<TokenCorpus> open_text_corpus(const DataRecipe& recipe, const Tokenizer& tokenizer) {
+  return std::make_unique<TextCorpus>(recipe, tokenizer);
 }
 
 }  // namespace headway

@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "trainers/data/token_ranges.h"
+
 namespace headway {
 
 class TokenArray {
@@ -25,15 +27,14 @@ class TokenArray {
     else
       std::copy_n(narrow_.begin() + offset, ids.size(), ids.begin());
   }
-  /// The last `count` ids, taken off.
-  std::vector<int32_t> take_last(int64_t count) {
-    std::vector<int32_t> ids(static_cast<size_t>(count));
-    read(size() - count, ids);
+  /// Takes these ranges out and returns them one after the other.
+  TokenArray take(std::span<const TokenRange> ranges) {
+    TokenArray taken(*this, ranges);
     if (is_wide_)
-      wide_.resize(wide_.size() - ids.size());
+      remove(wide_, ranges);
     else
-      narrow_.resize(narrow_.size() - ids.size());
-    return ids;
+      remove(narrow_, ranges);
+    return taken;
   }
   std::span<const std::byte> bytes() const {
     return is_wide_ ? std::as_bytes(std::span(wide_)) : std::as_bytes(std::span(narrow_));
@@ -44,6 +45,25 @@ class TokenArray {
   }
 
  private:
+  TokenArray(const TokenArray& other, std::span<const TokenRange> ranges) : is_wide_(other.is_wide_) {
+    for (const auto& [begin, end] : ranges) {
+      if (is_wide_)
+        wide_.insert(wide_.end(), other.wide_.begin() + begin, other.wide_.begin() + end);
+      else
+        narrow_.insert(narrow_.end(), other.narrow_.begin() + begin, other.narrow_.begin() + end);
+    }
+  }
+  template <class Id>
+  static void remove(std::vector<Id>& ids, std::span<const TokenRange> ranges) {
+    if (ranges.empty()) return;
+    auto to = ids.begin() + ranges.front().begin;
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      const auto next = i + 1 < ranges.size() ? ids.begin() + ranges[i + 1].begin : ids.end();
+      to = std::move(ids.begin() + ranges[i].end, next, to);
+    }
+    ids.erase(to, ids.end());
+  }
+
   bool is_wide_;
   std::vector<uint16_t> narrow_;
   std::vector<int32_t> wide_;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "trainers/data/example_source.h"
+#include "trainers/data/token_ranges.h"
 
 namespace headway {
 
@@ -22,12 +23,24 @@ class TokenCorpus {
   virtual DataDigests digests() const = 0;
   /// Bytes of text that a token of the validation split stands for, on average; 0 where it is not known.
   virtual double bytes_per_token() const = 0;
-  /// "1,204 files, 12.3M training and 0.6M validation tokens"
+  /// "1,204 files, 12.3M training and 0.6M validation tokens (held out: documents by data.split_seed = 0)"
   virtual std::string description() const = 0;
 
   /// By data.text or data.tokens. DataError for what is missing, empty, damaged or outside vocab_size.
-  static std::unique_ptr<TokenCorpus> open(const DataRecipe&, const Tokenizer&, int64_t seed,
-                                           int64_t vocab_size);
+  static std::unique_ptr<TokenCorpus> open(const DataRecipe&, const Tokenizer&, int64_t vocab_size);
 };
+
+/// What is held out where whole documents are not.
+struct HeldOut {
+  TokenRanges tokens;
+  std::string description = "nothing";
+};
+/// By data.split ("auto" is the end here), data.val_fraction and data.split_seed. DataError where a text has
+/// too few blocks.
+HeldOut hold_out(const DataRecipe&, int64_t num_tokens);
+
+/// What description() says: what the text consists of, its tokens in each split, and what is held out.
+std::string describe_split(const std::string& text, int64_t num_train, int64_t num_validation,
+                           const std::string& held_out);
 
 }  // namespace headway

@@ -29,7 +29,11 @@ const Task& find_task(const std::string& name) {
 class TaskExamples final : public ExampleSource {
  public:
   TaskExamples(const Task& task, const DataRecipe& recipe, int64_t seed)
-      : task_(task), recipe_(recipe.task), seq_len_(recipe.seq_len), seed_(static_cast<uint64_t>(seed)) {}
+      : task_(task),
+        recipe_(recipe.task),
+        seq_len_(recipe.seq_len),
+        seed_(static_cast<uint64_t>(seed)),
+        split_seed_(static_cast<uint64_t>(recipe.split_seed)) {}
 
   int64_t num_examples(Split split) const override {
     return split == Split::train ? recipe_.examples : recipe_.val_examples;
@@ -37,16 +41,19 @@ class TaskExamples final : public ExampleSource {
   void read(Split split, int64_t index, std::span<int32_t> tokens,
             std::span<int32_t> targets) const override {
     // An example has a stream of its own: 2^40 numbers from its place in the split.
-    Draw draw({seed_, static_cast<uint32_t>(split), stream_of(task_.name.data()),
+    const uint64_t seed = split == Split::train ? seed_ : split_seed_;
+    Draw draw({seed, static_cast<uint32_t>(split), stream_of(task_.name.data()),
                static_cast<uint64_t>(index) << 40});
     std::ranges::fill(targets, -1);
     task_.generate(recipe_, draw, {tokens, targets});
   }
   std::string fingerprint() const override {
-    const std::string definition =
+    std::string definition =
         fmt::format("{} {} {} {} {} {} {} {} {} {} {}", task_.name, kGeneratorVersion, seed_, seq_len_,
                     recipe_.items, recipe_.vocab_size, recipe_.gap_power, recipe_.random_filler,
                     recipe_.depth, recipe_.examples, recipe_.val_examples);
+    // Without a seed of its own, validation took the run's: such checkpoints must find their digest again.
+    if (split_seed_ != seed_) definition += fmt::format(" {}", split_seed_);
     return xxh3_64(definition.data(), definition.size());
   }
   DataDigests digests() const override {
@@ -56,9 +63,10 @@ class TaskExamples final : public ExampleSource {
     const auto digest_of = [](const std::string& definition) {
       return xxh3_64(definition.data(), definition.size());
     };
-    return {.all = digest_of(both),
-            .train = digest_of(fmt::format("{} train {} {}", both, seed_, recipe_.examples)),
-            .held_out = digest_of(fmt::format("{} validation {} {}", both, seed_, recipe_.val_examples))};
+    return {
+        .all = digest_of(both),
+        .train = digest_of(fmt::format("{} train {} {}", both, seed_, recipe_.examples)),
+        .held_out = digest_of(fmt::format("{} validation {} {}", both, split_seed_, recipe_.val_examples))};
   }
   bool asks_questions() const override { return true; }
   std::string description() const override {
@@ -70,7 +78,7 @@ class TaskExamples final : public ExampleSource {
   const Task& task_;
   TaskRecipe recipe_;
   int64_t seq_len_;
-  uint64_t seed_;
+  uint64_t seed_, split_seed_;
 };
 
 }  // namespace

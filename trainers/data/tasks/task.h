@@ -2,8 +2,8 @@
 // them.
 //
 // A new task is one file in this folder: a check, a generator, and a HEADWAY_TASK line at its end. An example
-// is a function of (seed, split, index) alone, so ranks and resumed runs see the same ones, and nothing is
-// stored.
+// is a function of (seed, split, index) alone, the seed that of the run or, for validation, data.split_seed:
+// so ranks and resumed runs see the same ones, and nothing is stored.
 #pragma once
 
 #include <memory>
@@ -81,7 +81,7 @@ bool register_task(const Task*);
 
 /// ConfigError for an unknown task, for items that do not fit and for a depth that the task does not have.
 void check_task(const DataRecipe&);
-/// Checks it first.
+/// Checks it first. seed: of the training examples.
 std::unique_ptr<ExampleSource> open_task(const DataRecipe&, int64_t seed);
 
 }  // namespace headway
