@@ -17,7 +17,7 @@ import tempfile
 
 def tokens_per_second(program, recipe, overrides, ranks, threads, steps, folder):
     command = [program, "train", recipe, f"run.folder={folder}", "run.name=bench", "run.force_new=true",
-               f"train.stop_step={steps}", "log.every_steps=1", "generate.tokens=0", "eval.batches=1",
+               f"train.stop_step={steps}", "log.every_steps=1", "generate.tokens=0", "eval.final_tokens=1",
                "checkpoint.every_seconds=0", *overrides]
     if ranks > 1:
         command = ["mpirun", "-np", str(ranks), "--bind-to", "none",

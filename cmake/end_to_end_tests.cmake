@@ -4,8 +4,8 @@ if(NOT MPI_C_FOUND)
   return()
 endif()
 
-foreach(subject checkpoints conversion disk export memory numbers plan ranks recipes report_page resume run_folder signals split
-    sweep tasks)
+foreach(subject checkpoints conversion disk eval export memory numbers plan ranks recipes report_page resume run_folder
+    signals split sweep tasks)
   set(name trainers.end_to_end.${subject})
   add_test(NAME ${name} COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/trainers/end_to_end/${subject}_test.py)
   set_tests_properties(${name} PROPERTIES LABELS slow PROCESSORS 2 TIMEOUT 600

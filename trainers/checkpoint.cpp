@@ -173,6 +173,7 @@ void write_run_info(ArchiveWriter& writer, const RunInfo& info) {
   const Environment& env = info.environment;
   writer.attribute("", "step", info.step);
   writer.attribute("", "tokens", info.tokens);
+  if (info.val_loss) writer.attribute("", "val_loss", *info.val_loss);
   writer.text("recipe", info.recipe);
   writer.attribute("env", "world_size", env.world_size);
   writer.attribute("env", "threads", env.threads);
@@ -190,6 +191,7 @@ RunInfo read_run_info(ArchiveReader& reader) {
   if (reader.has_attribute("", "format_version")) info.format_version = reader.integer("", "format_version");
   info.step = integer_in_range(reader, "", "step", 0, kMostSteps);
   info.tokens = integer_in_range(reader, "", "tokens", 0, kMostSteps);
+  if (reader.has_attribute("", "val_loss")) info.val_loss = reader.number("", "val_loss");
   info.recipe = reader.text("recipe");
   info.environment.world_size = integer_in_range(reader, "env", "world_size", 1, kMostRanks);
   info.environment.threads = integer_in_range(reader, "env", "threads", 1, kMostRanks);

@@ -1,7 +1,7 @@
 // A checkpoint: everything a run needs to go on, in one HDF5 file that appears whole or not at all.
 //
 //   /                     attributes: format, format_version, program, created_utc, step, tokens, complete,
-//                         content_xxh128 (core/io/hdf5_archive.h)
+//                         content_xxh128 (core/io/hdf5_archive.h); of best.h5 also val_loss
 //   /recipe               text: the resolved recipe
 //   /trained_on           attributes: all, train, held_out (trainers/data/data_digests.h)
 //   /env                  attributes: world_size, device, dtype, threads, deterministic, libraries
@@ -12,6 +12,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -49,6 +50,7 @@ struct RunInfo {
   std::string recipe;  // resolved, TOML
   Environment environment;
   DataDigests trained_on = {};
+  std::optional<double> val_loss = {};  // by which a best checkpoint is the best, in nats per token
 };
 
 /// Upper bound on the bytes of the file that save_checkpoint would write.

@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "step-", kSuffix = ".h5", kDoomed = ".doomed";
+constexpr std::string_view kPrefix = "step-", kSuffix = ".h5", kDoomed = ".doomed", kBest = "best.h5";
 constexpr const char* kLatest = "latest";
 constexpr const char* kAside = "aside";
 
@@ -102,6 +102,27 @@ std::unique_ptr<Hdf5Reader> open_newest_valid(const fs::path& folder, const Chec
   return nullptr;
 }
 
+// Of best.h5; none where there is no such file or a damaged one, which the next best one replaces.
+std::optional<RunInfo> best_in(const fs::path& folder) {
+  std::error_code absent;
+  if (!fs::exists(folder / kBest, absent)) return std::nullopt;
+  try {
+    Hdf5Reader reader(folder / kBest);
+    return read_run_info(reader);
+  } catch (const CheckpointError&) {
+    return std::nullopt;
+  }
+}
+
+std::vector<fs::path> later_than(const fs::path& folder, int64_t step) {
+  std::vector<fs::path> later;
+  for (const fs::path& path : list_checkpoints(folder))
+    if (step_of(path.filename().string()).value_or(0) > step) later.push_back(path);
+  if (const std::optional<RunInfo> best = best_in(folder); best && best->step > step)
+    later.push_back(folder / kBest);
+  return later;
+}
+
 }  // namespace
 
 std::string checkpoint_name(int64_t step) { return fmt::format("{}{:08d}{}", kPrefix, step, kSuffix); }
@@ -130,9 +151,8 @@ std::vector<fs::path> resume_candidates(const fs::path& folder) {
 
 std::vector<fs::path> set_aside(const fs::path& folder, int64_t step) {
   std::vector<fs::path> moved;
-  for (const fs::path& path : list_checkpoints(folder)) {
+  for (const fs::path& path : later_than(folder, step)) {
     const std::string name = path.filename().string();
-    if (step_of(name).value_or(0) <= step) continue;
     const fs::path aside = folder / kAside;
     std::error_code error;
     fs::create_directory(aside, error);
@@ -162,6 +182,21 @@ NewestValid newest_valid_checkpoint(const fs::path& folder) {
   if (const std::unique_ptr<Hdf5Reader> reader = open_newest_valid(folder, {}, result.rejected))
     result.path = reader->source();
   return result;
+}
+
+fs::path best_checkpoint(const fs::path& named) {
+  std::error_code ignored;
+  HEADWAY_CHECK(!fs::is_regular_file(named, ignored), ConfigError,
+                fmt::format("{} is a file: expected the folder of a run whose best checkpoint is meant",
+                            named.string()));
+  const fs::path best =
+      (fs::is_directory(named / "checkpoints", ignored) ? named / "checkpoints" : named) / kBest;
+  HEADWAY_CHECK(
+      fs::exists(best, ignored), CheckpointError,
+      fmt::format("{}: there is none: expected a run with checkpoint.keep_best = true that has been "
+                  "evaluated",
+                  best.string()));
+  return best;
 }
 
 std::unique_ptr<Hdf5Reader> open_checkpoint(const fs::path& path, const CheckpointCheck& check) {
@@ -306,6 +341,16 @@ SaveReport CheckpointFolder::save_not_finite(std::span<const NamedState> states,
   });
   return write(folder_ / kAside / fmt::format("{}{:08d}-not-finite{}", kPrefix, info.step, kSuffix), states,
                info);
+}
+
+SaveReport CheckpointFolder::save_best(std::span<const NamedState> states, const RunInfo& info) {
+  return write(folder_ / kBest, states, info);
+}
+
+std::optional<RunInfo> CheckpointFolder::best() {
+  std::optional<RunInfo> info;
+  agree(comm_, [&] { info = best_in(folder_); });
+  return info;
 }
 
 SaveReport CheckpointFolder::write(const fs::path& path, std::span<const NamedState> states,

@@ -1,5 +1,6 @@
 // The folder of a run's checkpoints: step-00001000.h5, ..., a symbolic link `latest` to the one that was
-// saved last, and aside/ with those that resuming from an older checkpoint left behind.
+// saved last, best.h5 where checkpoint.keep_best asks for it, and aside/ with those that resuming from an
+// older checkpoint left behind.
 //
 // A run goes on from the newest file up to `latest` that loads; newer ones, which a kill between a save and
 // the move of the link leaves, follow after those. Deleting happens only behind a save that every rank agreed
@@ -52,8 +53,13 @@ using CheckpointCheck = std::function<void(ArchiveReader&)>;
 /// readable when the run deletes it. CheckpointError when there is none, saying what was rejected and why.
 std::unique_ptr<Hdf5Reader> open_checkpoint(const std::filesystem::path&, const CheckpointCheck& = {});
 
-/// Moves checkpoints of a step above this one to aside/, where they get another name if theirs is taken, and
-/// lets `latest` name the newest that stays. Returns their new paths. IoError where one cannot be moved.
+/// best.h5 of a folder of checkpoints or of a run. ConfigError for a file, CheckpointError where there is
+/// none.
+std::filesystem::path best_checkpoint(const std::filesystem::path& folder);
+
+/// Moves checkpoints of a step above this one, the best one too, to aside/, where they get another name if
+/// theirs is taken, and lets `latest` name the newest that stays. Returns their new paths. IoError where one
+/// cannot be moved.
 std::vector<std::filesystem::path> set_aside(const std::filesystem::path& folder, int64_t step);
 
 /// Deletes temporary files of dead processes and files whose deletion was interrupted; returns their names.
@@ -107,6 +113,10 @@ class CheckpointFolder {
   /// no run goes on unless its path is given. A checkpoint of the same state goes aside too, where there is
   /// one before it.
   SaveReport save_not_finite(std::span<const NamedState>, const RunInfo& info);
+  /// Rank 0 writes best.h5, which only a better one replaces.
+  SaveReport save_best(std::span<const NamedState>, const RunInfo& info);
+  /// What best.h5 says of itself. None where there is no such file or a damaged one.
+  std::optional<RunInfo> best();
 
   const std::filesystem::path& path() const { return folder_; }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numbers>
+#include <span>
 
 #include "core/comm/agreement.h"
 #include "core/error.h"
@@ -27,36 +28,59 @@ std::array<double, 3> score(const std::vector<int32_t>& predictions, const std::
   return sums;
 }
 
+// Tokens of one forward pass, in whole examples and at least one. It must not follow train.micro_batch, since
+// rounding depends on how many rows a product has.
+constexpr int64_t kBatchTokens = 4096;
+
+/// Of one forward pass, or of all.
+enum Sum : size_t { nats, questions, right_answers, asked_examples, faultless_examples, num_sums };
+
 }  // namespace
+
+std::vector<int64_t> evaluated_examples(int64_t num_examples, const EvaluationConfig& config) {
+  const int64_t wanted = (config.tokens + config.seq_len - 1) / config.seq_len;
+  const int64_t count = config.tokens == 0 ? num_examples : std::min(num_examples, wanted);
+  std::vector<int64_t> examples;
+  for (int64_t i = 0; i < count; ++i) examples.push_back((2 * i + 1) * num_examples / (2 * count));
+  return examples;
+}
 
 Evaluation evaluate(Model& model, const ExampleSource& examples, const EvaluationConfig& config,
                     Communicator& comm, Stream& stream) {
-  const int64_t count = examples.num_examples(Split::validation);
-  int64_t batches = (count + config.micro_batch - 1) / config.micro_batch;
-  if (config.batches > 0) batches = std::min(batches, config.batches);
-  HEADWAY_CHECK(batches > 0, DataError,
+  const std::vector<int64_t> all = evaluated_examples(examples.num_examples(Split::validation), config);
+  HEADWAY_CHECK(!all.empty(), DataError,
                 "there is no validation text: raise data.val_fraction or give more than one document");
 
   Rng rng(0);  // nothing is drawn
   Context ctx{.stream = stream, .rng = rng};
-  std::array<double, 5> sums{};  // nats, questions, right answers, examples, examples without a mistake
-  for (int64_t i = comm.rank(); i < batches; i += comm.size()) {
-    const Batch batch =
-        validation_batch(examples, i * config.micro_batch, config.micro_batch, config.seq_len, stream);
+  const auto batch_size = static_cast<size_t>(std::max<int64_t>(1, kBatchTokens / config.seq_len));
+  const size_t num_batches = (all.size() + batch_size - 1) / batch_size;
+  // Each rank fills the rows of its own batches, and leaves zeros, which change no sum, in the others.
+  std::vector<double> rows(num_batches * Sum::num_sums);
+  for (auto i = static_cast<size_t>(comm.rank()); i < num_batches; i += static_cast<size_t>(comm.size())) {
+    const size_t first = i * batch_size, end = std::min(first + batch_size, all.size());
+    const Batch batch = validation_batch(
+        examples, {all.begin() + static_cast<int64_t>(first), all.begin() + static_cast<int64_t>(end)},
+        config.seq_len, stream);
+    const std::span<double> row(rows.data() + i * Sum::num_sums, Sum::num_sums);
     const Variable loss = model.loss(ctx, batch.tokens, batch.targets, 1, Recompute::off);
-    sums[0] += static_cast<double>(loss.value().to_vector<float>(stream)[0]);
-    sums[1] += static_cast<double>(batch.num_targets);
-    if (examples.asks_questions()) {
-      const std::array<double, 3> answers =
-          score(model.predictions(ctx, batch.tokens).to_vector<int32_t>(stream),
-                batch.targets.to_vector<int32_t>(stream), config.seq_len);
-      for (size_t k = 0; k < 3; ++k) sums[2 + k] += answers[k];
-    }
+    row[Sum::nats] = static_cast<double>(loss.value().to_vector<float>(stream)[0]);
+    row[Sum::questions] = static_cast<double>(batch.num_targets);
+    if (examples.asks_questions())
+      std::ranges::copy(score(model.predictions(ctx, batch.tokens).to_vector<int32_t>(stream),
+                              batch.targets.to_vector<int32_t>(stream), config.seq_len),
+                        row.begin() + Sum::right_answers);
   }
-  const std::vector<double> all = all_reduce_values(comm, sums, Reduce::sum);
+  std::array<double, Sum::num_sums> sums{};
+  const std::vector<double> of_all_ranks = all_reduce_values(comm, rows, Reduce::sum);
+  for (size_t i = 0; i < of_all_ranks.size(); ++i) sums[i % Sum::num_sums] += of_all_ranks[i];
 
-  Evaluation result{.loss = all[0] / all[1], .num_tokens = static_cast<int64_t>(all[1])};
-  if (examples.asks_questions()) result.accuracy = all[2] / all[1], result.exact_match = all[4] / all[3];
+  Evaluation result{.loss = sums[Sum::nats] / sums[Sum::questions],
+                    .num_tokens = static_cast<int64_t>(sums[Sum::questions])};
+  if (examples.asks_questions()) {
+    result.accuracy = sums[Sum::right_answers] / sums[Sum::questions];
+    result.exact_match = sums[Sum::faultless_examples] / sums[Sum::asked_examples];
+  }
   if (examples.bytes_per_token() > 0)
     result.bits_per_byte = result.loss / std::numbers::ln2 / examples.bytes_per_token();
   return result;

@@ -1,6 +1,8 @@
 // The validation loss of a model.
 #pragma once
 
+#include <vector>
+
 #include "core/comm/communicator.h"
 #include "layers/model.h"
 #include "trainers/data/batch.h"
@@ -16,13 +18,16 @@ struct Evaluation {
 };
 
 struct EvaluationConfig {
-  int64_t batches = 0;  // of micro_batch windows, over all ranks; 0: the whole split
-  int64_t micro_batch = 1;
+  int64_t tokens = 0;  // rounded up to whole examples; 0: the whole split
   int64_t seq_len = 1;
 };
 
-/// Mean over the first examples of the validation split, which do not depend on the number of ranks.
-/// Collective. DataError where the split holds no token to predict.
+/// The examples of a split of this size that an evaluation reads: ascending and spread evenly.
+std::vector<int64_t> evaluated_examples(int64_t num_examples, const EvaluationConfig&);
+
+/// Mean over evaluated_examples() of the validation split. Equal bits from any number of ranks and any
+/// train.micro_batch: which examples share a forward pass and in which order their losses are summed follows
+/// from the data alone. Collective. DataError where the split holds no token to predict.
 Evaluation evaluate(Model&, const ExampleSource&, const EvaluationConfig&, Communicator&, Stream&);
 
 }  // namespace headway

@@ -87,6 +87,13 @@ void MetricsLog::write(const MetricRow& row) {
                 fmt::format("cannot write {}: {}", jsonl_path_.string(), std::strerror(errno)));
 }
 
+int64_t MetricsLog::last_step_with(std::string_view name) const {
+  int64_t step = -1;
+  for (const Line& line : read_lines(jsonl_path_))
+    if (line.row.contains(name)) step = line.row.value("step", step);
+  return step;
+}
+
 void MetricsLog::write_csv() const {
   const std::vector<Line> lines = read_lines(jsonl_path_);
   std::vector<std::string> columns;

@@ -37,6 +37,8 @@ class MetricsLog {
   MetricsLog& operator=(const MetricsLog&) = delete;
 
   void write(const MetricRow&);
+  /// Of the last line with this figure; -1 where there is none.
+  int64_t last_step_with(std::string_view name) const;
   /// Writes folder/metrics.csv anew: a column per name, in order of appearance.
   void write_csv() const;
 

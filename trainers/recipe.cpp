@@ -183,6 +183,8 @@ void CheckpointRecipe::describe(FieldVisitor& v) {
   v("keep_last", keep_last, "newest checkpoints kept", {.min = 1, .max = 1e6});
   v("keep_every", keep_every, "also keep every checkpoint whose step is a multiple of this; 0 = none",
     {.min = 0, .max = kMany});
+  v("keep_best", keep_best,
+    "also keep the checkpoint with the lowest validation loss over eval.tokens, as checkpoints/best.h5");
   v("resume", resume,
     "auto = from the newest valid checkpoint of this run, if any; never; or a checkpoint's path");
   v("allow", allow,
@@ -197,8 +199,12 @@ void CheckpointRecipe::describe(FieldVisitor& v) {
 void EvalRecipe::describe(FieldVisitor& v) {
   v("every_steps", every_steps, "measure the validation loss after every so many steps; 0 = at the end only",
     {.min = 0, .max = kMany});
-  v("batches", batches, "micro-batches per rank used for it; 0 = the whole validation split",
-    {.min = 0, .max = 1e9});
+  v("tokens", tokens,
+    "held-out tokens an evaluation reads, in whole sequences spread evenly over the validation split; 0 = "
+    "all",
+    {.min = 0, .max = kMany, .is_count = true});
+  v("final_tokens", final_tokens, "the same of a run's last evaluation, and of `headway eval`; 0 = all",
+    {.min = 0, .max = kMany, .is_count = true});
 }
 
 void LogRecipe::describe(FieldVisitor& v) {
@@ -264,6 +270,9 @@ void Recipe::check() const {
         "keep where documents begin");
     HEADWAY_CHECK(data.is_task() || !data.text.empty() || !data.tokens.empty(), ConfigError,
                   "data.text is empty: expected the files to train on, or token shards in data.tokens");
+    HEADWAY_CHECK(
+        !checkpoint.keep_best || data.is_task() || data.val_fraction > 0, ConfigError,
+        "checkpoint.keep_best = true: expected held-out text to judge by, and data.val_fraction = 0");
     HEADWAY_CHECK(
         train.max_steps == 0 || train.max_tokens == 0, ConfigError,
         fmt::format("train.max_tokens = {} and train.max_steps = {} are both set: expected one of them",
@@ -358,6 +367,7 @@ Recipe parse_recipe(const std::string& toml, const std::string& origin,
 Recipe parse_stored_recipe(const std::string& toml, const std::string& origin,
                            const std::vector<std::string>& overrides) {
   Settings settings = parse_toml(toml, origin);
+  settings.erase("eval.batches");
   if (const auto seed = settings.find("run.seed"); seed != settings.end()) {
     const auto [split_seed, is_older] = settings.try_emplace("data.split_seed", seed->second);
     if (is_older) split_seed->second.origin = kSplitByRunSeed;

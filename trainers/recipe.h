@@ -89,6 +89,7 @@ struct CheckpointRecipe {
   double every_seconds = 300;
   int64_t keep_last = 2;
   int64_t keep_every = 0;
+  bool keep_best = false;
   std::string resume = "never";
   std::vector<std::string> allow;
   std::string init;
@@ -97,7 +98,8 @@ struct CheckpointRecipe {
 
 struct EvalRecipe {
   int64_t every_steps = 0;
-  int64_t batches = 8;
+  int64_t tokens = 65'536;
+  int64_t final_tokens = 0;
   void describe(FieldVisitor&);
 };
 

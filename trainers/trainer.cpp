@@ -12,7 +12,6 @@
 #include "core/comm/agreement.h"
 #include "core/io/digest.h"
 #include "kernels/kernel_choice.h"
-#include "trainers/evaluator.h"
 #include "trainers/generator.h"
 #include "trainers/progress.h"
 #include "trainers/recipe_changes.h"
@@ -162,14 +161,15 @@ void Trainer::open_run_folder() {
     folder_->write_text("recipe.resolved.toml", recipe_.to_toml());
     metrics_ = std::make_unique<MetricsLog>(folder_->path(), run_state_.step);
   });
-  if (!resumption_) {
-    checkpoints_->open(0);
-    return;
-  }
+  const bool is_own = resumption_ && checkpoints_->holds(resumption_->path);
+  const std::vector<std::filesystem::path> aside =
+      checkpoints_->open(is_own || !resumption_ ? run_state_.step : run_state_.step - 1);
+  if (const std::optional<RunInfo> best = checkpoints_->best())
+    best_loss_ = best->val_loss.value_or(best_loss_);
+  for (const auto& path : aside)
+    say(fmt::format("set aside a checkpoint of what the run leaves behind: {}", path.string()));
+  if (!resumption_) return;
   for (const std::string& reason : resumption_->rejected) say("skipped a checkpoint: " + reason);
-  const bool is_own = checkpoints_->holds(resumption_->path);
-  for (const auto& aside : checkpoints_->open(is_own ? run_state_.step : run_state_.step - 1))
-    say(fmt::format("set aside a checkpoint of what the run leaves behind: {}", aside.string()));
   say(fmt::format("resumed {} at step {}, sequence {} of epoch {}", resumption_->path.string(),
                   run_state_.step, data_state_.cursor % order_->num_samples(),
                   order_->epoch(data_state_.cursor)));
@@ -248,8 +248,10 @@ ExitCode Trainer::train() {
     const int64_t number = step->inputs.step;
     if (previous) settle(*previous, false);
     previous.reset();
-    const bool evaluates =
-        number == last_step() || (recipe_.eval.every_steps > 0 && number % recipe_.eval.every_steps == 0);
+    // Whoever asks for a stop does not wait for the last evaluation, which may be long: resuming makes it.
+    const bool evaluates = number == last_step()
+                               ? !step->stop_requested
+                               : recipe_.eval.every_steps > 0 && number % recipe_.eval.every_steps == 0;
     const bool saves = number == last_step() || step->save_due || step->stop_requested;
     // A GPU goes on with the next step meanwhile, unless this one's end is looked at. Ranks must do the same.
     if (!evaluates && !saves && stream_.device().kind == Device::Kind::cuda) {
@@ -257,7 +259,7 @@ ExitCode Trainer::train() {
       continue;
     }
     settle(*step, true);
-    if (evaluates) evaluate_and_log();
+    if (evaluates) validate();
     if (step->write_failed) end_with_write_failure();
     if (saves) save();
     last_settled_ = Clock::now();
@@ -269,7 +271,10 @@ ExitCode Trainer::train() {
     }
   }
   if (saved_step_ != run_state_.step) save();
-  agree(comm_, [&] { HEADWAY_CHECK(write_failure_.empty(), IoError, write_failure_); });
+  const auto check_writes = [&] { HEADWAY_CHECK(write_failure_.empty(), IoError, write_failure_); };
+  agree(comm_, check_writes);
+  if (!is_validated()) validate();
+  agree(comm_, check_writes);
   write_sample();
   return ExitCode::ok;
 }
@@ -412,13 +417,31 @@ void Trainer::log(const Step& step, const StepNumbers& numbers, double step_seco
       auxiliary);
 }
 
-void Trainer::evaluate_and_log() {
-  if (examples_->num_examples(Split::validation) == 0) return;
-  const Evaluation evaluation = evaluate(*model_, *examples_,
-                                         {.batches = recipe_.eval.batches,
-                                          .micro_batch = recipe_.train.micro_batch,
-                                          .seq_len = recipe_.data.seq_len},
-                                         comm_, stream_);
+Evaluation Trainer::measure(int64_t tokens) {
+  return evaluate(*model_, *examples_, {.tokens = tokens, .seq_len = recipe_.data.seq_len}, comm_, stream_);
+}
+
+void Trainer::validate() {
+  const int64_t num_examples = examples_->num_examples(Split::validation);
+  if (num_examples == 0) return;
+  const EvalRecipe& eval = recipe_.eval;
+  const int64_t tokens = run_state_.step == last_step() ? eval.final_tokens : eval.tokens;
+  const Evaluation evaluation = measure(tokens);
+  log(evaluation);
+  if (!recipe_.checkpoint.keep_best) return;
+  const auto num_evaluated = [&](int64_t limit) {
+    return evaluated_examples(num_examples, {.tokens = limit, .seq_len = recipe_.data.seq_len}).size();
+  };
+  const bool is_comparable = num_evaluated(tokens) == num_evaluated(eval.tokens);
+  keep_if_best(is_comparable ? evaluation.loss : measure(eval.tokens).loss);
+}
+
+bool Trainer::is_validated() {
+  const std::array<int64_t, 1> step{is_main() ? metrics_->last_step_with("val/loss") : -1};
+  return all_reduce_values(comm_, step, Reduce::max)[0] == run_state_.step;
+}
+
+void Trainer::log(const Evaluation& evaluation) {
   if (!is_main()) return;
   MetricRow row;
   row.add("step", static_cast<double>(run_state_.step));
@@ -481,6 +504,21 @@ void Trainer::save() {
   train_step_->optimizer().keep_own_moments(stream_);
   saved_step_ = run_state_.step;
   last_save_ = Clock::now();
+  say(report);
+}
+
+void Trainer::keep_if_best(double val_loss) {
+  if (!(val_loss < best_loss_)) return;
+  RunInfo info = run_info();
+  info.val_loss = val_loss;
+  train_step_->optimizer().gather_moments(stream_);
+  const SaveReport report = checkpoints_->save_best(states(), info);
+  train_step_->optimizer().keep_own_moments(stream_);
+  best_loss_ = val_loss;
+  say(report);
+}
+
+void Trainer::say(const SaveReport& report) {
   for (const std::string& warning : report.warnings) say(warning);
   say(fmt::format("saved {} ({:.1f} MiB in {:.2f} s)", report.path.string(),
                   static_cast<double>(report.bytes) * 0x1p-20, report.seconds));

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "layers/model.h"
 #include "trainers/checkpoint_folder.h"
 #include "trainers/data/batch.h"
+#include "trainers/evaluator.h"
 #include "trainers/metrics.h"
 #include "trainers/recipe.h"
 #include "trainers/run_folder.h"
@@ -73,8 +75,16 @@ class Trainer {
   void settle(const Step&, bool is_newest);
   void report_bad(const Step&, const StepNumbers&, bool is_newest);
   void log(const Step&, const StepNumbers&, double step_seconds);
-  void evaluate_and_log();
+  /// Over eval.tokens or, at the end, eval.final_tokens.
+  void validate();
+  /// Collective, as metrics.jsonl of rank 0 has it.
+  bool is_validated();
+  Evaluation measure(int64_t tokens);
+  void log(const Evaluation&);
+  /// Over eval.tokens, so that all are judged by the same sequences.
+  void keep_if_best(double val_loss);
   void save();
+  void say(const SaveReport&);
   RunInfo run_info();
   /// Keeps the failure of a write of metrics: it must not cost the steps since the last checkpoint, so all
   /// ranks save before they end with it.
@@ -113,6 +123,7 @@ class Trainer {
   std::vector<std::string> accepted_changes_;  // of its recipe since then
   std::vector<std::string> kept_rules_;        // of its data, which the recipe leaves out
   int64_t saved_step_ = -1;
+  double best_loss_ = std::numeric_limits<double>::infinity();  // of best.h5
   Clock::time_point last_save_ = Clock::now();
   Clock::time_point last_settled_ = Clock::now();
   double seconds_per_step_ = 0;  // running mean, for the time left

@@ -10,7 +10,7 @@ trap 'rm -rf "$scratch"' EXIT
 git -c safe.directory='*' clone -q "$source_folder" "$scratch/clone"
 cd "$scratch"
 for run in 1 2; do
-  clone/scripts/quickstart train.max_steps=6 schedule.warmup_steps=2 data.max_bytes=1M eval.batches=2 generate.tokens=20
+  clone/scripts/quickstart train.max_steps=6 schedule.warmup_steps=2 data.max_bytes=1M eval.final_tokens=2K generate.tokens=20
 done
 for name in quickstart quickstart-2; do
   for file in metrics.jsonl metrics.csv recipe.resolved.toml checkpoints/step-00000006.h5 samples/step-00000006.txt; do

@@ -275,16 +275,6 @@ TEST(Tasks, TooManyItemsAreRefusedInASentence) {
   }
 }
 
-TEST(Tasks, ExamplesBeyondTheSplitAskNothing) {
-  DataRecipe recipe = recipe_of("copy", 8, 2);
-  recipe.task.val_examples = 3;
-  const auto stream = cpu_backend().make_stream();
-  const Batch batch = validation_batch(*open_task(recipe, 1), 2, 2, 8, *stream);
-  EXPECT_EQ(batch.num_targets, 2);
-  const std::vector<int32_t> targets = batch.targets.to_vector<int32_t>(*stream);
-  EXPECT_EQ(std::vector<int32_t>(targets.begin() + 8, targets.end()), std::vector<int32_t>(8, -1));
-}
-
 TEST(Tasks, DistinctNumbersAreAPermutationOfEqualChances) {
   std::vector<int> first(5, 0);
   for (uint32_t i = 0; i < 5000; ++i) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "trainers/checkpoint_folder.h"
+
 namespace headway {
 namespace {
 
@@ -22,6 +24,17 @@ bool register_command(const Command& command) {
 }
 
 std::span<const Command> all_commands() { return registry(); }
+
+void CheckpointArgument::add_to(CLI::App& verb, const std::string& what) {
+  verb.add_option("checkpoint", named, what)->required();
+  verb.add_flag("--best", wants_best,
+                "of a run folder, the checkpoint with the lowest validation loss (checkpoint.keep_best), not "
+                "the newest");
+}
+
+std::filesystem::path CheckpointArgument::resolve() const {
+  return wants_best ? best_checkpoint(named) : std::filesystem::path(named);
+}
 
 void Overrides::add_to(CLI::App& verb) {
   verb.add_option("overrides", values, "section.key=value, over what the recipe says; the last one counts");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <functional>
 #include <span>
 #include <string>
@@ -29,6 +30,15 @@ struct Command {
 bool register_command(const Command&);
 /// Sorted by name.
 std::span<const Command> all_commands();
+
+/// The checkpoint a verb is about: its first argument, and --best.
+struct CheckpointArgument {
+  std::string named;
+  bool wants_best = false;
+  void add_to(CLI::App& verb, const std::string& what = "checkpoint, weights file or run folder");
+  /// For open_checkpoint(); throws what best_checkpoint() throws.
+  std::filesystem::path resolve() const;
+};
 
 /// "section.key=value" arguments, with or without leading dashes. Keep it alive until the action has run.
 struct Overrides {

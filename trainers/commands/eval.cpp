@@ -35,19 +35,22 @@ void require_known_data(const LoadedModel& loaded, const std::vector<std::string
 
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
-    std::string checkpoint, device = "auto";
+    CheckpointArgument checkpoint;
+    std::string device = "auto";
     Overrides overrides;
   };
   const auto options = std::make_shared<Options>();
   verb.footer(
-      "The whole validation split of the checkpoint's recipe is read; eval.batches=N limits it. A note says\n"
-      "where other data are read than the run held out.\n"
+      "What the run's last evaluation reads is read: the whole validation split where the recipe does not\n"
+      "limit it by eval.final_tokens; eval.tokens=N limits it too. A note says where something else is read\n"
+      "than the run held out.\n"
       "A checkpoint that lies in no run's folder needs the data: data.text=[...] or data.tokens=[...].\n"
       "Examples:\n"
       "  headway eval runs/quickstart\n"
+      "  headway eval runs/quickstart --best\n"
       "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
       "'data.text=[/usr/share/doc/**]'");
-  verb.add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")->required();
+  options->checkpoint.add_to(verb);
   options->overrides.add_to(verb);
   verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
   verb.callback([options, &action] {
@@ -57,19 +60,17 @@ void add_options(CLI::App& verb, Action& action) {
         LoadedModel loaded;
         std::unique_ptr<ExampleSource> examples;
         agree(comm, [&] {
-          std::vector<std::string> overrides{"eval.batches=0"};
-          overrides.insert(overrides.end(), options->overrides.values.begin(),
-                           options->overrides.values.end());
-          loaded = load_model(options->checkpoint, overrides, stream);
+          loaded = load_model(options->checkpoint.resolve(), options->overrides.values, stream);
           require_known_data(loaded, options->overrides.values);
           examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
                                          loaded.recipe.model.vocab_size);
         });
-        const Evaluation result = evaluate(*loaded.model, *examples,
-                                           {.batches = loaded.recipe.eval.batches,
-                                            .micro_batch = loaded.recipe.train.micro_batch,
-                                            .seq_len = loaded.recipe.data.seq_len},
-                                           comm, stream);
+        const EvalRecipe& eval = loaded.recipe.eval;
+        const bool is_limited = loaded.recipe.origins.at("eval.tokens") == kCommandLineOrigin;
+        const Evaluation result = evaluate(
+            *loaded.model, *examples,
+            {.tokens = is_limited ? eval.tokens : eval.final_tokens, .seq_len = loaded.recipe.data.seq_len},
+            comm, stream);
         if (comm.rank() == 0) {
           if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
           const std::string difference =

@@ -12,14 +12,14 @@ namespace {
 
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
-    std::string checkpoint, format = "hdf5", dtype, out;
+    CheckpointArgument checkpoint;
+    std::string format = "hdf5", dtype, out;
   };
   const auto options = std::make_shared<Options>();
   verb.footer(
       "The file holds weights, recipe and tokenizer, and `headway eval` and `generate` take it too.\n"
       "Example:\n  headway export runs/quickstart --to hdf5 --dtype bf16 --out model.h5");
-  verb.add_option("checkpoint", options->checkpoint, "checkpoint or run folder; the run may still be running")
-      ->required();
+  options->checkpoint.add_to(verb, "checkpoint or run folder; the run may still be running");
   verb.add_option("--to", options->format, "file format")->check(CLI::IsMember({"hdf5"}));
   verb.add_option("--dtype", options->dtype, "fp32 or bf16; as stored where not given")
       ->check(CLI::IsMember({"fp32", "bf16"}));
@@ -28,7 +28,8 @@ void add_options(CLI::App& verb, Action& action) {
     action = [options] {
       std::optional<DType> dtype;
       if (!options->dtype.empty()) dtype = options->dtype == "bf16" ? DType::bf16 : DType::f32;
-      const ExportReport report = export_weights(options->checkpoint, options->out, dtype, check_loadable);
+      const ExportReport report =
+          export_weights(options->checkpoint.resolve(), options->out, dtype, check_loadable);
       if (!report.note.empty()) fmt::print(stderr, "headway: {}\n", report.note);
       fmt::print("{} -> {}: {} tensors, {} values, {:.1f} MiB\n", report.from.string(), report.to.string(),
                  report.num_tensors, report.num_values, static_cast<double>(report.bytes) * 0x1p-20);

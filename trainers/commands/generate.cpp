@@ -14,7 +14,8 @@ namespace {
 
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
-    std::string checkpoint, device = "auto";
+    CheckpointArgument checkpoint;
+    std::string device = "auto";
     std::optional<std::string> prompt;
     std::optional<int64_t> tokens, top_k;
     std::optional<double> temperature;
@@ -22,7 +23,7 @@ void add_options(CLI::App& verb, Action& action) {
   };
   const auto options = std::make_shared<Options>();
   verb.footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
-  verb.add_option("checkpoint", options->checkpoint, "checkpoint, weights file or run folder")->required();
+  options->checkpoint.add_to(verb);
   verb.add_option("--prompt", options->prompt, "text to continue");
   verb.add_option("--tokens", options->tokens, "length of the continuation")->check(CLI::Range(1, 1000000));
   verb.add_option("--temperature", options->temperature, "0 = always the likeliest token")
@@ -34,7 +35,7 @@ void add_options(CLI::App& verb, Action& action) {
   verb.callback([options, &action] {
     action = [options] {
       const auto stream = backend(Device::parse(options->device)).make_stream();
-      LoadedModel loaded = load_model(options->checkpoint, {}, *stream);
+      LoadedModel loaded = load_model(options->checkpoint.resolve(), {}, *stream);
       if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
       GenerateRecipe recipe = loaded.recipe.generate;
       recipe.prompt = options->prompt.value_or(recipe.prompt);

@@ -58,7 +58,8 @@ LoadedModel load_model(const std::filesystem::path& path, const std::vector<std:
   loaded.tokenizer = load_tokenizer(*reader);
   loaded.recipe.resolve(loaded.tokenizer->vocab_size());
   loaded.model = std::make_unique<Model>(loaded.recipe.model);
-  loaded.model->materialize(DType::f32, 0, stream);
+  const bool is_bf16 = loaded.recipe.train.dtype == "bf16" && stream.device().kind == Device::Kind::cuda;
+  loaded.model->materialize(is_bf16 ? DType::bf16 : DType::f32, 0, stream);
   ModelState state(*loaded.model);
   load_weights(*reader, state, stream);
   return loaded;

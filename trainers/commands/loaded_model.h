@@ -3,6 +3,8 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/text/tokenizer.h"
 #include "layers/model.h"
@@ -22,7 +24,8 @@ struct LoadedModel {
 };
 
 /// path: a checkpoint, a weights file, or a folder whose newest valid checkpoint is meant. Overrides change
-/// the recipe's data, eval and generate sections. CheckpointError for what cannot be used.
+/// the recipe's data, eval and generate sections. On a GPU the model computes in the run's train.dtype, as it
+/// did in training, and on the CPU always in fp32. CheckpointError for what cannot be used.
 LoadedModel load_model(const std::filesystem::path&, const std::vector<std::string>& overrides, Stream&);
 
 }  // namespace headway

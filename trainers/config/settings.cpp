@@ -15,8 +15,6 @@ namespace headway {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kCommandLine = "command line";
-
 std::string trimmed(std::string_view text) {
   const auto first = text.find_first_not_of(" \t");
   if (first == std::string_view::npos) return "";
@@ -166,7 +164,7 @@ bool is_quoted(std::string_view text) { return text.starts_with('"') || text.sta
 /// One value of the command line, given between two commas of a list or after the equals sign.
 Setting override_scalar(const std::string& text, std::string_view key) {
   Setting setting;
-  setting.origin = kCommandLine;
+  setting.origin = kCommandLineOrigin;
   setting.text = text;
   if (!is_quoted(text)) return setting;
   try {
@@ -179,7 +177,7 @@ Setting override_scalar(const std::string& text, std::string_view key) {
   } catch (const toml::parse_error&) {
   }
   throw ConfigError(fmt::format("{}: {} = {}: expected closed quotes and TOML's escapes between them",
-                                kCommandLine, key, text));
+                                kCommandLineOrigin, key, text));
 }
 
 /// Cuts at commas outside quotes; a comma before the end is allowed.
@@ -226,17 +224,18 @@ void add_override(Settings& settings, std::string_view argument) {
   const size_t first = std::min(argument.find_first_not_of('-'), argument.size());
   HEADWAY_CHECK(
       equals != std::string_view::npos && equals > first, ConfigError,
-      fmt::format("{}: \"{}\" is not understood: expected section.key=value", kCommandLine, argument));
+      fmt::format("{}: \"{}\" is not understood: expected section.key=value", kCommandLineOrigin, argument));
   const std::string key = trimmed(argument.substr(first, equals - first));
   const std::string text = trimmed(argument.substr(equals + 1));
   // The resolved recipe is TOML, which is UTF-8.
-  HEADWAY_CHECK(is_utf8(argument), ConfigError,
-                fmt::format("{}: the value of {} is not UTF-8", kCommandLine, is_utf8(key) ? key : "a key"));
+  HEADWAY_CHECK(
+      is_utf8(argument), ConfigError,
+      fmt::format("{}: the value of {} is not UTF-8", kCommandLineOrigin, is_utf8(key) ? key : "a key"));
   if (text.size() < 2 || text.front() != '[' || text.back() != ']') {
     settings[key] = override_scalar(text, key);
     return;
   }
-  Setting list{.kind = Setting::Kind::list, .text = text, .items = {}, .origin = kCommandLine};
+  Setting list{.kind = Setting::Kind::list, .text = text, .items = {}, .origin = kCommandLineOrigin};
   for (const std::string& item : split_list(std::string_view(text).substr(1, text.size() - 2)))
     list.items.push_back(override_scalar(item, key));
   settings[key] = std::move(list);

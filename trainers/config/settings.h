@@ -26,6 +26,9 @@ struct Setting {
   std::string shown() const;
 };
 
+/// Origin of an override.
+inline constexpr const char* kCommandLineOrigin = "command line";
+
 /// By dotted key ("optim.lr").
 using Settings = std::map<std::string, Setting, std::less<>>;
 

@@ -9,8 +9,8 @@
 namespace headway {
 namespace {
 
-// What other frameworks call our keys. They are named in messages only and never accepted: some mean
-// something else there (min_lr is absolute, global_batch_size counts sequences).
+// What other frameworks, and earlier versions, call our keys. They are named in messages only and never
+// accepted: some mean something else there (min_lr is absolute, global_batch_size counts sequences).
 struct ForeignName {
   std::string_view theirs, ours;
 };
@@ -72,7 +72,8 @@ constexpr ForeignName kForeignNames[] = {
     {"save_interval", "checkpoint.every_steps"},
     {"keep_latest_k", "checkpoint.keep_last"},
     {"eval_interval", "eval.every_steps"},
-    {"eval_iters", "eval.batches"},
+    {"eval_iters", "eval.tokens, in tokens of held-out text,"},
+    {"batches", "eval.tokens, in tokens of held-out text,"},
     {"log_freq", "log.every_steps"},
     {"log_interval", "log.every_steps"},
 };

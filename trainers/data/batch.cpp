@@ -1,6 +1,7 @@
 #include "trainers/data/batch.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace headway {
 namespace {
@@ -14,12 +15,8 @@ Batch batch_of(const ExampleSource& source, Split split, std::vector<int64_t> id
   batch.on_host = Tensor::empty_on_host({2, count, seq_len}, DType::i32, device);
   const std::span<int32_t> all(batch.on_host.data<int32_t>(), 2 * ids.size() * row);
   const std::span<int32_t> tokens = all.first(ids.size() * row), targets = all.last(ids.size() * row);
-  std::ranges::fill(tokens, 0);
-  std::ranges::fill(targets, -1);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= source.num_examples(split)) continue;
+  for (size_t i = 0; i < ids.size(); ++i)
     source.read(split, ids[i], tokens.subspan(i * row, row), targets.subspan(i * row, row));
-  }
   batch.num_targets = std::ranges::count_if(targets, [](int32_t id) { return id >= 0; });
   Tensor both = batch.on_host;
   if (device.kind != Device::Kind::cpu) {
@@ -41,11 +38,9 @@ Batch training_batch(const ExampleSource& source, const SampleOrder& order, int6
   return batch_of(source, Split::train, std::move(ids), seq_len, stream);
 }
 
-Batch validation_batch(const ExampleSource& source, int64_t first, int64_t count, int64_t seq_len,
+Batch validation_batch(const ExampleSource& source, std::vector<int64_t> examples, int64_t seq_len,
                        Stream& stream) {
-  std::vector<int64_t> ids;
-  for (int64_t i = 0; i < count; ++i) ids.push_back(first + i);
-  return batch_of(source, Split::validation, std::move(ids), seq_len, stream);
+  return batch_of(source, Split::validation, std::move(examples), seq_len, stream);
 }
 
 }  // namespace headway

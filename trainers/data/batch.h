@@ -21,7 +21,7 @@ struct Batch {
 Batch training_batch(const ExampleSource&, const SampleOrder&, int64_t first, int64_t count, int64_t seq_len,
                      Stream&);
 
-/// Validation examples first .. first + count, in order; those beyond the end ask nothing.
-Batch validation_batch(const ExampleSource&, int64_t first, int64_t count, int64_t seq_len, Stream&);
+/// These validation examples.
+Batch validation_batch(const ExampleSource&, std::vector<int64_t> examples, int64_t seq_len, Stream&);
 
 }  // namespace headway

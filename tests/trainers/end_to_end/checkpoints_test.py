@@ -124,7 +124,7 @@ class Checkpoints(Runs):
         process = self.start("live", "train.max_steps=1000000", "checkpoint.every_steps=1", "checkpoint.keep_last=1")
         self.wait_for_step(process, "live", 3)
         for _ in range(5):
-            for verb, *more in (("eval", "eval.batches=1"), ("inspect",), ("export", "--out", "live.h5")):
+            for verb, *more in (("eval", "eval.tokens=1"), ("inspect",), ("export", "--out", "live.h5")):
                 done = self.headway(verb, "runs/live", *more)
                 self.assertEqual(done.returncode, 0, done.stdout)
         self.assertIsNone(process.poll())

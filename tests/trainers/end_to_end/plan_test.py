@@ -6,7 +6,7 @@ from runs import Runs
 
 MEDIUM = ("model.num_layers=4", "model.model_dim=256", "model.attention.num_heads=4", "data.seq_len=256",
           "train.micro_batch=8", "train.batch_tokens=4096", "train.stop_step=2", "schedule.warmup_steps=1",
-          "eval.batches=1")
+          "eval.final_tokens=1")
 
 
 class Plan(Runs):

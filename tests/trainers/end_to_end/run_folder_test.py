@@ -124,7 +124,7 @@ class RunFolder(Runs):
                 (["model.attention.kind=gated"], 4, "model.attention.kind: "),
                 (["model.attention.num_heads=4"], 4, "model.attention.num_heads: 2 -> 4"),
                 (["optim.lr=1"], 2, "optim.lr = 1 has no effect"),
-                (["data.seq_len=16", "eval.batches=1", "model.attention.num_heads=2"], 0, "val/loss")):
+                (["data.seq_len=16", "eval.tokens=1", "model.attention.num_heads=2"], 0, "val/loss")):
             done = self.headway("eval", "runs/once", *overrides)
             self.assertEqual(done.returncode, status, done.stdout)
             self.assertIn(says, done.stdout)

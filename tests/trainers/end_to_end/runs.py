@@ -39,7 +39,7 @@ warmup_steps = 5
 [checkpoint]
 every_seconds = 0
 [eval]
-batches = 4
+final_tokens = "2K"
 [log]
 every_steps = 1
 [generate]

@@ -64,7 +64,7 @@ class Split(Runs):
         self.assertIn("trained with other data (", self.eval("a", f"data.text={self.folder}/other")[2])
         done = self.headway("export", "runs/a", "--to", "hdf5", "--out", "a.h5")
         self.assertEqual(done.returncode, 0, done.stdout)
-        weights = self.headway("eval", "a.h5", "data.split_seed=3").stdout
+        weights = self.headway("eval", "a.h5", "data.split_seed=3", f"data.text={self.folder}/text/*.txt").stdout
         self.assertIn("another split of the same data", weights)
 
     def test_weights_trained_with_another_split_are_pointed_out(self):

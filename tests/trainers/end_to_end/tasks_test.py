@@ -24,7 +24,7 @@ lr = 1e-2
 [schedule]
 warmup_steps = 5
 [eval]
-batches = 0
+tokens = 0
 [log]
 every_steps = 1
 """
