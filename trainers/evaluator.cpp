@@ -58,10 +58,10 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
   // Each rank fills the rows of its own batches, and leaves zeros, which change no sum, in the others.
   std::vector<double> rows(num_batches * Sum::num_sums);
   for (auto i = static_cast<size_t>(comm.rank()); i < num_batches; i += static_cast<size_t>(comm.size())) {
-    const size_t first = i * batch_size, end = std::min(first + batch_size, all.size());
-    const Batch batch = validation_batch(
-        examples, {all.begin() + static_cast<int64_t>(first), all.begin() + static_cast<int64_t>(end)},
-        config.seq_len, stream);
+    const size_t first = i * batch_size;
+    const Batch batch =
+        validation_batch(examples, std::span(all).subspan(first, std::min(batch_size, all.size() - first)),
+                         config.seq_len, stream);
     const std::span<double> row(rows.data() + i * Sum::num_sums, Sum::num_sums);
     const Variable loss = model.loss(ctx, batch.tokens, batch.targets, 1, Recompute::off);
     row[Sum::nats] = static_cast<double>(loss.value().to_vector<float>(stream)[0]);

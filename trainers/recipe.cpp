@@ -126,6 +126,10 @@ void DataRecipe::describe(FieldVisitor& v) {
   v("split_seed", split_seed,
     "chooses the documents or blocks that are held out, or a task's validation examples; run.seed does not",
     {.min = 0, .max = kMany});
+  v("windows", windows,
+    "where the text is cut into sequences; moving: elsewhere in every epoch, by run.seed; fixed: at "
+    "multiples of seq_len",
+    {.choices = {"moving", "fixed"}});
   v("max_bytes", max_bytes, "read at most this much text; 0 = all",
     {.min = 0, .max = kMany, .is_count = true});
   v("seq_len", seq_len, "tokens of a training sequence", {.min = 1, .max = 1e7, .is_count = true});
@@ -200,8 +204,7 @@ void EvalRecipe::describe(FieldVisitor& v) {
   v("every_steps", every_steps, "measure the validation loss after every so many steps; 0 = at the end only",
     {.min = 0, .max = kMany});
   v("tokens", tokens,
-    "held-out tokens an evaluation reads, in whole sequences spread evenly over the validation split; 0 = "
-    "all",
+    "held-out tokens that an evaluation reads, as whole sequences spread evenly over them; 0 = all",
     {.min = 0, .max = kMany, .is_count = true});
   v("final_tokens", final_tokens, "the same of a run's last evaluation, and of `headway eval`; 0 = all",
     {.min = 0, .max = kMany, .is_count = true});
@@ -368,6 +371,10 @@ Recipe parse_stored_recipe(const std::string& toml, const std::string& origin,
                            const std::vector<std::string>& overrides) {
   Settings settings = parse_toml(toml, origin);
   settings.erase("eval.batches");
+  settings.try_emplace("data.windows", Setting{.kind = Setting::Kind::string,
+                                               .text = "fixed",
+                                               .items = {},
+                                               .origin = "how windows were cut before there was a choice"});
   if (const auto seed = settings.find("run.seed"); seed != settings.end()) {
     const auto [split_seed, is_older] = settings.try_emplace("data.split_seed", seed->second);
     if (is_older) split_seed->second.origin = kSplitByRunSeed;

@@ -42,6 +42,7 @@ struct DataRecipe {
   double val_fraction = 0.05;
   std::string split = "auto";
   int64_t split_seed = 0;
+  std::string windows = "moving";
   int64_t max_bytes = 0;
   int64_t seq_len = 256;
   TaskRecipe task;

@@ -23,8 +23,8 @@ constexpr std::string_view kCheckpointOrigin = "the checkpoint";
 }  // namespace
 
 ChangeRule change_rule(std::string_view key) {
-  constexpr std::string_view kNever[] = {"run.seed", "data.seq_len", "data.split", "data.split_seed",
-                                         "train.only"};
+  constexpr std::string_view kNever[] = {"run.seed",        "data.seq_len", "data.split",
+                                         "data.split_seed", "data.windows", "train.only"};
   constexpr std::string_view kAlways[] = {"train.stop_step",      "train.micro_batch", "train.recompute",
                                           "train.on_nonfinite",   "train.max_skipped", "train.cuda_graphs",
                                           "train.shard_optimizer"};
@@ -76,6 +76,10 @@ std::vector<std::string> keep_data_rules(const Recipe& stored, Recipe& current) 
   };
   keep("data.split", current.data.split, stored.data.split);
   keep("data.split_seed", current.data.split_seed, stored.data.split_seed);
+  if (current.data.is_task())
+    current.data.windows = stored.data.windows;  // tasks have none
+  else
+    keep("data.windows", current.data.windows, stored.data.windows);
   return kept;
 }
 

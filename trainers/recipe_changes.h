@@ -30,8 +30,8 @@ struct RecipeChanges {
 /// Both resolved. Keys that may always change are left out.
 RecipeChanges compare_recipes(Recipe& stored, Recipe& current);
 
-/// Gives the keys that say what is held out the stored values where the current recipe leaves them out.
-/// Returns a sentence for people about each that changes.
+/// Gives the keys that say what is held out and where text is cut the stored values where the current recipe
+/// leaves them out. Returns a sentence for people about each that changes.
 std::vector<std::string> keep_data_rules(const Recipe& stored, Recipe& current);
 
 /// ConfigError for entries of checkpoint.allow that are no keys, or keys that need or get no permission.

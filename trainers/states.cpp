@@ -8,7 +8,6 @@
 namespace headway {
 namespace {
 
-constexpr std::string_view kOrder = "permute-v1";
 constexpr std::string_view kTokenizerPath = "tokenizer";
 constexpr std::string_view kDefinition = "definition";
 
@@ -66,7 +65,7 @@ void RunState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
 
 void DataState::save(ArchiveWriter& archive, std::string_view prefix) const {
   archive.attribute(prefix, "fingerprint", fingerprint);
-  archive.attribute(prefix, "order", kOrder);
+  archive.attribute(prefix, "order", order);
   archive.attribute(prefix, "rng", "philox4x32-10");
   archive.attribute(prefix, "seed", seed);
   archive.attribute(prefix, "seq_len", seq_len);
@@ -74,7 +73,7 @@ void DataState::save(ArchiveWriter& archive, std::string_view prefix) const {
 }
 
 void DataState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
-  require_equal(archive, "the order of samples", archive.string(prefix, "order"), std::string(kOrder));
+  require_equal(archive, "the order of samples", archive.string(prefix, "order"), order);
   require_equal(archive, "run.seed", archive.integer(prefix, "seed"), seed);
   require_equal(archive, "data.seq_len", archive.integer(prefix, "seq_len"), seq_len);
   require_equal(archive, "the digest of the training data", archive.string(prefix, "fingerprint"),

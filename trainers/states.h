@@ -40,8 +40,9 @@ struct RunState final : Stateful {
 };
 
 /// /data and /rng: the place in the training order, and what that order depends on. Loading into a run with
-/// other data, seed or sequence length is a CheckpointError that names both values.
+/// another order, other data, another seed or sequence length is a CheckpointError that names both values.
 struct DataState final : Stateful {
+  std::string order;  // the rule by which a cursor stands for a sample
   std::string fingerprint;
   int64_t seed = 0;
   int64_t seq_len = 0;

@@ -80,6 +80,8 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
 void Trainer::open_data() {
   examples_ = ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
   order_.emplace(static_cast<uint64_t>(recipe_.run.seed), examples_->num_examples(Split::train));
+  const bool is_moving = !recipe_.data.is_task() && recipe_.data.windows == "moving";
+  data_state_.order = is_moving ? "permute-v1 of moving windows" : "permute-v1";
   data_state_.fingerprint = examples_->fingerprint();
   data_state_.seed = recipe_.run.seed;
   data_state_.seq_len = recipe_.data.seq_len;

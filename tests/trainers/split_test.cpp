@@ -89,10 +89,14 @@ TEST(Split, ARecipeFromBeforeSplitSeedIsSplitByItsRunSeed) {
   EXPECT_EQ(stored.data.split_seed, 5);
   EXPECT_EQ(stored.run.seed, 6);
   EXPECT_EQ(stored.origins.at("data.split_seed"), kSplitByRunSeed);
+  EXPECT_EQ(stored.data.windows, "fixed");
   EXPECT_EQ(parse_stored_recipe(old, "r", {"data.split_seed=7"}).data.split_seed, 7);
   Recipe now = parse_recipe(old, "r", {});
   EXPECT_EQ(now.data.split_seed, 0);
-  EXPECT_EQ(parse_stored_recipe(now.to_toml(), "r", {"run.seed=6"}).data.split_seed, 0);
+  EXPECT_EQ(now.data.windows, "moving");
+  const Recipe again = parse_stored_recipe(now.to_toml(), "r", {"run.seed=6"});
+  EXPECT_EQ(again.data.split_seed, 0);
+  EXPECT_EQ(again.data.windows, "moving");
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ DataRecipe recipe_of(const std::string& kind, int64_t seq_len, int64_t items) {
 Example example(const ExampleSource& source, int64_t seq_len, int64_t index, Split split = Split::train) {
   Example result{std::vector<int32_t>(static_cast<size_t>(seq_len), -7),
                  std::vector<int32_t>(static_cast<size_t>(seq_len), -7)};
-  source.read(split, index, result.tokens, result.targets);
+  source.read({split, index}, result.tokens, result.targets);
   return result;
 }
 

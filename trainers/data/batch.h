@@ -1,6 +1,7 @@
 // Batches of examples.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/tensor.h"
@@ -22,6 +23,6 @@ Batch training_batch(const ExampleSource&, const SampleOrder&, int64_t first, in
                      Stream&);
 
 /// These validation examples.
-Batch validation_batch(const ExampleSource&, std::vector<int64_t> examples, int64_t seq_len, Stream&);
+Batch validation_batch(const ExampleSource&, std::span<const int64_t> examples, int64_t seq_len, Stream&);
 
 }  // namespace headway

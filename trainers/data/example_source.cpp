@@ -14,7 +14,7 @@ std::unique_ptr<ExampleSource> ExampleSource::open(const DataRecipe& recipe, con
                 fmt::format("the tokenizer has {} tokens but model.vocab_size = {}", tokenizer.vocab_size(),
                             vocab_size));
   if (recipe.is_task()) return open_task(recipe, seed);
-  return open_text_windows(TokenCorpus::open(recipe, tokenizer, vocab_size), recipe.seq_len);
+  return open_text_windows(TokenCorpus::open(recipe, tokenizer, vocab_size), recipe, seed);
 }
 
 }  // namespace headway

@@ -14,14 +14,21 @@ namespace headway {
 
 enum class Split : uint8_t { train, validation };
 
+/// Of a validation example, the epoch means nothing.
+struct ExamplePlace {
+  Split split = Split::train;
+  int64_t index = 0;
+  int64_t epoch = 0;
+};
+
 class ExampleSource {
  public:
   virtual ~ExampleSource() = default;
 
   virtual int64_t num_examples(Split) const = 0;
-  /// Example `index` of a split as data.seq_len tokens, and for each the token that should follow, or -1
-  /// where nothing is asked. DataError when the source changed under the run.
-  virtual void read(Split, int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) const = 0;
+  /// An example as data.seq_len tokens, and for each the token that should follow, or -1 where nothing is
+  /// asked. DataError when the source changed under the run.
+  virtual void read(const ExamplePlace&, std::span<int32_t> tokens, std::span<int32_t> targets) const = 0;
   /// Digest of all examples: equal on every rank and after a resume, or the run must not go on.
   virtual std::string fingerprint() const = 0;
   /// Of the examples of each split.
@@ -33,7 +40,8 @@ class ExampleSource {
   /// "1,204 files, 12.3M training and 0.6M validation tokens"
   virtual std::string description() const = 0;
 
-  /// By data.task, data.text or data.tokens; seed: of a task's training examples. DataError for what is
+  /// By data.task, data.text or data.tokens; seed: of a task's training examples
+  /// and of the places where text is cut. DataError for what is
   /// missing, empty, damaged or outside vocab_size; ConfigError for a task that does not fit data.seq_len.
   static std::unique_ptr<ExampleSource> open(const DataRecipe&, const Tokenizer&, int64_t seed,
                                              int64_t vocab_size);

@@ -1,9 +1,8 @@
 // Which sample stands at which place of an endless training order.
 //
-// Sample s of an epoch is the window of seq_len + 1 tokens that starts at token s * seq_len. Each epoch
-// visits every sample once, in an order that is a keyed permutation of the indices: place p of the order is
-// computed from (seed, epoch, p), so a run's position is one integer and any number of ranks sees the same
-// batches.
+// What a sample is, its source knows (trainers/data/text_windows.h for text). Each epoch visits every sample
+// once, in an order that is a keyed permutation of the indices: place p of the order is computed from (seed,
+// epoch, p), so a run's position is one integer and any number of ranks sees the same batches.
 #pragma once
 
 #include <cstdint>

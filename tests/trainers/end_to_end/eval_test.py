@@ -86,6 +86,15 @@ class Eval(Runs):
         best = min(losses, key=losses.get)
         self.assertEqual(self.eval("runs/a", "--best")[0], f"{losses[best]:.6f}")
 
+    def test_a_best_checkpoint_of_later_steps_is_set_aside_by_going_back(self):
+        overrides = ("checkpoint.keep_best=true", "eval.every_steps=2", "checkpoint.every_steps=2", "checkpoint.keep_last=9")
+        self.train("a", "train.stop_step=6", *overrides)
+        checkpoints = self.folder / "runs" / "a" / "checkpoints"
+        self.assertIn("(step 6)", self.headway("eval", "runs/a", "--best").stdout)
+        self.train("a", f"checkpoint.resume={checkpoints}/step-00000002.h5", "train.stop_step=4", *overrides)
+        self.assertIn("(step 6)", self.headway("eval", checkpoints / "aside" / "best.h5").stdout)
+        self.assertIn("(step 4)", self.headway("eval", "runs/a", "--best").stdout)
+
     def test_a_best_checkpoint_that_does_not_exist_is_a_clear_error(self):
         self.train("a", "train.stop_step=1")
         for verb in ("eval", "generate", "export"):

@@ -52,6 +52,15 @@ class Resume(Runs):
                 curve = self.curve(f"{kind}-whole")
                 self.assertLess(curve[10], curve[1])
 
+    def test_moving_windows_resume_exactly_across_epochs(self):
+        overrides = ("data.max_bytes=20K", "train.max_steps=90", "schedule.warmup_steps=5", "data.val_fraction=0.5")
+        self.train("whole", *overrides)
+        for stop in (17, 55, 0):
+            self.train("parts", "checkpoint.resume=auto", f"train.stop_step={stop}", *overrides)
+        self.assert_same_run("whole", "parts")
+        epochs = [row["progress/epoch"] for row in self.rows("whole")]
+        self.assertGreater(epochs[-1], 3)
+
     def test_changing_the_number_of_ranks_keeps_the_samples(self):
         self.train("whole")
         for ranks, stop in ((None, 10), (2, 25), (4, 0)):
@@ -75,6 +84,7 @@ class Resume(Runs):
     def test_another_seed_or_text_is_refused_by_name(self):
         self.train("once", "train.stop_step=3")
         for override, word in (("run.seed=2", "seed"), ("data.max_bytes=100K", "data"),
+                               ("data.windows=fixed", 'data.windows: "moving" -> "fixed"'),
                                ("model.model_dim=64", "model")):
             refused = self.train("once", "checkpoint.resume=auto", override, status=4)
             self.assertIn(word, refused.stdout)

@@ -38,12 +38,11 @@ class TaskExamples final : public ExampleSource {
   int64_t num_examples(Split split) const override {
     return split == Split::train ? recipe_.examples : recipe_.val_examples;
   }
-  void read(Split split, int64_t index, std::span<int32_t> tokens,
-            std::span<int32_t> targets) const override {
+  void read(const ExamplePlace& place, std::span<int32_t> tokens, std::span<int32_t> targets) const override {
     // An example has a stream of its own: 2^40 numbers from its place in the split.
-    const uint64_t seed = split == Split::train ? seed_ : split_seed_;
-    Draw draw({seed, static_cast<uint32_t>(split), stream_of(task_.name.data()),
-               static_cast<uint64_t>(index) << 40});
+    const uint64_t seed = place.split == Split::train ? seed_ : split_seed_;
+    Draw draw({seed, static_cast<uint32_t>(place.split), stream_of(task_.name.data()),
+               static_cast<uint64_t>(place.index) << 40});
     std::ranges::fill(targets, -1);
     task_.generate(recipe_, draw, {tokens, targets});
   }
