@@ -37,6 +37,11 @@ headway_command_test(inspect_prints_where_values_came_from STATUS 0 SAYS "lr = 0
   ARGUMENTS inspect recipes/quickstart.toml --optim.lr=0.5)
 headway_command_test(inspect_prints_what_is_derived STATUS 0 SAYS "head_dim = 32  # derived"
   ARGUMENTS inspect recipes/quickstart.toml)
+file(GLOB recipes CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} recipes/*.toml recipes/124m/*.toml)
+foreach(recipe IN LISTS recipes)
+  string(MAKE_C_IDENTIFIER ${recipe} name)
+  headway_command_test(${name}_is_understood STATUS 0 SAYS "batch_tokens = " ARGUMENTS inspect ${recipe})
+endforeach()
 headway_command_test(parity_in_bf16_needs_a_gpu STATUS 2 SAYS "--dtype bf16 needs a GPU"
   ARGUMENTS parity --dtype bf16 absent.h5)
 headway_command_test(parity_of_a_missing_file STATUS 4 SAYS "absent.h5" ARGUMENTS parity absent.h5)
