@@ -150,7 +150,7 @@ class Sweep(Runs):
     def test_arms_that_were_judged_on_other_text_are_not_paired(self):
         (self.folder / "text" / "more.txt").write_text("other words\n" * 500)
         other = ('[runs.other]\nrecipe = "tiny.toml"\ndata.text = ["{0}/text/0*.txt"]\n'
-                 '[runs.split]\nrecipe = "tiny.toml"\ndata.val_fraction = 0.3\n').format(self.folder)
+                 '[runs.split]\nrecipe = "tiny.toml"\ndata.val_fraction = 0.8\n').format(self.folder)
         done = self.headway("sweep", self.write_sweep(SWEEP.replace("[1, 2]", "[1]"), more=other))
         self.assertEqual(done.returncode, 0, done.stdout)
         for run in ("other", "split"):
