@@ -31,6 +31,32 @@ headway_command_test(a_lonely_word STATUS 2 SAYS "\"now\" is not understood: exp
   ARGUMENTS train recipes/quickstart.toml now)
 headway_command_test(an_unknown_key STATUS 2 SAYS "unknown key optim.learning_rate = 1: `learning_rate` is optim.lr here"
   ARGUMENTS train recipes/quickstart.toml --optim.learning_rate=1)
+headway_command_test(a_mistyped_option STATUS 2 SAYS "headway: train has no option --ressume: did you mean --resume?"
+  ARGUMENTS train recipes/quickstart.toml --ressume)
+headway_command_test(every_unknown_key_is_named_first STATUS 2 SAYS "unknown key data.sec_len = 3: did you mean data.seq_len?"
+  ARGUMENTS train recipes/quickstart.toml model.atention.kind=moh data.sec_len=3)
+headway_command_test(every_unknown_key_is_named_second STATUS 2 SAYS "unknown key model.atention.kind = moh: did you mean model.attention.kind?"
+  ARGUMENTS train recipes/quickstart.toml model.atention.kind=moh data.sec_len=3)
+headway_command_test(a_foreign_key STATUS 2 SAYS "`gradient_checkpointing` is train.recompute here"
+  ARGUMENTS train recipes/quickstart.toml train.gradient_checkpointing=true)
+headway_command_test(a_mistyped_key_without_its_section STATUS 2 SAYS "`learning_rate` is optim.lr here"
+  ARGUMENTS train recipes/quickstart.toml learning_rat=1)
+headway_command_test(epochs_are_explained STATUS 2 SAYS "`epochs` is set by train.max_tokens or train.max_steps"
+  ARGUMENTS train recipes/quickstart.toml train.epochs=3)
+headway_command_test(compile_is_explained STATUS 2 SAYS "`compile` is not needed: the kernels are part of the program"
+  ARGUMENTS train recipes/quickstart.toml train.compile=true)
+headway_command_test(a_device_recipe STATUS 2 SAYS "headway: recipe /dev/zero is not a file" ARGUMENTS train /dev/zero)
+headway_command_test(a_recipe_of_a_folder STATUS 2 SAYS "headway: recipe recipes is not a file" ARGUMENTS train recipes)
+foreach(number -1 1.5 one 99999999999999999999)
+  headway_command_test(a_seed_of_${number} STATUS 2 SAYS "${number}: expected an integer from 0 to 9223372036854775807"
+    ARGUMENTS generate runs/absent --seed=${number})
+endforeach()
+headway_command_test(a_length_that_is_not_whole STATUS 2 SAYS "1e3: expected an integer from 1 to 1000000"
+  ARGUMENTS generate runs/absent --tokens=1e3)
+headway_command_test(no_ranks STATUS 2 SAYS "0: expected an integer from 1 to 1000000"
+  ARGUMENTS train recipes/quickstart.toml -n 0)
+headway_command_test(a_temperature_of_nan STATUS 2 SAYS "nan: expected a number from 0 to 100"
+  ARGUMENTS generate runs/absent --temperature=nan)
 headway_command_test(an_impossible_batch STATUS 2 SAYS "command line: train.batch_tokens = 5000: expected a multiple of 1 ranks"
   ARGUMENTS plan recipes/quickstart.toml train.batch_tokens=5000)
 headway_command_test(inspect_prints_where_values_came_from STATUS 0 SAYS "lr = 0.5  # command line"

@@ -44,6 +44,14 @@ headway_mpi_test(core.mpi.a_pending_reduction_keeps_the_deadline RANKS 4 STATUS 
   COMMAND $<TARGET_FILE:mpi_ranks> sleeps_with_reductions_pending)
 headway_mpi_test(core.mpi.a_silent_rank_is_named RANKS 4 STATUS 8 WITHIN 30 SAYS "rank(s) 1 are missing"
   COMMAND $<TARGET_FILE:mpi_ranks> sleeps_in_shared_memory)
+headway_mpi_test(core.mpi.long_work_may_take_longer_than_a_collective RANKS 2 STATUS 0 WITHIN 60
+  COMMAND $<TARGET_FILE:mpi_ranks> sleeps_in_long_work)
+headway_mpi_test(core.mpi.a_rank_that_fails_in_long_work_ends_all RANKS 3 STATUS 6 WITHIN 30 SAYS "rank 1: planted"
+  COMMAND $<TARGET_FILE:mpi_ranks> fails_in_long_work)
+headway_mpi_test(core.mpi.a_rank_stopped_in_long_work_ends_all_at_the_deadline RANKS 2 STATUS 8 WITHIN 30
+  SAYS "has not finished within 2 s" COMMAND $<TARGET_FILE:mpi_ranks> sleeps_stopped_in_long_work)
+headway_mpi_test(core.mpi.a_rank_that_never_starts_ends_all RANKS 2 STATUS 8 WITHIN 30
+  SAYS "MPI has not started within 2 s" COMMAND $<TARGET_FILE:mpi_ranks> sleeps_before_mpi)
 headway_mpi_test(core.mpi.disagreeing_ranks_end_with_a_sentence RANKS 2 STATUS 8 WITHIN 30
   SAYS "ranks disagree about what to reduce" COMMAND $<TARGET_FILE:mpi_ranks> disagreement)
 headway_mpi_test(core.mpi.a_killed_rank_ends_all RANKS 2 STATUS 137 WITHIN 30 COMMAND $<TARGET_FILE:mpi_ranks> killed_on_rank_1)

@@ -358,7 +358,7 @@ SaveReport CheckpointFolder::write(const fs::path& path, std::span<const NamedSt
   const auto start = std::chrono::steady_clock::now();
   SaveReport report;
   report.path = path;
-  agree(comm_, [&] {
+  agree_on_long_work(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::error_code ignored;  // saving says what is wrong
     if (path.parent_path() != folder_) fs::create_directory(path.parent_path(), ignored);

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <new>
 
 #include "core/comm/launch.h"
+#include "core/failure.h"
 #include "core/io/hdf5_handle.h"
+#include "core/stop_signal.h"
 #include "trainers/commands/command.h"
 #include "trainers/config/unknown_key.h"
 #include "trainers/run_on_ranks.h"
@@ -23,14 +24,15 @@ constexpr const char* kFooter =
     "Exit status: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 memory, 6 not finite, 7 file, 8 ranks,\n"
     "75 stopped on request with a valid checkpoint (run the same command again), 1 anything else.";
 
-/// The verb, or ConfigError with the nearest one.
-void check_verb(int argc, char** argv) {
+/// The command that the first argument names, or null for an option. ConfigError with the nearest verb.
+const Command* find_command(int argc, char** argv) {
   std::vector<std::string> verbs;
   for (const Command& command : all_commands()) verbs.emplace_back(command.name);
   HEADWAY_CHECK(argc > 1, ConfigError,
                 fmt::format("expected a verb, one of {}: see headway --help", fmt::join(verbs, ", ")));
-  if (argv[1][0] == '-') return;
-  if (std::ranges::find(verbs, argv[1]) != verbs.end()) return;
+  if (argv[1][0] == '-') return nullptr;
+  const auto found = std::ranges::find(all_commands(), argv[1], &Command::name);
+  if (found != all_commands().end()) return &*found;
   const std::string nearest = nearest_name(argv[1], verbs);
   throw ConfigError(fmt::format("{} is not a verb of headway: {}", argv[1],
                                 nearest.empty() ? fmt::format("expected one of {}", fmt::join(verbs, ", "))
@@ -38,6 +40,8 @@ void check_verb(int argc, char** argv) {
 }
 
 ExitCode run(int argc, char** argv) {
+  const Command* const chosen = find_command(argc, argv);
+  if (chosen && chosen->saves_on_stop) catch_stop_signals();
   CLI::App app("Trains small language models with different attention mechanisms, fairly compared.",
                "headway");
   app.set_version_flag("--version", "headway " HEADWAY_VERSION);
@@ -46,7 +50,6 @@ ExitCode run(int argc, char** argv) {
   Action action;
   for (const Command& command : all_commands())
     command.add_options(*app.add_subcommand(std::string(command.name), std::string(command.summary)), action);
-  check_verb(argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {
@@ -59,23 +62,19 @@ ExitCode run(int argc, char** argv) {
   return action();
 }
 
-/// For errors before the ranks know each other.
-int report(const std::string& message, ExitCode code) {
-  const Launch launch = read_launch();
-  print_error(message, launch.rank, launch.size);
-  return static_cast<int>(code);
-}
-
 int guarded(int argc, char** argv) {
   try {
+    let_writes_fail();
     prepare_hdf5();
-    return static_cast<int>(run(argc, argv));
-  } catch (const Error& error) {
-    return report(error.what(), error.code());
-  } catch (const std::bad_alloc&) {
-    return report("out of memory", ExitCode::out_of_memory);
-  } catch (const std::exception& error) {
-    return report(error.what(), ExitCode::unexpected);
+    const ExitCode code = run(argc, argv);
+    require_printed();
+    return static_cast<int>(code);
+  } catch (...) {
+    // The ranks do not know each other yet, or no longer.
+    const Failure failure = current_failure();
+    const Launch launch = read_launch();
+    print_error(failure.message, launch.rank, launch.size);
+    return static_cast<int>(failure.code);
   }
 }
 
@@ -84,7 +83,6 @@ int guarded(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const int status = headway::guarded(argc, argv);
-  std::fflush(stdout);
   // A library's exit handler must not turn a reported failure into a crash.
   if (status != 0) _exit(status);
   return 0;

@@ -72,6 +72,7 @@ MetricsLog::MetricsLog(const fs::path& folder, int64_t resumed_step)
   file_ = std::fopen(jsonl_path_.c_str(), "ab");
   HEADWAY_CHECK(file_, IoError,
                 fmt::format("cannot write {}: {}", jsonl_path_.string(), std::strerror(errno)));
+  write_csv();
 }
 
 MetricsLog::~MetricsLog() { std::fclose(file_); }

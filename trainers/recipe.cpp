@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 
 #include "core/error.h"
 #include "layers/attention/attention_layer.h"
@@ -357,8 +355,7 @@ Recipe load_recipe(const std::filesystem::path& path, const Settings& overrides)
   for (const auto& [key, setting] : overrides) settings[key] = setting;
   Recipe recipe = from_settings(settings);
   recipe.check_start();
-  std::ifstream file(path, std::ios::binary);
-  recipe.source.assign(std::istreambuf_iterator<char>(file), {});
+  recipe.source = read_recipe_text(path);
   return recipe;
 }
 

@@ -75,11 +75,13 @@ RunFolder::~RunFolder() {
 }
 
 void RunFolder::say(std::string_view line) {
-  const std::string text = printable_lines(line);
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
-  fmt::print(log_, "{}\n", text);
-  std::fflush(log_);
+  const std::string text = printable_lines(line) + "\n";
+  // A terminal that is gone or a full disk must not end a run that can still save: main reports a stdout
+  // that failed, and the metrics and checkpoints report a disk.
+  for (std::FILE* file : {stdout, log_}) {
+    std::fwrite(text.data(), 1, text.size(), file);
+    std::fflush(file);
+  }
 }
 
 void RunFolder::write_text(std::string_view name, std::string_view text) const {

@@ -35,7 +35,8 @@ class RunFolder {
   /// Makes the subfolders, removes temporary files of dead writers and opens the log.
   void open();
 
-  /// After open(): prints a line on stdout and appends it to log.txt.
+  /// After open(): prints a line on stdout and appends it to log.txt; goes on where one of them cannot be
+  /// written.
   void say(std::string_view line);
   /// Writes a small file, whole or not at all.
   void write_text(std::string_view name, std::string_view text) const;

@@ -5,11 +5,11 @@
 
 #include <chrono>
 #include <cstdio>
-#include <new>
 #include <thread>
 
 #include "core/backend.h"
 #include "core/comm/launch.h"
+#include "core/failure.h"
 #include "core/text/printable.h"
 
 namespace headway {
@@ -44,19 +44,13 @@ ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
 
   const Device device = device_of_rank(Device::parse(device_name), launch.local_rank);
   const auto comm = Communicator::create(device, timeout_s);
-  const auto fail = [&](const std::string& message, ExitCode code) {
-    print_error(message, comm->rank(), comm->size());
-    comm->abort(static_cast<int>(code));
-  };
   try {
     const auto stream = backend(device).make_stream();
     return work(*comm, *stream);
-  } catch (const Error& error) {
-    fail(error.what(), error.code());
-  } catch (const std::bad_alloc&) {
-    fail("out of memory", ExitCode::out_of_memory);
-  } catch (const std::exception& error) {
-    fail(error.what(), ExitCode::unexpected);
+  } catch (...) {
+    const Failure failure = current_failure();
+    print_error(failure.message, comm->rank(), comm->size());
+    comm->abort(static_cast<int>(failure.code));
   }
   return ExitCode::unexpected;
 }

@@ -11,11 +11,11 @@
 #include "core/backend.h"
 #include "core/comm/agreement.h"
 #include "core/io/digest.h"
+#include "core/stop_signal.h"
 #include "kernels/kernel_choice.h"
 #include "trainers/generator.h"
 #include "trainers/progress.h"
 #include "trainers/recipe_changes.h"
-#include "trainers/stop_signal.h"
 
 namespace headway {
 namespace {
@@ -240,6 +240,12 @@ ExitCode Trainer::run() {
 ExitCode Trainer::train() {
   open_run_folder();
   announce();
+  // A request that came during the start must not wait for a step, which may take long.
+  const int64_t asked_to_stop = stop_signal_received() != 0;
+  if (all_reduce_values(comm_, std::span(&asked_to_stop, 1), Reduce::max)[0] != 0) {
+    if (saved_step_ != run_state_.step) save();
+    return stopped_on_request();
+  }
   last_settled_ = Clock::now();
   std::unique_ptr<Step> previous;
   std::optional<KernelChoices> choices(std::in_place);  // of the first step, whose shapes are those of all
@@ -265,12 +271,7 @@ ExitCode Trainer::train() {
     if (step->write_failed) end_with_write_failure();
     if (saves) save();
     last_settled_ = Clock::now();
-    if (step->stop_requested) {
-      say(fmt::format(
-          "stopped on request at step {}; run the same command with checkpoint.resume=auto to go on",
-          number));
-      return ExitCode::stopped_on_request;
-    }
+    if (step->stop_requested) return stopped_on_request();
   }
   if (saved_step_ != run_state_.step) save();
   const auto check_writes = [&] { HEADWAY_CHECK(write_failure_.empty(), IoError, write_failure_); };
@@ -279,6 +280,12 @@ ExitCode Trainer::train() {
   agree(comm_, check_writes);
   write_sample();
   return ExitCode::ok;
+}
+
+ExitCode Trainer::stopped_on_request() {
+  say(fmt::format("stopped on request at step {}; run the same command with checkpoint.resume=auto to go on",
+                  run_state_.step));
+  return ExitCode::stopped_on_request;
 }
 
 std::unique_ptr<Trainer::Step> Trainer::start_step() {
@@ -346,7 +353,9 @@ void Trainer::settle(const Step& step, bool is_newest) {
   skipped_in_a_row_ = numbers.is_good ? 0 : skipped_in_a_row_ + 1;
   run_state_.health.add(numbers.loss, numbers.grad_norm);
   if (!numbers.is_good) report_bad(step, numbers, is_newest);
-  if (step.logs) log(step, numbers, seconds);
+  // The first step shows at once how fast the run is, and that it does run.
+  if (step.logs || !has_shown_progress_) log(step, numbers, seconds);
+  has_shown_progress_ = true;
 }
 
 void Trainer::report_bad(const Step& step, const StepNumbers& numbers, bool is_newest) {
@@ -404,7 +413,7 @@ void Trainer::log(const Step& step, const StepNumbers& numbers, double step_seco
   row.add("progress/tokens", tokens_after);
   row.add("progress/epoch", static_cast<double>(step.first_sample + samples_per_step()) /
                                 static_cast<double>(order_->num_samples()));
-  keep_write_failure([&] { metrics_->write(row); });
+  if (step.logs) keep_write_failure([&] { metrics_->write(row); });
   std::string auxiliary;
   for (const auto& [name, value] : numbers.auxiliary) auxiliary += fmt::format(" | {} {:.4f}", name, value);
   say(progress_line(
@@ -506,6 +515,7 @@ void Trainer::save() {
   train_step_->optimizer().keep_own_moments(stream_);
   saved_step_ = run_state_.step;
   last_save_ = Clock::now();
+  if (is_main()) keep_write_failure([&] { metrics_->write_csv(); });
   say(report);
 }
 

@@ -60,6 +60,7 @@ class Trainer {
   ExitCode train();
   /// Every rank for itself.
   void open_data();
+  ExitCode stopped_on_request();
   void take_run_folder();
   void resume();
   /// Why the run must not go on from a checkpoint: the recipe or the data differ.
@@ -124,6 +125,7 @@ class Trainer {
   std::vector<std::string> kept_rules_;        // of its data, which the recipe leaves out
   int64_t saved_step_ = -1;
   double best_loss_ = std::numeric_limits<double>::infinity();  // of best.h5
+  bool has_shown_progress_ = false;
   Clock::time_point last_save_ = Clock::now();
   Clock::time_point last_settled_ = Clock::now();
   double seconds_per_step_ = 0;  // running mean, for the time left

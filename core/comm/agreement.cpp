@@ -1,30 +1,22 @@
 #include "core/comm/agreement.h"
 
-#include <new>
+#include <chrono>
+#include <future>
 #include <optional>
 #include <vector>
 
 #include "core/backend.h"
-#include "core/error.h"
+#include "core/failure.h"
 
 namespace headway {
 namespace {
-
-struct Failure {
-  ExitCode code;
-  std::string message;
-};
 
 std::optional<Failure> failure_of(const std::function<void()>& work) {
   try {
     work();
     return std::nullopt;
-  } catch (const Error& error) {
-    return Failure{error.code(), error.what()};
-  } catch (const std::bad_alloc&) {
-    return Failure{ExitCode::out_of_memory, "out of memory"};
-  } catch (const std::exception& error) {
-    return Failure{ExitCode::unexpected, error.what()};
+  } catch (...) {
+    return current_failure();
   }
 }
 
@@ -86,6 +78,17 @@ void agree(Communicator& comm, const std::function<void()>& work) {
   shared.message = broadcast_text(comm, shared.message, root);
   if (root != 0) shared.message = "rank " + std::to_string(root) + ": " + shared.message;
   rethrow(shared);
+}
+
+void agree_on_long_work(Communicator& comm, const std::function<void()>& work) {
+  if (comm.size() == 1) return agree(comm, work);
+  constexpr auto kBeat = std::chrono::milliseconds(200);  // well below the shortest time limit, one second
+  std::future<void> mine = std::async(std::launch::async, work);
+  for (bool all_done = false; !all_done;) {
+    const int64_t is_done = mine.wait_for(kBeat) == std::future_status::ready;
+    all_done = all_reduce_values(comm, std::span(&is_done, 1), Reduce::min)[0] != 0;
+  }
+  agree(comm, [&] { mine.get(); });
 }
 
 std::string broadcast_text(Communicator& comm, const std::string& text, int root) {

@@ -16,6 +16,11 @@ namespace headway {
 /// message. Collective: work itself must not communicate.
 void agree(Communicator&, const std::function<void()>& work);
 
+/// The same for work that may take longer than a collective may, such as writing a checkpoint: it runs on a
+/// thread of its own while the ranks keep telling each other that they are there, so that the time limit
+/// still finds a rank that is gone.
+void agree_on_long_work(Communicator&, const std::function<void()>& work);
+
 /// The root's text on every rank.
 std::string broadcast_text(Communicator&, const std::string& text, int root);
 

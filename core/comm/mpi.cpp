@@ -18,7 +18,9 @@
 
 #include "core/comm/collective_check.h"
 #include "core/comm/collective_log.h"
+#include "core/comm/launch.h"
 #include "core/comm/shared_reduce.h"
+#include "core/comm/time_limit.h"
 #include "core/comm/waiting.h"
 #include "core/error.h"
 
@@ -93,6 +95,16 @@ class MpiCommunicator final : public Communicator {
  public:
   explicit MpiCommunicator(const MpiSettings& settings)
       : settings_(settings), num_exceptions_(std::uncaught_exceptions()) {
+    // MPI's own start waits for every rank, however long.
+    const TimeLimit limit(settings.timeout_s, [&] {
+      const Launch launch = read_launch();
+      const std::string text = fmt::format(
+          "rank {} of {}: MPI has not started within {:g} s: a rank is missing, dead or stuck; ending all "
+          "ranks\n",
+          launch.rank, launch.size, settings.timeout_s);
+      std::fputs(text.c_str(), stderr);
+      _exit(static_cast<int>(ExitCode::comm_failure));
+    });
     int provided = MPI_THREAD_SINGLE;
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
     check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");

@@ -94,7 +94,7 @@ class CudaBackend final : public Backend {
     HEADWAY_CHECK(
         runs_on(HEADWAY_CUDA_ARCHITECTURES, properties.major, properties.minor), DeviceError,
         fmt::format("{} has compute capability {}.{}: this build has kernels for {} (configure with "
-                    "-DCMAKE_CUDA_ARCHITECTURES={}{} for this GPU), or use device = \"cpu\"",
+                    "-DCMAKE_CUDA_ARCHITECTURES={}{} for this GPU), or use run.device = \"cpu\" (or --device cpu)",
                     properties.name, properties.major, properties.minor, HEADWAY_CUDA_ARCHITECTURES,
                     properties.major, properties.minor));
     std::array<char, 32> bus_id = {};
@@ -163,7 +163,7 @@ Backend& cuda_backend(int index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   HEADWAY_CHECK(status == cudaSuccess, DeviceError,
-                fmt::format("no GPU is usable: {}; use device = \"cpu\"", cudaGetErrorString(status)));
+                fmt::format("no GPU is usable: {}; use run.device = \"cpu\" (or --device cpu)", cudaGetErrorString(status)));
   HEADWAY_CHECK(index < count, DeviceError,
                 fmt::format("device cuda:{} does not exist: this machine has {} GPU{}", index, count,
                             count == 1 ? "" : "s"));

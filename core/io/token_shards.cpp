@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/digest.h"
+#include "core/stop_signal.h"
 
 namespace headway {
 namespace fs = std::filesystem;
@@ -102,6 +103,7 @@ std::string TokenShard::scan(int64_t vocab_size) const {
   std::string digests;
   std::vector<int32_t> ids;
   for (int64_t offset = 0; offset < num_tokens_; offset += kScanTokens) {
+    throw_if_stop_requested();
     ids.resize(static_cast<size_t>(std::min(kScanTokens, num_tokens_ - offset)));
     read(offset, ids);
     for (size_t i = 0; i < ids.size(); ++i) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/stop_signal.h"
 
 namespace headway {
 namespace fs = std::filesystem;
@@ -22,6 +23,7 @@ void add_tree(const fs::path& folder, std::set<fs::path>& files) {
   for (fs::recursive_directory_iterator it(folder, fs::directory_options::skip_permission_denied, error), end;
        it != end; it.increment(error)) {
     if (error) break;
+    throw_if_stop_requested();
     if (it->is_regular_file(error)) files.insert(it->path());
   }
 }
@@ -46,6 +48,7 @@ void expand(const fs::path& folder, std::span<const std::string> parts, std::set
   for (fs::directory_iterator it(folder.empty() ? "." : folder, kOptions, error), end; it != end;
        it.increment(error)) {
     if (error) break;
+    throw_if_stop_requested();
     const std::string name = it->path().filename().string();
     const fs::path below = folder / name;
     if (part == "**") {

@@ -13,6 +13,7 @@
 
 #include "collective_cases.h"
 #include "core/backend.h"
+#include "core/comm/agreement.h"
 #include "core/comm/launch.h"
 #include "core/comm/mpi.h"
 
@@ -92,6 +93,28 @@ void sleeps_in_shared_memory(Communicator& comm) {
   comm.all_reduce(tensor, Reduce::sum, *stream);
 }
 
+// Longer than a collective may take, which counts for the ranks that wait.
+void sleeps_in_long_work(Communicator& comm) {
+  agree_on_long_work(comm, [&] {
+    if (comm.rank() == 0) sleep(3 * static_cast<unsigned>(kTimeout_s));
+  });
+  comm.barrier();
+}
+
+void fails_in_long_work(Communicator& comm) {
+  agree_on_long_work(comm, [&] {
+    if (comm.rank() == 1) throw NumericError("planted");
+  });
+}
+
+void stopped_in_long_work(Communicator& comm) {
+  comm.barrier();
+  if (comm.rank() == 1) raise(SIGSTOP);
+  agree_on_long_work(comm, [] {});
+}
+
+void never_starts_mpi(Communicator&) { throw std::runtime_error("MPI started without a rank"); }
+
 void killed_on_rank_1(Communicator& comm) {
   comm.barrier();
   if (comm.rank() == 1) raise(SIGKILL);
@@ -131,12 +154,17 @@ const std::map<std::string, void (*)(Communicator&)> kCases = {
     {"throws_on_rank_1", throws_on_rank_1},
     {"sleeps_on_rank_1", sleeps_on_rank_1},
     {"sleeps_with_reductions_pending", sleeps_with_reductions_pending},
+    {"sleeps_in_long_work", sleeps_in_long_work},
+    {"fails_in_long_work", fails_in_long_work},
+    {"sleeps_stopped_in_long_work", stopped_in_long_work},
+    {"sleeps_before_mpi", never_starts_mpi},
     {"killed_on_rank_1", killed_on_rank_1},
     {"leaves_while_throwing", leaves_while_throwing},
     {"mistakes", mistakes},
 };
 
 std::unique_ptr<Communicator> make_communicator(const std::string& name) {
+  if (name == "sleeps_before_mpi" && read_launch().rank == 1) sleep(120);
   if (name.starts_with("sleeps")) return Communicator::create(Device{}, kTimeout_s);
   MpiSettings settings;
   if (name == "collectives_in_small_messages") settings.largest_message = 1000;

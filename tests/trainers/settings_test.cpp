@@ -46,6 +46,28 @@ TEST_F(SettingsFiles, ARecipeOverridesWhatItExtendsAlongAChain) {
   EXPECT_FALSE(settings.contains("extends"));
 }
 
+TEST_F(SettingsFiles, AKeyOfTooManyPartsIsRefused) {
+  for (const int parts : {17, 1000, 30'000}) {
+    std::string key = "a";
+    for (int i = 1; i < parts; ++i) key += ".a";
+    const std::string message = config_error([&] { read_toml(write("deep.toml", key + " = 1\n")); });
+    EXPECT_NE(message.find("has more than 16 parts"), std::string::npos) << message.substr(0, 500);
+    EXPECT_LT(message.size(), 500u);
+  }
+}
+
+TEST_F(SettingsFiles, AFileLargerThanAnyRecipeIsRefused) {
+  const std::string path = write("large.toml", "# " + std::string(70'000, 'x') + "\n");
+  EXPECT_NE(config_error([&] { read_toml(path); }).find("is larger than 64 KiB"), std::string::npos);
+}
+
+TEST_F(SettingsFiles, MessagesCutLongValues) {
+  Settings settings;
+  add_override(settings, "run.name=" + std::string(40'000, 'x'));
+  EXPECT_LT(settings.at("run.name").shown().size(), 300u);
+  EXPECT_LT(config_error([&] { add_override(settings, std::string(40'000, 'x')); }).size(), 500u);
+}
+
 TEST_F(SettingsFiles, TablesWithoutKeysAreFoundWhenAskedFor) {
   const std::string path = write("a.toml", "[model]\nnum_layers = 2\n[optim]\n[runs.x]\n");
   Settings empty_tables;

@@ -22,6 +22,8 @@ struct Command {
   std::string_view summary;  // its line in headway --help
   /// Declares the verb's options and, in its callback, sets the action.
   void (*add_options)(CLI::App& verb, Action& action);
+  /// Whether a signal to stop is a request that the verb answers by saving, from its first moment on.
+  bool saves_on_stop = false;
 };
 
 /// At the end of a verb's file, in its unnamed namespace:
@@ -39,6 +41,11 @@ struct CheckpointArgument {
   /// For open_checkpoint(); throws what best_checkpoint() throws.
   std::filesystem::path resolve() const;
 };
+
+/// For options that are numbers: what is no number, has too many digits or lies outside the range is refused.
+/// (Ranges of CLI11 let nan and overflowing integers pass.)
+CLI::Validator integer_from(int64_t min, int64_t max);
+CLI::Validator number_from(double min, double max);
 
 /// "section.key=value" arguments, with or without leading dashes. Keep it alive until the action has run.
 struct Overrides {

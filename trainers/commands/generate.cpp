@@ -19,18 +19,20 @@ void add_options(CLI::App& verb, Action& action) {
     std::optional<std::string> prompt;
     std::optional<int64_t> tokens, top_k;
     std::optional<double> temperature;
-    uint64_t seed = 1;
+    int64_t seed = 1;
   };
   const auto options = std::make_shared<Options>();
   verb.footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
   options->checkpoint.add_to(verb);
   verb.add_option("--prompt", options->prompt, "text to continue");
-  verb.add_option("--tokens", options->tokens, "length of the continuation")->check(CLI::Range(1, 1000000));
+  verb.add_option("--tokens", options->tokens, "length of the continuation")
+      ->check(integer_from(1, 1'000'000));
   verb.add_option("--temperature", options->temperature, "0 = always the likeliest token")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(number_from(0, 100));
   verb.add_option("--top-k", options->top_k, "draw among this many likeliest tokens; 0 = all")
-      ->check(CLI::NonNegativeNumber);
-  verb.add_option("--seed", options->seed, "the same seed gives the same text");
+      ->check(integer_from(0, 1'000'000'000));
+  verb.add_option("--seed", options->seed, "the same seed gives the same text")
+      ->check(integer_from(0, INT64_MAX));
   verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
   verb.callback([options, &action] {
     action = [options] {
@@ -43,7 +45,7 @@ void add_options(CLI::App& verb, Action& action) {
       recipe.temperature = options->temperature.value_or(recipe.temperature);
       recipe.top_k = options->top_k.value_or(recipe.top_k);
       fmt::print("{}", recipe.prompt);
-      generate(*loaded.model, *loaded.tokenizer, recipe, options->seed, *stream,
+      generate(*loaded.model, *loaded.tokenizer, recipe, static_cast<uint64_t>(options->seed), *stream,
                [](const std::string& piece) {
                  fmt::print("{}", piece);
                  std::fflush(stdout);

@@ -33,7 +33,7 @@ void add_options(CLI::App& verb, Action& action) {
   verb.footer("Example:\n  headway plan recipes/quickstart.toml model.num_layers=12 -n 2");
   verb.add_option("recipe", options->recipe, "TOML file")->required();
   options->overrides.add_to(verb);
-  verb.add_option("-n,--ranks", options->ranks, "ranks of the run")->check(CLI::Range(1, 1000000));
+  verb.add_option("-n,--ranks", options->ranks, "ranks of the run")->check(integer_from(1, 1'000'000));
   verb.callback([options, &action] {
     action = [options] {
       Recipe recipe = load_recipe(options->recipe, options->overrides.values);

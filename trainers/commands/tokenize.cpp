@@ -61,7 +61,7 @@ void add_options(CLI::App& verb, Action& action) {
   verb.add_option("--prefix", options->prefix, "beginning of the shards' names");
   // The header of a shard counts in 32 bits.
   verb.add_option("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
-      ->check(CLI::Range(1, 2'000'000'000));
+      ->check(integer_from(1, 2'000'000'000));
   verb.callback([options, &action] { action = [options] { return tokenize(*options); }; });
 }
 

@@ -1,11 +1,14 @@
 // headway train RECIPE
 #include <fmt/format.h>
 
+#include <optional>
+
+#include "core/comm/launch.h"
 #include "layers/attention/attention_layer.h"
 #include "trainers/commands/command.h"
 #include "trainers/config/field_writer.h"
+#include "trainers/launch_ranks.h"
 #include "trainers/run_on_ranks.h"
-#include "trainers/stop_signal.h"
 #include "trainers/trainer.h"
 
 namespace headway {
@@ -30,21 +33,34 @@ void check_flag_resume(const Recipe& recipe) {
                   resume));
 }
 
+/// The same run as `mpirun -np <ranks> headway train`, without the words that mpirun has for a normal stop.
+ExitCode train_on_ranks(int ranks, const std::string& recipe, const std::vector<std::string>& overrides) {
+  HEADWAY_CHECK(!read_launch().has_launcher, ConfigError,
+                "train -n starts mpirun itself: expected either mpirun or -n");
+  std::vector<std::string> arguments{"train", recipe};
+  arguments.insert(arguments.end(), overrides.begin(), overrides.end());
+  return static_cast<ExitCode>(RankLauncher(ranks, arguments, std::nullopt).wait());
+}
+
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
     std::string recipe;
     Overrides overrides;
+    std::optional<int> ranks;
     bool resume = false, force_new = false, help_recipe = false, help_attention = false;
   };
   const auto options = std::make_shared<Options>();
   verb.footer(
       "Examples:\n"
       "  headway train recipes/quickstart.toml\n"
+      "  headway train recipes/quickstart.toml -n 2            on two ranks of this machine\n"
       "  mpirun -np 2 headway train recipes/quickstart.toml optim.lr=6e-4 run.name=higher_lr\n"
       "  headway train recipes/quickstart.toml --resume        go on after an interruption\n"
       "To stop and save: kill -USR1 <pid of mpirun or headway>; the exit status is then 75.");
   verb.add_option("recipe", options->recipe, "TOML file");
   options->overrides.add_to(verb);
+  verb.add_option("-n,--ranks", options->ranks, "start mpirun with so many ranks on this machine")
+      ->check(integer_from(1, 1'000'000));
   verb.add_flag("--resume", options->resume, "the same as checkpoint.resume=auto");
   verb.add_flag("--force-new", options->force_new,
                 "the same as run.force_new=true: delete an earlier run of this name");
@@ -70,7 +86,7 @@ void add_options(CLI::App& verb, Action& action) {
       if (options->resume) overrides.push_back("checkpoint.resume=auto");
       if (options->force_new) overrides.push_back("run.force_new=true");
       const Recipe recipe = load_recipe(options->recipe, overrides);
-      catch_stop_signals();
+      if (options->ranks) return train_on_ranks(*options->ranks, options->recipe, overrides);
       return run_on_ranks(recipe.run.device, recipe.comm.timeout_s, [&](Communicator& comm, Stream& stream) {
         return Trainer(recipe, comm, stream).run();
       });
@@ -78,8 +94,10 @@ void add_options(CLI::App& verb, Action& action) {
   });
 }
 
-[[maybe_unused]] const bool is_registered =
-    register_command({.name = "train", .summary = "Train the model of a recipe", .add_options = add_options});
+[[maybe_unused]] const bool is_registered = register_command({.name = "train",
+                                                              .summary = "Train the model of a recipe",
+                                                              .add_options = add_options,
+                                                              .saves_on_stop = true});
 
 }  // namespace
 }  // namespace headway

@@ -135,12 +135,21 @@ void FieldReader::visit(const FieldInfo& info, std::vector<std::string>& value) 
 void FieldReader::check_all_used(const UnknownKeyHint& hint) const {
   std::vector<std::string> known;
   for (const auto& [key, origin] : origins_) known.push_back(key);
+  std::vector<std::string> sentences;
   for (const auto& [key, setting] : settings_) {
     if (origins_.contains(key)) continue;
     std::string why = hint ? hint(key) : "";
-    if (why.empty()) why = explain_unknown_key(key, known);
-    throw ConfigError(fmt::format("{}: unknown key {} = {}: {}", setting.origin, key, setting.shown(), why));
+    if (why.empty()) why = explain_unknown_key(shortened(key), known);
+    sentences.push_back(
+        fmt::format("{}: unknown key {} = {}: {}", setting.origin, shortened(key), setting.shown(), why));
   }
+  constexpr size_t kMost = 20;
+  if (sentences.size() > kMost) {
+    const size_t more = sentences.size() - kMost;
+    sentences.resize(kMost);
+    sentences.push_back(fmt::format("and {} more unknown keys", more));
+  }
+  HEADWAY_CHECK(sentences.empty(), ConfigError, fmt::format("{}", fmt::join(sentences, "\n")));
 }
 
 }  // namespace headway

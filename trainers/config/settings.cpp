@@ -7,13 +7,17 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "core/error.h"
 
 namespace headway {
 namespace fs = std::filesystem;
 namespace {
+
+// Far above what a recipe needs, and low enough that the parser's recursion over the parts of a key is safe.
+constexpr size_t kLargestFile = 64 * 1024;
+constexpr int kMostParts = 16;        // of a dotted key
+constexpr size_t kShownLength = 200;  // of a key or value in a message
 
 std::string trimmed(std::string_view text) {
   const auto first = text.find_first_not_of(" \t");
@@ -53,14 +57,16 @@ uint64_t place_of(const toml::node& node) {
   return uint64_t{node.source().begin.line} << 32 | node.source().begin.column;
 }
 
-void flatten(const toml::table& table, const fs::path& file, const std::string& prefix, Settings& settings,
-             Settings* empty_tables) {
+void flatten(const toml::table& table, const fs::path& file, const std::string& prefix, int num_parts,
+             Settings& settings, Settings* empty_tables) {
   for (const auto& [name, node] : table) {
     const std::string key = prefix.empty() ? std::string(name.str()) : prefix + "." + std::string(name.str());
     const std::string origin = location(file, name.source());
+    HEADWAY_CHECK(num_parts < kMostParts, ConfigError,
+                  fmt::format("{}: the key {} has more than {} parts", origin, shortened(key), kMostParts));
     if (const auto* inner = node.as_table()) {
       if (inner->empty() && empty_tables) (*empty_tables)[key].origin = origin;
-      flatten(*inner, file, key, settings, empty_tables);
+      flatten(*inner, file, key, num_parts + 1, settings, empty_tables);
     } else {
       settings[key] = from_toml(node, origin, key);
       settings[key].place = place_of(node);
@@ -95,23 +101,14 @@ toml::table parse(std::string_view text, const std::string& origin) {
 /// named_by: "file:line:column: " of the extends, empty for the recipe itself.
 Settings read_file(const fs::path& path, const std::string& named_by, std::vector<fs::path> opened,
                    Settings* empty_tables) {
-  std::error_code error;
-  HEADWAY_CHECK(fs::exists(path, error), ConfigError,
-                fmt::format("{}recipe {} does not exist", named_by, path.string()));
-  HEADWAY_CHECK(fs::is_regular_file(path, error), ConfigError,
-                fmt::format("{}recipe {} is not a file", named_by, path.string()));
+  const std::string text = read_recipe_text(path, named_by);
   const fs::path canonical = fs::canonical(path);
   HEADWAY_CHECK(std::ranges::find(opened, canonical) == opened.end(), ConfigError,
                 fmt::format("{}recipe {} extends itself", named_by, path.string()));
   opened.push_back(canonical);
 
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  HEADWAY_CHECK(in && in.peek() == std::ifstream::traits_type::eof(), ConfigError,
-                fmt::format("{}recipe {} cannot be read", named_by, path.string()));
   Settings own;
-  flatten(parse(text.view(), path.string()), path, "", own, empty_tables);
+  flatten(parse(text, path.string()), path, "", 0, own, empty_tables);
 
   const auto extends = own.find("extends");
   if (extends == own.end()) return own;
@@ -201,12 +198,35 @@ std::vector<std::string> split_list(std::string_view text) {
 
 }  // namespace
 
+std::string shortened(std::string_view text) {
+  if (text.size() <= kShownLength) return std::string(text);
+  size_t end = kShownLength;
+  // A character of several bytes stays whole.
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) --end;
+  return fmt::format("{}... ({} bytes)", text.substr(0, end), text.size());
+}
+
 std::string Setting::shown() const {
-  if (kind == Kind::string) return "\"" + text + "\"";
-  if (kind != Kind::list) return text;
+  if (kind == Kind::string) return "\"" + shortened(text) + "\"";
+  if (kind != Kind::list) return shortened(text);
   std::vector<std::string> parts;
   for (const Setting& item : items) parts.push_back(item.shown());
-  return fmt::format("[{}]", fmt::join(parts, ", "));
+  return shortened(fmt::format("[{}]", fmt::join(parts, ", ")));
+}
+
+std::string read_recipe_text(const fs::path& path, const std::string& named_by) {
+  const std::string who = fmt::format("{}recipe {}", named_by, shortened(path.string()));
+  std::error_code error;
+  HEADWAY_CHECK(fs::exists(path, error), ConfigError, who + " does not exist");
+  HEADWAY_CHECK(fs::is_regular_file(path, error), ConfigError, who + " is not a file");
+  std::ifstream in(path, std::ios::binary);
+  std::string text(kLargestFile + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  HEADWAY_CHECK(in.eof() || in, ConfigError, who + " cannot be read");
+  text.resize(static_cast<size_t>(in.gcount()));
+  HEADWAY_CHECK(text.size() <= kLargestFile, ConfigError,
+                fmt::format("{} is larger than {} KiB, which no recipe is", who, kLargestFile / 1024));
+  return text;
 }
 
 Settings read_toml(const fs::path& path, Settings* empty_tables) {
@@ -215,16 +235,16 @@ Settings read_toml(const fs::path& path, Settings* empty_tables) {
 
 Settings parse_toml(std::string_view text, const std::string& origin) {
   Settings settings;
-  flatten(parse(text, origin), origin, "", settings, nullptr);
+  flatten(parse(text, origin), origin, "", 0, settings, nullptr);
   return settings;
 }
 
 void add_override(Settings& settings, std::string_view argument) {
   const size_t equals = argument.find('=');
   const size_t first = std::min(argument.find_first_not_of('-'), argument.size());
-  HEADWAY_CHECK(
-      equals != std::string_view::npos && equals > first, ConfigError,
-      fmt::format("{}: \"{}\" is not understood: expected section.key=value", kCommandLineOrigin, argument));
+  HEADWAY_CHECK(equals != std::string_view::npos && equals > first, ConfigError,
+                fmt::format("{}: \"{}\" is not understood: expected section.key=value", kCommandLineOrigin,
+                            shortened(argument)));
   const std::string key = trimmed(argument.substr(first, equals - first));
   const std::string text = trimmed(argument.substr(equals + 1));
   // The resolved recipe is TOML, which is UTF-8.

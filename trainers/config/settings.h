@@ -22,12 +22,14 @@ struct Setting {
   std::string origin;          // "recipes/base.toml:12:1" (line, column of the key) or "command line"
   uint64_t place = 0;          // grows along a TOML file, which follows the file it extends
 
-  /// As the user wrote it, for messages.
+  /// As the user wrote it, for messages, which cut what is very long.
   std::string shown() const;
 };
 
 /// Origin of an override.
 inline constexpr const char* kCommandLineOrigin = "command line";
+/// A key, value or path as messages show it: whole up to 200 bytes.
+std::string shortened(std::string_view text);
 
 /// By dotted key ("optim.lr").
 using Settings = std::map<std::string, Setting, std::less<>>;
@@ -37,7 +39,10 @@ using Settings = std::map<std::string, Setting, std::less<>>;
 /// tables in lists, a cycle of extends. Tables without a key are left out, or put into empty_tables with
 /// their origins alone.
 Settings read_toml(const std::filesystem::path&, Settings* empty_tables = nullptr);
-/// The same from text, without extends.
+/// The text of a recipe's file. ConfigError, with `named_by` in front, where it is missing, no file,
+/// unreadable or larger than any recipe.
+std::string read_recipe_text(const std::filesystem::path&, const std::string& named_by = "");
+/// The same as read_toml from text, without extends.
 Settings parse_toml(std::string_view text, const std::string& origin);
 /// "section.key=value", with or without leading dashes; of two for one key the later counts. The value is
 /// bare text that the field gives a type to, a TOML string in quotes, or a list of these in brackets.

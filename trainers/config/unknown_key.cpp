@@ -16,6 +16,13 @@ struct ForeignName {
 };
 constexpr ForeignName kForeignNames[] = {
     {"learning_rate", "optim.lr"},
+    {"gradient_checkpointing", "train.recompute"},
+    {"activation_checkpointing", "train.recompute"},
+    {"epochs", "set by train.max_tokens or train.max_steps, in tokens or optimiser steps"},
+    {"num_epochs", "set by train.max_tokens or train.max_steps, in tokens or optimiser steps"},
+    {"num_train_epochs", "set by train.max_tokens or train.max_steps, in tokens or optimiser steps"},
+    {"max_epochs", "set by train.max_tokens or train.max_steps, in tokens or optimiser steps"},
+    {"compile", "not needed: the kernels are part of the program"},
     {"max_lr", "optim.lr"},
     {"beta1", "the first of optim.betas"},
     {"beta2", "the second of optim.betas"},
@@ -110,6 +117,8 @@ std::string nearest_name(std::string_view name, std::span<const std::string> can
 }
 
 std::string explain_unknown_key(std::string_view key, std::span<const std::string> known_keys) {
+  constexpr size_t kLongest = 200;  // of a name that can be near to another
+  if (key.size() > kLongest) return "`headway train --help-recipe` lists all keys";
   for (const std::string& known : known_keys)
     if (known.starts_with(std::string(key) + ".")) return fmt::format("{} is a section: set {}", key, known);
   const std::string_view name = last_part(key);
@@ -120,9 +129,17 @@ std::string explain_unknown_key(std::string_view key, std::span<const std::strin
   std::vector<std::string> namesakes;
   for (const std::string& known : known_keys)
     if (last_part(known) == name) namesakes.push_back(known);
-  if (!namesakes.empty()) return fmt::format("did you mean {}?", fmt::join(namesakes, " or "));
-  const std::string nearest = nearest_name(key, known_keys);
+  std::string nearest = nearest_name(key, namesakes);
+  if (nearest.empty() && !namesakes.empty())
+    return fmt::format("did you mean {}?", fmt::join(namesakes, " or "));
+  if (nearest.empty()) nearest = nearest_name(key, known_keys);
   if (!nearest.empty()) return fmt::format("did you mean {}?", nearest);
+  // A word of another framework with a typing mistake, or one of our names in another section.
+  std::vector<std::string> names;
+  for (const ForeignName& entry : kForeignNames) names.emplace_back(entry.theirs);
+  for (const std::string& known : known_keys) names.emplace_back(last_part(known));
+  nearest = nearest_name(foreign, names);
+  if (!nearest.empty()) return explain_unknown_key(nearest, known_keys);
   return "`headway train --help-recipe` lists all keys";
 }
 

@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/io/digest.h"
 #include "core/rng.h"
+#include "core/stop_signal.h"
 #include "core/text/glob.h"
 #include "trainers/data/token_array.h"
 
@@ -46,6 +47,7 @@ class TextCorpus final : public TokenCorpus {
     std::string document_digests;
     for (const fs::path& file : files) {
       if (bytes_left == 0) break;
+      throw_if_stop_requested();
       std::string text = read_file(file);
       if (static_cast<int64_t>(text.size()) > bytes_left) text.resize(static_cast<size_t>(bytes_left));
       bytes_left -= static_cast<int64_t>(text.size());

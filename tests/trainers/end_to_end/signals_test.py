@@ -1,6 +1,8 @@
 """A run asked to stop saves, says so by its exit status, and goes on where it stopped."""
 import os
+import pathlib
 import signal
+import subprocess
 import time
 import unittest
 
@@ -30,8 +32,66 @@ class Signals(Runs):
         self.check_stop("rank", ranks=2, to_one_rank=True)
 
     def test_sigterm_and_sigint_without_mpirun_save_and_exit_75(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self.check_stop(number.name, ranks=None, number=number)
+
+    def test_a_hangup_that_was_ignored_stays_ignored(self):
+        log = open(self.folder / "nohup.out", "w", encoding="utf-8")
+        self.addCleanup(log.close)
+        process = subprocess.Popen(["nohup", *self.command("train", self.recipe, "run.name=nohup", "train.max_steps=60")],
+                                   cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        self.addCleanup(process.kill)
+        self.wait_for_step(process, "nohup", 5)
+        process.send_signal(signal.SIGHUP)
+        self.assertEqual(self.assert_ends(process, 60), 0)
+        self.assertEqual(max(self.curve("nohup")), 60)
+
+    def test_a_second_sigterm_ends_at_once(self):
+        # Reading the data is long, and the first request is looked at only between its files.
+        process = self.start("twice", "train.max_steps=1000000", "train.batch_tokens=32768", "train.micro_batch=256")
+        self.wait_for_step(process, "twice", 1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        self.assertIn(self.assert_ends(process, 10), (-signal.SIGTERM, 75))
+
+    def test_a_reader_that_leaves_does_not_end_the_run(self):
+        done = subprocess.run(["bash", "-c", '"$@" | head -3; exit ${PIPESTATUS[0]}', "bash",
+                               *self.command("train", self.recipe, "run.name=piped")],
+                              cwd=self.folder, timeout=120, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(done.returncode, 7)
+        self.assertIn("the standard output could not be written", done.stderr)
+        self.assertEqual(self.newest_checkpoint("piped").name, "step-00000040.h5")
+        self.assertEqual(self.record("piped")["status"], "finished")
+        self.assertIn("step 40/40", (self.folder / "runs/piped/log.txt").read_text(encoding="utf-8"))
+
+    def test_a_limit_of_file_sizes_ends_with_status_7(self):
+        done = subprocess.run(["bash", "-c", 'ulimit -f 64; "$@"', "bash",
+                               *self.command("train", self.recipe, "run.name=limited", "model.model_dim=128")],
+                              cwd=self.folder, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, check=False)
+        self.assertEqual(done.returncode, 7, done.stdout)
+        self.assertEqual(self.record("limited")["status"], "failed")
+
+    def test_ranks_started_by_the_program_stop_without_words_of_mpirun(self):
+        process = self.start("own_ranks", "train.max_steps=1000000", "-n", 2)
+        self.wait_for_step(process, "own_ranks", 5)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(self.assert_ends(process, 30), 75, self.output_of("own_ranks"))
+        self.assertNotIn("mpirun", self.output_of("own_ranks"))
+        self.assertEqual(self.record("own_ranks")["attempts"][0]["ranks"], 2)
+        self.assertEqual(list(pathlib.Path("/dev/shm").glob("headway-ranks.*")), [])
+
+    def test_output_that_cannot_be_written_is_an_error(self):
+        self.train("full")
+        shards = self.folder / "shards"
+        for arguments in (["eval", "runs/full"], ["generate", "runs/full"], ["plan", self.recipe], ["--help"],
+                          ["tokenize", self.folder / "text", "--out", shards], ["inspect", "runs/full"]):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run(self.command(*arguments), cwd=self.folder, timeout=60, stdout=full,
+                                      stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual(done.returncode, 7, (arguments, done.stderr))
+            self.assertIn("the standard output could not be written: No space left on device", done.stderr)
 
     def test_a_signal_at_any_moment_of_the_start_loses_nothing(self):
         for milliseconds in (0, 20, 50, 100, 200, 400):
@@ -41,6 +101,8 @@ class Signals(Runs):
             process.send_signal(STOP)
             # Before the program has asked for signals, the system ends it.
             self.assertIn(self.assert_ends(process, 30), (75, -STOP), self.output_of(name))
+            if (self.folder / "runs" / name / "run.json").exists():
+                self.assertEqual(self.record(name)["status"], "stopped")
             stopped_at = max([0, *self.curve(name)])
             self.train(name, "train.max_steps=1000000", "checkpoint.resume=auto", f"train.stop_step={stopped_at + 5}")
             self.assertEqual(sorted(self.curve(name)), list(range(1, stopped_at + 6)))

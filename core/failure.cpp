@@ -1,0 +1,42 @@
+#include "core/failure.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+namespace headway {
+namespace {
+
+std::string print_failure(const char* reason) {
+  return std::string("the standard output could not be written: ") + reason;
+}
+
+}  // namespace
+
+Failure current_failure() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return {error.code(), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::out_of_memory, "out of memory"};
+  } catch (const std::system_error& error) {
+    // fmt::print throws this one.
+    if (std::ferror(stdout) != 0)
+      return {ExitCode::io_failure, print_failure(std::strerror(error.code().value()))};
+    return {ExitCode::unexpected, error.what()};
+  } catch (const std::exception& error) {
+    return {ExitCode::unexpected, error.what()};
+  }
+}
+
+void require_printed() {
+  errno = 0;
+  const bool failed_now = std::fflush(stdout) != 0;
+  HEADWAY_CHECK(!failed_now && std::ferror(stdout) == 0, IoError,
+                print_failure(failed_now ? std::strerror(errno) : "an earlier write failed"));
+}
+
+}  // namespace headway

@@ -1,0 +1,99 @@
+#include "trainers/launch_ranks.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "core/comm/launch.h"
+#include "core/error.h"
+#include "core/stop_signal.h"
+
+namespace headway {
+namespace fs = std::filesystem;
+namespace {
+
+fs::path make_shared_folder() {
+  std::string name = "/dev/shm/headway-ranks.XXXXXX";
+  HEADWAY_CHECK(mkdtemp(name.data()), IoError,
+                fmt::format("cannot make a folder in /dev/shm: {}", std::strerror(errno)));
+  return name;
+}
+
+std::vector<std::string> mpirun(int ranks, const fs::path& shared_folder) {
+  std::vector<std::string> command{"mpirun", "-np", std::to_string(ranks), "--bind-to", "none"};
+  // A run that stops on request has an exit status of its own, on which mpirun would write a page.
+  command.push_back("--quiet");
+  command.insert(command.end(), {"--mca", "btl_vader_backing_directory", shared_folder.string()});
+  if (geteuid() == 0) command.push_back("--allow-run-as-root");
+  if (ranks > read_cores().allowed) command.push_back("--oversubscribe");
+  return command;
+}
+
+}  // namespace
+
+RankLauncher::RankLauncher(int ranks, const std::vector<std::string>& arguments,
+                           const std::optional<fs::path>& log) {
+  std::vector<std::string> command;
+  if (ranks > 1) {
+    shared_folder_ = make_shared_folder();
+    command = mpirun(ranks, shared_folder_);
+  }
+  command.push_back(fs::read_symlink("/proc/self/exe").string());
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  std::vector<char*> words;
+  for (std::string& word : command) words.push_back(word.data());
+  words.push_back(nullptr);
+
+  int output = -1;
+  if (log) {
+    output = open(log->c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    HEADWAY_CHECK(output >= 0, IoError,
+                  fmt::format("cannot write {}: {}", log->string(), std::strerror(errno)));
+  }
+  const std::string threads = std::to_string(std::max(1, read_cores().allowed / ranks));
+  child_ = fork();
+  if (child_ == 0) {
+    // In a process group of its own a Ctrl-C reaches this process alone, which then asks the ranks to save.
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGUSR1);
+    // A process group in the background would be stopped when mpirun reads the terminal.
+    if (const int nothing = open("/dev/null", O_RDONLY); nothing >= 0) dup2(nothing, STDIN_FILENO);
+    if (output >= 0) dup2(output, STDOUT_FILENO), dup2(output, STDERR_FILENO);
+    setenv("OMP_NUM_THREADS", threads.c_str(), 0);
+    execvp(words[0], words.data());
+    _exit(127);
+  }
+  const int error = errno;
+  if (output >= 0) close(output);
+  HEADWAY_CHECK(child_ > 0, IoError, fmt::format("cannot start {}: {}", command[0], std::strerror(error)));
+}
+
+RankLauncher::~RankLauncher() {
+  std::error_code ignored;
+  if (!shared_folder_.empty()) fs::remove_all(shared_folder_, ignored);
+}
+
+int RankLauncher::wait() const {
+  bool asked = false;
+  for (int status = 0;;) {
+    const pid_t ended = waitpid(child_, &status, WNOHANG);
+    if (ended == child_) return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (stop_signal_received() != 0 && !asked) {
+      kill(child_, SIGUSR1);
+      asked = true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+}  // namespace headway
