@@ -60,6 +60,8 @@ TokenShard::TokenShard(fs::path path) : path_(std::move(path)) {
     HEADWAY_CHECK(num_tokens_ >= 0 && status.st_size == expected, DataError,
                   fmt::format("{}: {} bytes where a header of {} tokens needs {}", path_.string(),
                               status.st_size, num_tokens_, expected));
+    num_bytes_ = status.st_size;
+    changed_ = status.st_mtim;
   } catch (...) {
     close(file_);
     throw;
@@ -74,7 +76,10 @@ TokenShard::TokenShard(TokenShard&& other) noexcept
     : path_(std::move(other.path_)),
       file_(std::exchange(other.file_, -1)),
       num_tokens_(other.num_tokens_),
-      bytes_per_token_(other.bytes_per_token_) {}
+      bytes_per_token_(other.bytes_per_token_),
+      vocab_size_(other.vocab_size_),
+      changed_(other.changed_),
+      num_bytes_(other.num_bytes_) {}
 
 void TokenShard::read(int64_t offset, std::span<int32_t> ids) const {
   std::vector<std::byte> raw(ids.size() * static_cast<size_t>(bytes_per_token_));
@@ -88,29 +93,40 @@ void TokenShard::read(int64_t offset, std::span<int32_t> ids) const {
                               path_.string(), offset + static_cast<int64_t>(ids.size()) - 1));
     done += static_cast<size_t>(got);
   }
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (bytes_per_token_ == 2) {
+  if (bytes_per_token_ == 2) {
+    for (size_t i = 0; i < ids.size(); ++i) {
       uint16_t id = 0;
       std::memcpy(&id, raw.data() + 2 * i, sizeof(id));
       ids[i] = id;
-    } else {
-      std::memcpy(&ids[i], raw.data() + 4 * i, sizeof(int32_t));
     }
+  } else {
+    std::memcpy(ids.data(), raw.data(), raw.size());
   }
+  check_ids(offset, ids);
+  struct stat now = {};
+  const bool is_same = fstat(file_, &now) == 0 && now.st_size == num_bytes_ &&
+                       now.st_mtim.tv_sec == changed_.tv_sec && now.st_mtim.tv_nsec == changed_.tv_nsec;
+  HEADWAY_CHECK(is_same, DataError, fmt::format("{}: the file was changed while in use", path_.string()));
 }
 
-std::string TokenShard::scan(int64_t vocab_size) const {
+void TokenShard::check_ids(int64_t offset, std::span<const int32_t> ids) const {
+  const auto limit = static_cast<uint32_t>(vocab_size_);
+  uint32_t largest = 0;  // without branches, so that it costs nothing beside the copy; below zero is large
+  for (const int32_t id : ids) largest = std::max(largest, static_cast<uint32_t>(id));
+  if (largest < limit) return;
+  const auto bad = std::ranges::find_if(ids, [&](int32_t id) { return static_cast<uint32_t>(id) >= limit; });
+  throw DataError(fmt::format("{}: token {} has id {}, outside the vocabulary of {}", path_.string(),
+                              offset + (bad - ids.begin()), *bad, vocab_size_));
+}
+
+std::string TokenShard::scan(int64_t vocab_size) {
+  vocab_size_ = vocab_size;
   std::string digests;
   std::vector<int32_t> ids;
   for (int64_t offset = 0; offset < num_tokens_; offset += kScanTokens) {
     throw_if_stop_requested();
     ids.resize(static_cast<size_t>(std::min(kScanTokens, num_tokens_ - offset)));
     read(offset, ids);
-    for (size_t i = 0; i < ids.size(); ++i) {
-      HEADWAY_CHECK(ids[i] >= 0 && ids[i] < vocab_size, DataError,
-                    fmt::format("{}: token {} has id {}, outside the vocabulary of {}", path_.string(),
-                                offset + static_cast<int64_t>(i), ids[i], vocab_size));
-    }
     digests += xxh3_64(ids.data(), ids.size() * sizeof(int32_t));
   }
   return xxh3_64(digests.data(), digests.size());
@@ -125,6 +141,13 @@ TokenShardWriter::TokenShardWriter(fs::path folder, std::string prefix, int64_t 
   std::error_code error;
   fs::create_directories(folder_, error);
   HEADWAY_CHECK(!error, IoError, fmt::format("cannot create {}: {}", folder_.string(), error.message()));
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
+    const std::string name = entry.path().filename().string();
+    HEADWAY_CHECK(
+        !name.starts_with(prefix_ + "-") || !name.ends_with(".bin"), ConfigError,
+        fmt::format("{} holds token shards already: choose another folder or prefix, or delete them",
+                    entry.path().string()));
+  }
 }
 
 void TokenShardWriter::write(std::span<const int32_t> ids) {
@@ -172,7 +195,7 @@ bool is_token_shard(const fs::path& path) {
 }
 
 std::string describe_token_shard(const fs::path& path) {
-  const TokenShard shard(path);
+  TokenShard shard(path);
   std::vector<int32_t> ids(static_cast<size_t>(std::min<int64_t>(shard.num_tokens(), 16)));
   shard.read(0, ids);
   const std::string digest = shard.scan(std::numeric_limits<int32_t>::max());

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,25 +25,31 @@ class TokenShard {
   const std::filesystem::path& path() const { return path_; }
   int64_t num_tokens() const { return num_tokens_; }
   int bytes_per_token() const { return bytes_per_token_; }
-  /// Ids from offset on. Read from the file, not mapped: a file cut short under a run is a DataError, not a
-  /// signal.
+  /// Ids from offset on. Read from the file, not mapped: a file that was changed since it was opened, in its
+  /// size, its time or an id outside the vocabulary, is a DataError and not a signal or a wild index.
   void read(int64_t offset, std::span<int32_t> ids) const;
-  /// Reads every id; DataError naming the first one that is not in 0 .. vocab_size-1. Returns a digest of
-  /// all.
-  std::string scan(int64_t vocab_size) const;
+  /// Reads every id; DataError naming the first one that is not in 0 .. vocab_size-1, here and in what read()
+  /// reads from now on. Returns a digest of all.
+  std::string scan(int64_t vocab_size);
 
  private:
+  void check_ids(int64_t offset, std::span<const int32_t> ids) const;
+
   std::filesystem::path path_;
   int file_ = -1;
   int64_t num_tokens_ = 0;
   int bytes_per_token_ = 2;
+  int64_t vocab_size_ = std::numeric_limits<int32_t>::max();
+  timespec changed_ = {};  // the file's own time when it was opened
+  int64_t num_bytes_ = 0;
 };
 
 /// Writes shards folder/<prefix>-000000.bin, ... of at most tokens_per_shard ids, each by temporary and
 /// rename.
 class TokenShardWriter {
  public:
-  /// vocab_size decides the width of the ids.
+  /// vocab_size decides the width of the ids. ConfigError where the folder holds shards of this prefix
+  /// already.
   TokenShardWriter(std::filesystem::path folder, std::string prefix, int64_t vocab_size,
                    int64_t tokens_per_shard);
   void write(std::span<const int32_t> ids);

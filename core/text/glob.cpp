@@ -17,6 +17,14 @@ constexpr auto kOptions =
 
 bool is_pattern(const std::string& part) { return part.find_first_of("*?[") != std::string::npos; }
 
+/// What a run or a sweep writes is no text to learn from: its log would change with every run.
+bool holds_own_output(const fs::path& folder) {
+  std::error_code error;
+  const bool is_run = fs::exists(folder / "run.json", error);
+  const bool is_sweep = fs::exists(folder / ".lock", error) && fs::is_directory(folder / "runs", error);
+  return is_run || is_sweep;
+}
+
 void add_tree(const fs::path& folder, std::set<fs::path>& files) {
   std::error_code error;
   // Links to folders are not followed here: a tree may link to itself.
@@ -24,6 +32,7 @@ void add_tree(const fs::path& folder, std::set<fs::path>& files) {
        it != end; it.increment(error)) {
     if (error) break;
     throw_if_stop_requested();
+    if (it->is_directory(error) && holds_own_output(it->path())) it.disable_recursion_pending();
     if (it->is_regular_file(error)) files.insert(it->path());
   }
 }
@@ -51,6 +60,7 @@ void expand(const fs::path& folder, std::span<const std::string> parts, std::set
     throw_if_stop_requested();
     const std::string name = it->path().filename().string();
     const fs::path below = folder / name;
+    if (it->is_directory(error) && holds_own_output(below)) continue;
     if (part == "**") {
       if (it->is_directory(error) && !it->is_symlink(error)) expand(below, parts, files);
     } else if (fnmatch(part.c_str(), name.c_str(), FNM_PERIOD) == 0) {
@@ -63,6 +73,7 @@ void expand(const fs::path& folder, std::span<const std::string> parts, std::set
 
 std::vector<fs::path> find_files(std::span<const std::string> patterns, std::string_view key) {
   std::set<fs::path> files;
+  std::set<fs::path> seen;  // by the names without links, so that a file counts once however it is named
   for (const std::string& pattern : patterns) {
     std::vector<std::string> parts;
     const fs::path path(pattern);
@@ -70,7 +81,11 @@ std::vector<fs::path> find_files(std::span<const std::string> patterns, std::str
     std::set<fs::path> found;
     expand(path.root_path(), parts, found);
     HEADWAY_CHECK(!found.empty(), DataError, fmt::format("{}: no file matches \"{}\"", key, pattern));
-    files.merge(found);
+    for (const fs::path& file : found) {
+      std::error_code error;
+      const fs::path canonical = fs::canonical(file, error);
+      if (seen.insert(error ? file : canonical).second) files.insert(file);
+    }
   }
   return {files.begin(), files.end()};
 }

@@ -1,0 +1,58 @@
+// Files by pattern.
+#include "core/text/glob.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/error.h"
+#include "tests/support/scratch_folder.h"
+
+namespace headway {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Glob : public testing::Test {
+ protected:
+  void write(const std::string& name) {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name) << name;
+  }
+  /// The names below the scratch folder.
+  std::vector<std::string> find(std::vector<std::string> patterns) {
+    for (std::string& pattern : patterns) pattern = (folder_ / pattern).string();
+    std::vector<std::string> names;
+    for (const fs::path& path : find_files(patterns, "data.text"))
+      names.push_back(path.lexically_relative(folder_.path()).string());
+    return names;
+  }
+  using Names = std::vector<std::string>;
+  ScratchFolder folder_;
+};
+
+TEST_F(Glob, WhatRunsAndSweepsWriteIsLeftOut) {
+  write("a.txt");
+  write("books/b.txt");
+  write("runs/first/run.json");
+  write("runs/first/log.txt");
+  write("runs/first/samples/step.txt");
+  write("sweeps/variants/.lock");
+  write("sweeps/variants/runs/arm/run.json");
+  write("sweeps/variants/logs/arm.txt");
+  EXPECT_EQ(find({"**/*.txt"}), (Names{"a.txt", "books/b.txt"}));
+  EXPECT_EQ(find({""}), (Names{"a.txt", "books/b.txt"}));
+  EXPECT_EQ(find({"*", "*/*/*.txt", "books/*"}), (Names{"a.txt", "books/b.txt"}));
+  EXPECT_THROW(find({"runs/*/log.txt"}), DataError);
+  EXPECT_EQ(find({"runs/first/samples/*.txt"}), (Names{"runs/first/samples/step.txt"}));
+}
+
+TEST_F(Glob, AFileCountsOnceHoweverItIsNamed) {
+  write("books/a.txt");
+  fs::create_directory_symlink(folder_ / "books", folder_ / "linked");
+  fs::create_symlink(folder_ / "books/a.txt", folder_ / "b.txt");
+  EXPECT_EQ(find({"books/*.txt", "books/../books/a.txt", "linked/*.txt", "*.txt"}).size(), 1u);
+}
+
+}  // namespace
+}  // namespace headway
