@@ -4,7 +4,7 @@ if(NOT MPI_C_FOUND)
   return()
 endif()
 
-foreach(subject checkpoints conversion disk eval export memory numbers plan ranks recipes report_page resume run_folder
+foreach(subject checkpoints conversion disk eval export machine memory numbers plan ranks recipes report_page resume run_folder
     signals split sweep tasks)
   set(name trainers.end_to_end.${subject})
   add_test(NAME ${name} COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/trainers/end_to_end/${subject}_test.py)

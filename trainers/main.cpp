@@ -9,6 +9,7 @@
 #include "core/failure.h"
 #include "core/io/hdf5_handle.h"
 #include "core/stop_signal.h"
+#include "kernels/cpu/blas_core.h"
 #include "trainers/commands/command.h"
 #include "trainers/config/unknown_key.h"
 #include "trainers/run_on_ranks.h"
@@ -82,6 +83,7 @@ int guarded(int argc, char** argv) {
 }  // namespace headway
 
 int main(int argc, char** argv) {
+  headway::restart_with_better_blas_core(argv);
   const int status = headway::guarded(argc, argv);
   // A library's exit handler must not turn a reported failure into a crash.
   if (status != 0) _exit(status);

@@ -12,6 +12,7 @@
 #include "core/comm/agreement.h"
 #include "core/io/digest.h"
 #include "core/stop_signal.h"
+#include "kernels/cpu/blas_core.h"
 #include "kernels/kernel_choice.h"
 #include "trainers/generator.h"
 #include "trainers/progress.h"
@@ -211,8 +212,10 @@ void Trainer::announce() {
   say(fmt::format("headway {}: {} parameters, {} layers of {} attention", recipe_.run.name,
                   format_count(static_cast<double>(model_->num_parameters())), recipe_.model.num_layers,
                   recipe_.model.attention.summary(recipe_.model.num_layers)));
-  say(fmt::format("device {}, {} rank{}, {}", backend(stream_.device()).description(), comm_.size(),
-                  comm_.size() == 1 ? "" : "s", recipe_.train.dtype));
+  const bool is_on_cpu = stream_.device().kind == Device::Kind::cpu;
+  say(fmt::format("device {}, {} rank{}, {}{}", backend(stream_.device()).description(), comm_.size(),
+                  comm_.size() == 1 ? "" : "s", recipe_.train.dtype,
+                  is_on_cpu ? ", " + describe_blas_core() : ""));
   say(fmt::format("data {}", examples_->description()));
   if (!initial_weights_.empty()) say(initial_weights_);
   say(fmt::format("batch {} tokens = {} ranks x {} sequences x {} tokens x {} accumulated",

@@ -42,7 +42,7 @@ TEST_F(Glob, WhatRunsAndSweepsWriteIsLeftOut) {
   write("sweeps/variants/logs/arm.txt");
   EXPECT_EQ(find({"**/*.txt"}), (Names{"a.txt", "books/b.txt"}));
   EXPECT_EQ(find({""}), (Names{"a.txt", "books/b.txt"}));
-  EXPECT_EQ(find({"*", "*/*/*.txt", "books/*"}), (Names{"a.txt", "books/b.txt"}));
+  EXPECT_EQ(find({"*", "books/*"}), (Names{"a.txt", "books/b.txt"}));
   EXPECT_THROW(find({"runs/*/log.txt"}), DataError);
   EXPECT_EQ(find({"runs/first/samples/*.txt"}), (Names{"runs/first/samples/step.txt"}));
 }
