@@ -5,10 +5,16 @@ add_test(NAME scripts.check_layers COMMAND Python3::Interpreter ${CMAKE_SOURCE_D
 add_test(NAME scripts.check_layers_test
   COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tests/scripts/check_layers_test.py)
 
+add_test(NAME scripts.packages COMMAND ${CMAKE_SOURCE_DIR}/tests/scripts/packages_test.sh ${CMAKE_SOURCE_DIR})
+
 # One unit per header, which includes it twice: alone, and again to see its #pragma once. The units are built by
 # the test, so an ordinary build does not wait for them.
 file(GLOB_RECURSE HEADWAY_HEADERS CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}
   autograd/*.h bench/*.h core/*.h kernels/*.h layers/*.h tests/*.h trainers/*.h)
+# What belongs to CUDA includes its headers, which a machine without it does not have.
+if(NOT HEADWAY_CUDA)
+  list(FILTER HEADWAY_HEADERS EXCLUDE REGEX "(^|/)cuda/")
+endif()
 set(units)
 foreach(HEADER IN LISTS HEADWAY_HEADERS)
   set(unit ${CMAKE_BINARY_DIR}/headers_alone/${HEADER}.cpp)
