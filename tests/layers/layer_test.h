@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,6 +20,7 @@
 #include "tests/layers/json_fields.h"
 #include "tests/support/from_doubles.h"
 #include "tests/support/seed.h"
+#include "tests/support/tolerance.h"
 
 namespace headway::testing {
 
@@ -154,6 +156,18 @@ class LayerTest : public ::testing::Test {
     ASSERT_EQ(a.dtype(), b.dtype());
     ASSERT_TRUE(a.is_contiguous() && b.is_contiguous());
     EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0);
+  }
+  /// Of two kernels a compiler may fuse multiplications with additions in one and not in the other, so that
+  /// results which are the same on paper differ in their last bits on some processors.
+  void expect_equal_but_for_rounding(const Tensor& a, const Tensor& b) {
+    ASSERT_EQ(a.shape(), b.shape());
+    ASSERT_EQ(a.dtype(), b.dtype());
+    constexpr double kTerms = 64;
+    const double unit = a.dtype() == DType::f64 ? std::numeric_limits<double>::epsilon()
+                                                : std::numeric_limits<float>::epsilon();
+    const std::vector<double> values = to_doubles(a, *stream), others = to_doubles(b, *stream);
+    const Error error = error_of<double, double>(values, others);
+    EXPECT_LE(error.largest, kTerms * unit * error.magnitude);
   }
   void expect_zero(const Tensor& x) {
     for (const double value : to_doubles(x, *stream)) ASSERT_EQ(value, 0);
