@@ -80,6 +80,11 @@ Variable Model::loss(Context& ctx, const Tensor& tokens, const Tensor& targets, 
   return apply<LinearCrossEntropy>(ctx, {.loss_scale = loss_scale}, x, head().variable(), targets);
 }
 
+Tensor Model::token_losses(Context& ctx, const Tensor& tokens, const Tensor& targets) {
+  const Tensor x = hidden(ctx, tokens, Recompute::off).value();
+  return LinearCrossEntropy::token_losses(ctx, x, head().compute, targets).reshape(tokens.shape());
+}
+
 Tensor Model::predictions(Context& ctx, const Tensor& tokens) {
   constexpr size_t kBlockBytes = size_t{64} << 20;
   const Tensor x = hidden(ctx, tokens, Recompute::off).value();

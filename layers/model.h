@@ -31,6 +31,9 @@ class Model : public Module {
   /// [1]. tokens and targets [B,T] i32. The gradient of the logits is never held whole.
   Variable loss(Context&, const Tensor& tokens, const Tensor& targets, double loss_scale, Recompute);
 
+  /// The cross entropy of each token, [B,T] fp32 (fp64 for an fp64 model), 0 where the target is -1.
+  Tensor token_losses(Context&, const Tensor& tokens, const Tensor& targets);
+
   /// tokens [B,T] i32 -> [B,T] i32, the likeliest token after each (of equal ones the first; -1 for NaN). The
   /// logits are never held whole.
   Tensor predictions(Context&, const Tensor& tokens);

@@ -32,32 +32,43 @@ Tensor block_logits(Context& ctx, const Tensor& x, const Tensor& weight, const T
   return logits;
 }
 
-}  // namespace
-
-Tensor LinearCrossEntropy::forward(Context& ctx, Saved* saved, const Config& config, const Tensor& x,
-                                   const Tensor& weight, const Tensor& targets) {
+/// Of each row of x. dlogits: the gradient of the logits, where it is wanted and one block holds it.
+Tensor losses_of(Context& ctx, const LinearCrossEntropy::Config& config, const Tensor& x,
+                 const Tensor& weight, const Tensor& targets, Tensor* dlogits) {
   const Tensor rows = rows_of(x), flat_targets = targets.reshape({-1});
   const int64_t N = rows.size(0), block = rows_per_block(config, x, weight);
-  const DType dtype = accumulator_of(x.dtype());
-  const bool keep = saved && block >= N;
-  const Tensor losses = Tensor::empty({N}, dtype, ctx.device());
-  Tensor dlogits;
+  const bool keep = dlogits && block >= N;
+  const Tensor losses = Tensor::empty({N}, accumulator_of(x.dtype()), ctx.device());
   for (int64_t lo = 0; lo < N; lo += block) {
     const int64_t hi = std::min(N, lo + block);
     const Tensor logits = block_logits(ctx, rows.slice(0, lo, hi), weight, flat_targets.slice(0, lo, hi),
                                        losses.slice(0, lo, hi), config.loss_scale, keep);
-    if (keep) dlogits = logits;
+    if (keep) *dlogits = logits;
   }
-  if (saved) *saved = {x, weight, flat_targets, dlogits, config};
+  return losses;
+}
 
-  const Tensor loss = Tensor::empty({1}, dtype, ctx.device());
-  dispatch<double, float>(dtype, name, [&]<class T>() {
+}  // namespace
+
+Tensor LinearCrossEntropy::forward(Context& ctx, Saved* saved, const Config& config, const Tensor& x,
+                                   const Tensor& weight, const Tensor& targets) {
+  Tensor dlogits;
+  const Tensor losses = losses_of(ctx, config, x, weight, targets, saved ? &dlogits : nullptr);
+  if (saved) *saved = {x, weight, targets.reshape({-1}), dlogits, config};
+
+  const Tensor loss = Tensor::empty({1}, losses.dtype(), ctx.device());
+  dispatch<double, float>(losses.dtype(), name, [&]<class T>() {
     launch(SumRows<T>{.values = losses.view<const T, 1>("losses"),
                       .sum = loss.view<T, 1>("loss"),
                       .scale = config.loss_scale},
            ctx.stream);
   });
   return loss;
+}
+
+Tensor LinearCrossEntropy::token_losses(Context& ctx, const Tensor& x, const Tensor& weight,
+                                        const Tensor& targets) {
+  return losses_of(ctx, {}, x, weight, targets, nullptr);
 }
 
 Grads<3> LinearCrossEntropy::backward(Context& ctx, const Saved& saved, const Tensor& dy,

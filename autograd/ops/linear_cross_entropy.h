@@ -29,6 +29,8 @@ struct LinearCrossEntropy {
   /// x [..., D], weight [V,D], targets [...] i32 (-1: not counted) -> [1], fp32 (fp64 for fp64 x).
   static Tensor forward(Context&, Saved*, const Config&, const Tensor& x, const Tensor& weight,
                         const Tensor& targets);
+  /// The same without the sum: [tokens], 0 where a target is -1.
+  static Tensor token_losses(Context&, const Tensor& x, const Tensor& weight, const Tensor& targets);
   static Grads<3> backward(Context&, const Saved&, const Tensor& dy, const Needs<3>&);
 };
 

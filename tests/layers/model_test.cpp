@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <random>
 
 #include "autograd/engine.h"
@@ -276,6 +277,16 @@ TEST(ModelSize, TransNormerHasNoParametersInItsNorms) {
   config.attention->num_heads = 8;
   config.resolve(50265, 2048);
   EXPECT_EQ(Model(config).num_parameters(), 24 * (5 * 1024 * 1024 + 3 * 1024 * 2816) + 50265 * 1024 + 1024);
+}
+
+TEST(ModelLosses, TokensAddUpToTheLoss) {
+  Case c(llama_style());
+  const Tensor losses = c.model->token_losses(c.ctx, c.inputs, c.targets);
+  EXPECT_EQ(losses.shape(), c.inputs.shape());
+  const std::vector<double> values = losses.to_vector<double>(*c.stream);
+  EXPECT_EQ(values[1], 0);  // its target is -1
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  EXPECT_NEAR(0.1 * sum, c.loss(c.ctx).value().to_vector<double>(*c.stream)[0], 1e-13 * sum);
 }
 
 TEST(ModelStart, TheFirstLossIsThatOfAGuess) {
