@@ -35,6 +35,18 @@ constexpr int64_t kBatchTokens = 4096;
 /// Of one forward pass, or of all.
 enum Sum : size_t { nats, questions, right_answers, asked_examples, faultless_examples, num_sums };
 
+/// Adds the losses [B,T] of one batch, and how many there are, to sums and counts of each position.
+void add_positions(Model& model, Context& ctx, const Batch& batch, std::span<double> sums,
+                   std::span<double> counts) {
+  const std::vector<float> losses =
+      model.token_losses(ctx, batch.tokens, batch.targets).to_vector<float>(ctx.stream);
+  const std::vector<int32_t> targets = batch.targets.to_vector<int32_t>(ctx.stream);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    sums[i % sums.size()] += static_cast<double>(losses[i]);
+    counts[i % counts.size()] += targets[i] >= 0;
+  }
+}
+
 }  // namespace
 
 std::vector<int64_t> evaluated_examples(int64_t num_examples, const EvaluationConfig& config) {
@@ -57,6 +69,8 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
   const size_t num_batches = (all.size() + batch_size - 1) / batch_size;
   // Each rank fills the rows of its own batches, and leaves zeros, which change no sum, in the others.
   std::vector<double> rows(num_batches * Sum::num_sums);
+  const auto length = static_cast<size_t>(config.by_position ? config.seq_len : 0);
+  std::vector<double> positions(2 * length);  // sums of losses, then counts
   for (auto i = static_cast<size_t>(comm.rank()); i < num_batches; i += static_cast<size_t>(comm.size())) {
     const size_t first = i * batch_size;
     const Batch batch =
@@ -66,6 +80,8 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
     const Variable loss = model.loss(ctx, batch.tokens, batch.targets, 1, Recompute::off);
     row[Sum::nats] = static_cast<double>(loss.value().to_vector<float>(stream)[0]);
     row[Sum::questions] = static_cast<double>(batch.num_targets);
+    if (config.by_position)
+      add_positions(model, ctx, batch, std::span(positions).first(length), std::span(positions).last(length));
     if (examples.asks_questions())
       std::ranges::copy(score(model.predictions(ctx, batch.tokens).to_vector<int32_t>(stream),
                               batch.targets.to_vector<int32_t>(stream), config.seq_len),
@@ -80,6 +96,14 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
   if (examples.asks_questions()) {
     result.accuracy = sums[Sum::right_answers] / sums[Sum::questions];
     result.exact_match = sums[Sum::faultless_examples] / sums[Sum::asked_examples];
+  }
+  if (config.by_position) {
+    positions = all_reduce_values(comm, positions, Reduce::sum);
+    for (size_t i = 0; i < length; ++i) {
+      const double count = positions[length + i];
+      result.positions.push_back(
+          {.loss = count > 0 ? positions[i] / count : 0, .num_tokens = static_cast<int64_t>(count)});
+    }
   }
   if (examples.bytes_per_token() > 0)
     result.bits_per_byte = result.loss / std::numbers::ln2 / examples.bytes_per_token();

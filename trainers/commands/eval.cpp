@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/comm/agreement.h"
+#include "core/io/atomic_file.h"
 #include "trainers/commands/command.h"
 #include "trainers/commands/loaded_model.h"
 #include "trainers/config/settings.h"
@@ -33,10 +34,21 @@ void require_known_data(const LoadedModel& loaded, const std::vector<std::string
                   loaded.source));
 }
 
+/// A row for each place in a sequence, the first of which sees one token. Where no target stands at a place,
+/// its loss is left empty.
+std::string positions_csv(const std::vector<PositionLoss>& positions) {
+  std::string text = "position,loss,tokens\n";
+  for (size_t i = 0; i < positions.size(); ++i)
+    text += fmt::format("{},{},{}\n", i,
+                        positions[i].num_tokens > 0 ? fmt::format("{:.6f}", positions[i].loss) : "",
+                        positions[i].num_tokens);
+  return text;
+}
+
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
     CheckpointArgument checkpoint;
-    std::string device = "auto";
+    std::string device = "auto", by_position;
     Overrides overrides;
   };
   const auto options = std::make_shared<Options>();
@@ -46,12 +58,15 @@ void add_options(CLI::App& verb, Action& action) {
       "than the run held out.\n"
       "A checkpoint that lies in no run's folder needs the data: data.text=[...] or data.tokens=[...].\n"
       "Examples:\n"
+      "  headway eval runs/quickstart --by-position positions.csv\n"
       "  headway eval runs/quickstart\n"
       "  headway eval runs/quickstart --best\n"
       "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
       "'data.text=[/usr/share/doc/**]'");
   options->checkpoint.add_to(verb);
   options->overrides.add_to(verb);
+  verb.add_option("--by-position", options->by_position,
+                  "CSV file to write with the mean loss at each position of a sequence");
   verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
   verb.callback([options, &action] {
     action = [options] {
@@ -67,10 +82,15 @@ void add_options(CLI::App& verb, Action& action) {
         });
         const EvalRecipe& eval = loaded.recipe.eval;
         const bool is_limited = loaded.recipe.origins.at("eval.tokens") == kCommandLineOrigin;
-        const Evaluation result = evaluate(
-            *loaded.model, *examples,
-            {.tokens = is_limited ? eval.tokens : eval.final_tokens, .seq_len = loaded.recipe.data.seq_len},
-            comm, stream);
+        const Evaluation result = evaluate(*loaded.model, *examples,
+                                           {.tokens = is_limited ? eval.tokens : eval.final_tokens,
+                                            .seq_len = loaded.recipe.data.seq_len,
+                                            .by_position = !options->by_position.empty()},
+                                           comm, stream);
+        agree(comm, [&] {
+          if (comm.rank() == 0 && !options->by_position.empty())
+            write_file_atomically(options->by_position, positions_csv(result.positions));
+        });
         if (comm.rank() == 0) {
           if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
           const std::string difference =

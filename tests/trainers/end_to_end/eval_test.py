@@ -1,4 +1,5 @@
 """How much is evaluated, and that every way to evaluate the same weights prints the same digits."""
+import csv
 import re
 import unittest
 
@@ -33,6 +34,22 @@ class Eval(Runs):
         self.assertEqual((loss, tokens), (f"{self.curve('a', 'val/loss')[3]:.6f}", str(32 * 32)))
         self.assertEqual(self.eval("runs/a", "eval.tokens=64")[1], "64")
         self.assertNotEqual(self.eval("runs/a", "eval.final_tokens=0"), (loss, tokens))
+
+    def test_losses_by_position_average_to_the_loss(self):
+        self.train("a", "train.stop_step=3", "eval.final_tokens=0")
+        for ranks in (None, 2):
+            path = self.folder / "positions.csv"
+            loss, tokens = self.eval("runs/a", "--by-position", path, ranks=ranks)
+            with open(path, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            self.assertEqual([int(row["position"]) for row in rows], list(range(32)))
+            counts = [int(row["tokens"]) for row in rows]
+            self.assertEqual(sum(counts), int(tokens))
+            mean = sum(float(row["loss"]) * count for row, count in zip(rows, counts)) / sum(counts)
+            self.assertLess(abs(mean - float(loss)), 1e-5)
+            path.unlink()
+        done = self.headway("eval", "runs/a", "--by-position", self.folder / "absent" / "positions.csv")
+        self.assertEqual(done.returncode, 7, done.stdout)
 
     def test_evaluations_on_the_way_read_eval_tokens(self):
         said = self.train("a", "train.stop_step=4", "eval.every_steps=2", "eval.tokens=300", "eval.final_tokens=0").stdout
