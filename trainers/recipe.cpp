@@ -112,11 +112,11 @@ std::unique_ptr<Tokenizer> DataRecipe::make_tokenizer() const {
 }
 
 void DataRecipe::describe(FieldVisitor& v) {
-  v("text", text, "files to train on, as paths with *, ? and ** (any depth)");
+  v("text", text, "files to train on, as paths with *, ? and ** (any depth); gzip and zstd are decompressed");
   v("tokens", tokens, "token shards to train on instead, as made by `headway tokenize`");
   v("tokenizer", tokenizer, "how text becomes tokens; bytes: one token per byte");
   v("val_fraction", val_fraction, "share of the documents, or of the tokens, held out for validation",
-    {.min = 0, .max = 0.9});
+    {.min = 0, .max = 1});
   v("split", split,
     "what is held out; documents: whole files; tail: the end of the text; blocks: pieces of 65,536 tokens; "
     "auto: documents where there are enough of them, else the tail",

@@ -80,6 +80,9 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
 
 void Trainer::open_data() {
   examples_ = ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
+  HEADWAY_CHECK(examples_->num_examples(Split::train) > 0, DataError,
+                fmt::format("data.val_fraction = {} holds out all of the data: nothing is left to train on",
+                            recipe_.data.val_fraction));
   order_.emplace(static_cast<uint64_t>(recipe_.run.seed), examples_->num_examples(Split::train));
   const bool is_moving = !recipe_.data.is_task() && recipe_.data.windows == "moving";
   data_state_.order = is_moving ? "permute-v1 of moving windows" : "permute-v1";

@@ -30,7 +30,7 @@ void require_known_data(const LoadedModel& loaded, const std::vector<std::string
     if (RunRecord::problem_of(folder).empty()) return;
   throw ConfigError(
       fmt::format("{} lies in no run's folder, so the files that its recipe names are not read unasked: "
-                  "expected data.text=[...] or data.tokens=[...]",
+                  "expected --text FILES or data.tokens=[...]",
                   loaded.source));
 }
 
@@ -45,10 +45,24 @@ std::string positions_csv(const std::vector<PositionLoss>& positions) {
   return text;
 }
 
+/// What --text stands for. Overrides that the user gives come after them and count.
+std::vector<std::string> all_of_text(const std::vector<std::string>& files) {
+  std::vector<std::string> quoted;
+  for (const std::string& file : files) quoted.push_back(toml_string(file));
+  return {fmt::format("data.text=[{}]", fmt::join(quoted, ", ")),
+          "data.tokens=[]",
+          "data.task.kind=none",
+          "data.split=auto",
+          "data.val_fraction=1",
+          "data.max_bytes=0",
+          "eval.final_tokens=0"};
+}
+
 void add_options(CLI::App& verb, Action& action) {
   struct Options {
     CheckpointArgument checkpoint;
     std::string device = "auto", by_position;
+    std::vector<std::string> text;
     Overrides overrides;
   };
   const auto options = std::make_shared<Options>();
@@ -56,15 +70,17 @@ void add_options(CLI::App& verb, Action& action) {
       "What the run's last evaluation reads is read: the whole validation split where the recipe does not\n"
       "limit it by eval.final_tokens; eval.tokens=N limits it too. A note says where something else is read\n"
       "than the run held out.\n"
-      "A checkpoint that lies in no run's folder needs the data: data.text=[...] or data.tokens=[...].\n"
+      "A checkpoint that lies in no run's folder needs the data: --text, or data.tokens=[...].\n"
       "Examples:\n"
       "  headway eval runs/quickstart --by-position positions.csv\n"
       "  headway eval runs/quickstart\n"
       "  headway eval runs/quickstart --best\n"
+      "  headway eval runs/quickstart --text book.txt '/srv/texts/**'\n"
       "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
       "'data.text=[/usr/share/doc/**]'");
   options->checkpoint.add_to(verb);
   options->overrides.add_to(verb);
+  verb.add_option("--text", options->text, "evaluate all of these files instead: paths with *, ? and **");
   verb.add_option("--by-position", options->by_position,
                   "CSV file to write with the mean loss at each position of a sequence");
   verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
@@ -75,8 +91,13 @@ void add_options(CLI::App& verb, Action& action) {
         LoadedModel loaded;
         std::unique_ptr<ExampleSource> examples;
         agree(comm, [&] {
-          loaded = load_model(options->checkpoint.resolve(), options->overrides.values, stream);
-          require_known_data(loaded, options->overrides.values);
+          std::vector<std::string> overrides = options->overrides.values;
+          if (!options->text.empty()) {
+            const std::vector<std::string> text = all_of_text(options->text);
+            overrides.insert(overrides.begin(), text.begin(), text.end());
+          }
+          loaded = load_model(options->checkpoint.resolve(), overrides, stream);
+          require_known_data(loaded, overrides);
           examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
                                          loaded.recipe.model.vocab_size);
         });

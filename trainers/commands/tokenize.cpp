@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <fstream>
-#include <sstream>
+#include <limits>
 
 #include "core/io/token_shards.h"
 #include "core/text/glob.h"
+#include "core/text/text_file.h"
 #include "core/text/tokenizer.h"
 #include "trainers/commands/command.h"
 #include "trainers/progress.h"
@@ -28,12 +28,8 @@ ExitCode tokenize(const Options& options) {
   double said = 0;
   std::vector<int32_t> ids;
   for (size_t i = 0; i < files.size(); ++i) {
-    std::ifstream in(files[i], std::ios::binary);
-    std::stringstream text;
-    text << in.rdbuf();
-    HEADWAY_CHECK(in, DataError, fmt::format("tokenize: cannot read {}", files[i].string()));
     ids.clear();
-    tokenizer->encode(text.view(), ids);
+    tokenizer->encode(read_text_file(files[i], "tokenize", std::numeric_limits<int64_t>::max()), ids);
     ids.push_back(tokenizer->end_of_text());
     writer.write(ids);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -8,32 +8,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 
 #include "core/error.h"
 #include "core/io/digest.h"
 #include "core/rng.h"
 #include "core/stop_signal.h"
 #include "core/text/glob.h"
+#include "core/text/text_file.h"
 #include "trainers/data/token_array.h"
 
 namespace headway {
 namespace fs = std::filesystem;
 namespace {
-
-std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  HEADWAY_CHECK(in, DataError,
-                fmt::format("data.text: cannot read {}: {}", path.string(), std::strerror(errno)));
-  std::string text(static_cast<size_t>(in.tellg()), '\0');
-  in.seekg(0);
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  HEADWAY_CHECK(in, DataError,
-                fmt::format("data.text: cannot read {}: {}", path.string(), std::strerror(errno)));
-  return text;
-}
 
 class TextCorpus final : public TokenCorpus {
  public:
@@ -48,8 +34,7 @@ class TextCorpus final : public TokenCorpus {
     for (const fs::path& file : files) {
       if (bytes_left == 0) break;
       throw_if_stop_requested();
-      std::string text = read_file(file);
-      if (static_cast<int64_t>(text.size()) > bytes_left) text.resize(static_cast<size_t>(bytes_left));
+      const std::string text = read_text_file(file, "data.text", bytes_left);
       bytes_left -= static_cast<int64_t>(text.size());
       const std::string digest = xxh3_64(text.data(), text.size());
       document_digests += digest;

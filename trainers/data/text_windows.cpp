@@ -19,7 +19,7 @@ class TextWindows final : public ExampleSource {
         are_moving_(recipe.windows == "moving"),
         seed_(static_cast<uint64_t>(seed)) {
     HEADWAY_CHECK(
-        corpus_->num_tokens(Split::train) > seq_len_, DataError,
+        recipe.val_fraction == 1 || corpus_->num_tokens(Split::train) > seq_len_, DataError,
         fmt::format("the training data has {} tokens: fewer than one sequence of data.seq_len + 1 = {}",
                     corpus_->num_tokens(Split::train), seq_len_ + 1));
   }

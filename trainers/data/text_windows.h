@@ -13,7 +13,7 @@
 namespace headway {
 
 /// Validation windows are fixed, and the last one asks for what is left. DataError where the training split
-/// is shorter than one window.
+/// is shorter than one window, unless data.val_fraction = 1 leaves none.
 std::unique_ptr<ExampleSource> open_text_windows(std::unique_ptr<TokenCorpus>, const DataRecipe&,
                                                  int64_t seed);
 

@@ -1,5 +1,6 @@
 """How much is evaluated, and that every way to evaluate the same weights prints the same digits."""
 import csv
+import gzip
 import re
 import unittest
 
@@ -50,6 +51,25 @@ class Eval(Runs):
             path.unlink()
         done = self.headway("eval", "runs/a", "--by-position", self.folder / "absent" / "positions.csv")
         self.assertEqual(done.returncode, 7, done.stdout)
+
+    def test_all_of_a_text_is_evaluated(self):
+        self.train("a", "train.stop_step=3")
+        text = self.folder / "other, text.txt"
+        text.write_text("etaoin shrdlu " * 300)
+        with gzip.open(self.folder / "packed.gz", "wb") as file:
+            file.write(text.read_bytes())
+        loss, tokens = self.eval("runs/a", "--text", text)
+        self.assertEqual(int(tokens), len(text.read_bytes()))  # each but the first, and the end
+        self.assertEqual(self.eval("runs/a", "--text", self.folder / "packed.gz", ranks=2), (loss, tokens))
+        done = self.train("all", "data.val_fraction=1", status=3)
+        self.assertIn("data.val_fraction = 1 holds out all of the data: nothing is left to train on", done.stdout)
+
+    def test_what_is_no_text_is_refused(self):
+        binary = self.folder / "text" / "99.txt"
+        binary.write_bytes(b"PAR1\0\0")
+        self.assertIn("99.txt is no text: it looks like a Parquet file", self.train("binary", status=3).stdout)
+        done = self.headway("tokenize", binary, "--out", self.folder / "shards")
+        self.assertEqual(done.returncode, 3, done.stdout)
 
     def test_evaluations_on_the_way_read_eval_tokens(self):
         said = self.train("a", "train.stop_step=4", "eval.every_steps=2", "eval.tokens=300", "eval.final_tokens=0").stdout
