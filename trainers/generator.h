@@ -10,9 +10,18 @@
 
 namespace headway {
 
+/// ConfigError where the prompt has more tokens than the model has learned positions.
+void check_prompt(const ModelConfig&, const Tokenizer&, const GenerateRecipe&);
+
+struct GeneratedText {
+  std::string text;
+  bool ended_at_last_position = false;  // of learned ones, before the tokens that were asked for
+};
+
 /// Continues the prompt by up to recipe.tokens tokens, ending early at end of text or where learned positions
-/// end. on_text receives each piece as it is decided. Returns all of them. The same seed gives the same text.
-std::string generate(Model&, const Tokenizer&, const GenerateRecipe&, uint64_t seed, Stream&,
-                     const std::function<void(const std::string&)>& on_text);
+/// end. on_text receives each piece as it is decided. The same seed gives the same text. Throws what
+/// check_prompt throws.
+GeneratedText generate(Model&, const Tokenizer&, const GenerateRecipe&, uint64_t seed, Stream&,
+                       const std::function<void(const std::string&)>& on_text);
 
 }  // namespace headway

@@ -40,7 +40,7 @@ void require_same_data(const std::string& fingerprint, Communicator& comm) {
   const std::array<int64_t, 2> both{bits, -bits};
   const std::vector<int64_t> all = all_reduce_values(comm, both, Reduce::max);
   HEADWAY_CHECK(all[0] == -all[1], DataError,
-                "the ranks read different training data: every machine needs the same files");
+                "the ranks read different training or held-out data: every machine needs the same files");
 }
 
 }  // namespace
@@ -53,6 +53,8 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   agree(comm_, [&] {
     tokenizer_ = recipe_.data.make_tokenizer();
     recipe_.resolve(tokenizer_->vocab_size());
+    if (recipe_.generate.tokens > 0 && !recipe_.data.is_task())
+      check_prompt(recipe_.model, *tokenizer_, recipe_.generate);
     open_data();
   });
   require_same_data(examples_->fingerprint(), comm_);
@@ -544,10 +546,13 @@ void Trainer::say(const SaveReport& report) {
 
 void Trainer::write_sample() {
   if (!is_main() || recipe_.generate.tokens == 0 || examples_->asks_questions()) return;
-  const std::string text = generate(*model_, *tokenizer_, recipe_.generate,
-                                    static_cast<uint64_t>(recipe_.run.seed), stream_, nullptr);
-  folder_->write_text(fmt::format("samples/step-{:08}.txt", run_state_.step), recipe_.generate.prompt + text);
-  say("sample:\n" + recipe_.generate.prompt + text);
+  const GeneratedText sample = generate(*model_, *tokenizer_, recipe_.generate,
+                                        static_cast<uint64_t>(recipe_.run.seed), stream_, nullptr);
+  folder_->write_text(fmt::format("samples/step-{:08}.txt", run_state_.step),
+                      recipe_.generate.prompt + sample.text);
+  say("sample:\n" + recipe_.generate.prompt + sample.text);
+  if (sample.ended_at_last_position)
+    say(fmt::format("the sample ends at the last of the model's {} positions", recipe_.model.max_seq_len));
 }
 
 }  // namespace headway

@@ -44,13 +44,18 @@ void add_options(CLI::App& verb, Action& action) {
       recipe.tokens = options->tokens.value_or(recipe.tokens);
       recipe.temperature = options->temperature.value_or(recipe.temperature);
       recipe.top_k = options->top_k.value_or(recipe.top_k);
+      check_prompt(loaded.model->config(), *loaded.tokenizer, recipe);
       fmt::print("{}", recipe.prompt);
-      generate(*loaded.model, *loaded.tokenizer, recipe, static_cast<uint64_t>(options->seed), *stream,
-               [](const std::string& piece) {
-                 fmt::print("{}", piece);
-                 std::fflush(stdout);
-               });
+      const GeneratedText generated =
+          generate(*loaded.model, *loaded.tokenizer, recipe, static_cast<uint64_t>(options->seed), *stream,
+                   [](const std::string& piece) {
+                     fmt::print("{}", piece);
+                     std::fflush(stdout);
+                   });
       fmt::print("\n");
+      if (generated.ended_at_last_position)
+        fmt::print(stderr, "headway: the text ends at the last of the model's {} positions\n",
+                   loaded.recipe.model.max_seq_len);
       return ExitCode::ok;
     };
   });

@@ -71,6 +71,17 @@ class Eval(Runs):
         done = self.headway("tokenize", binary, "--out", self.folder / "shards")
         self.assertEqual(done.returncode, 3, done.stdout)
 
+    def test_learned_positions_bound_prompts_and_say_where_a_text_ends(self):
+        learned = ("model.learned_positions=true", "model.attention.rope=false")
+        done = self.train("long", *learned, "generate.tokens=5", f"generate.prompt={'x' * 33}", status=2)
+        self.assertIn("generate.prompt has 33 tokens but the model has 32 positions", done.stdout)
+        self.assertNotIn("step 1/", done.stdout)
+        said = self.train("short", *learned, "train.stop_step=2", "generate.tokens=50", "generate.prompt=abc").stdout
+        self.assertIn("the sample ends at the last of the model's 32 positions", said)
+        done = self.headway("generate", "runs/short", "--prompt", "x" * 40)
+        self.assertEqual(done.returncode, 2, done.stdout)
+        self.assertNotIn("xxxx", done.stdout)
+
     def test_evaluations_on_the_way_read_eval_tokens(self):
         said = self.train("a", "train.stop_step=4", "eval.every_steps=2", "eval.tokens=300", "eval.final_tokens=0").stdout
         self.assertRegex(said, r"step 2/4 \| val loss .* \| 320 tokens")
