@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <string_view>
 #include <system_error>
 
 namespace headway {
@@ -23,8 +24,8 @@ Failure current_failure() {
   } catch (const std::bad_alloc&) {
     return {ExitCode::out_of_memory, "out of memory"};
   } catch (const std::system_error& error) {
-    // fmt::print throws this one.
-    if (std::ferror(stdout) != 0)
+    // What fmt::print throws. (A terminal that went away earlier must not pass for another error's reason.)
+    if (std::ferror(stdout) != 0 && std::string_view(error.what()).starts_with("cannot write to file"))
       return {ExitCode::io_failure, print_failure(std::strerror(error.code().value()))};
     return {ExitCode::unexpected, error.what()};
   } catch (const std::exception& error) {

@@ -293,8 +293,7 @@ std::optional<Resumption> CheckpointFolder::load_newest(std::span<const NamedSta
   if (result.rejected.empty()) return std::nullopt;
   std::string message = fmt::format(
       "{}: no checkpoint can be read, so the run does not go on; run.force_new = true would start over and "
-      "delete "
-      "them",
+      "delete them",
       folder_.string());
   for (const std::string& why : result.rejected) message += "\n  " + why;
   throw CheckpointError(message);

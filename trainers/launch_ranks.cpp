@@ -43,8 +43,14 @@ std::vector<std::string> mpirun(int ranks, const fs::path& shared_folder) {
 
 RankLauncher::RankLauncher(int ranks, const std::vector<std::string>& arguments,
                            const std::optional<fs::path>& log) {
+  int output = -1;
+  if (log) {
+    output = open(log->c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    HEADWAY_CHECK(output >= 0, IoError,
+                  fmt::format("cannot write {}: {}", log->string(), std::strerror(errno)));
+  }
   std::vector<std::string> command;
-  if (ranks > 1) {
+  if (ranks > 1) {  // after what may fail: a constructor that throws has no destructor to remove the folder
     shared_folder_ = make_shared_folder();
     command = mpirun(ranks, shared_folder_);
   }
@@ -54,17 +60,13 @@ RankLauncher::RankLauncher(int ranks, const std::vector<std::string>& arguments,
   for (std::string& word : command) words.push_back(word.data());
   words.push_back(nullptr);
 
-  int output = -1;
-  if (log) {
-    output = open(log->c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    HEADWAY_CHECK(output >= 0, IoError,
-                  fmt::format("cannot write {}: {}", log->string(), std::strerror(errno)));
-  }
   const std::string threads = std::to_string(std::max(1, read_cores().allowed / ranks));
   child_ = fork();
   if (child_ == 0) {
     // In a process group of its own a Ctrl-C reaches this process alone, which then asks the ranks to save.
     setpgid(0, 0);
+    // A request to save that comes before the ranks listen must not end them.
+    std::signal(SIGUSR1, SIG_IGN);
     prctl(PR_SET_PDEATHSIG, SIGUSR1);
     // A process group in the background would be stopped when mpirun reads the terminal.
     if (const int nothing = open("/dev/null", O_RDONLY); nothing >= 0) dup2(nothing, STDIN_FILENO);
@@ -84,13 +86,25 @@ RankLauncher::~RankLauncher() {
 }
 
 int RankLauncher::wait() const {
-  bool asked = false;
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kAgain =
+      std::chrono::seconds(1);  // ranks that were starting have not heard the last request
+  Clock::time_point asked = Clock::now() - kAgain;
   for (int status = 0;;) {
     const pid_t ended = waitpid(child_, &status, WNOHANG);
-    if (ended == child_) return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (stop_signal_received() != 0 && !asked) {
+    if (ended == child_) {
+      const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      // A rank that is not listening yet has not begun: the request has ended it.
+      return code == 128 + SIGUSR1 && stop_signal_received() != 0
+                 ? static_cast<int>(ExitCode::stopped_on_request)
+                 : code;
+    }
+    // Where SIGCHLD is ignored, the kernel keeps no status and waitpid fails once the child has ended.
+    HEADWAY_CHECK(ended >= 0, IoError,
+                  fmt::format("cannot wait for process {}: {}", child_, std::strerror(errno)));
+    if (stop_signal_received() != 0 && Clock::now() - asked >= kAgain) {
       kill(child_, SIGUSR1);
-      asked = true;
+      asked = Clock::now();
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }

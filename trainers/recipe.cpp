@@ -27,8 +27,7 @@ std::string explain_attention_key(const std::string& key, LayerAttention& attent
   });
   if (kind.empty() && kPrefix.starts_with(table))
     return "no layer of model.attention.layers is of model.attention.kind; a layer's keys stand in the table "
-           "of "
-           "its name";
+           "of its name";
   if (kind.empty())
     return fmt::format("model.attention.layers has no layer \"{}\"", table.substr(kPrefix.size()));
   std::vector<std::string_view> kinds;
@@ -76,7 +75,7 @@ void with_origin(const std::map<std::string, std::string>& origins, const Work& 
 }  // namespace
 
 void RunRecipe::describe(FieldVisitor& v) {
-  v("name", name, "folder of this run neither \".\" nor \"..\"");
+  v("name", name, "folder of this run below run.folder: a name without slashes, neither \".\" nor \"..\"");
   v("folder", folder, "where runs are kept");
   v("seed", seed, "of initial weights, data order and dropout", {.min = 0, .max = kMany});
   v("device", device, "auto (a GPU where there is one), cpu, cuda or cuda:<index>");
@@ -191,8 +190,7 @@ void CheckpointRecipe::describe(FieldVisitor& v) {
     "auto = from the newest valid checkpoint of this run, if any; never; or a checkpoint's path");
   v("allow", allow,
     "keys of optim, schedule and train that may differ from the checkpoint's recipe when a run goes on, as "
-    "in "
-    "[\"optim.lr\"]; any other difference there ends the program");
+    "in [\"optim.lr\"]; any other difference there ends the program");
   v("init", init,
     "weights to begin a new run with: a checkpoint, weights file or run folder; parameters it lacks keep "
     "their random start, and what else it holds is left out");
@@ -371,7 +369,7 @@ Recipe parse_stored_recipe(const std::string& toml, const std::string& origin,
   settings.try_emplace("data.windows", Setting{.kind = Setting::Kind::string,
                                                .text = "fixed",
                                                .items = {},
-                                               .origin = "how windows were cut before there was a choice"});
+                                               .origin = "the only way before data.windows"});
   if (const auto seed = settings.find("run.seed"); seed != settings.end()) {
     const auto [split_seed, is_older] = settings.try_emplace("data.split_seed", seed->second);
     if (is_older) split_seed->second.origin = kSplitByRunSeed;

@@ -2,8 +2,8 @@
 //
 //   never        the model, the order of samples, what is trained: these make another run
 //   if_allowed   what moves the course of the training: accepted where checkpoint.allow names the key
-//   always       what changes no update (logging, saving, memory, ranks), and the data, which its digest
-//   compares
+//   always       what changes no update (logging, saving, memory, ranks), and the names of the data, whose
+//                digest is compared instead
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 
 #include "core/backend.h"
 #include "core/comm/agreement.h"
+#include "core/failure.h"
 #include "core/io/digest.h"
 #include "core/stop_signal.h"
 #include "kernels/cpu/blas_core.h"
@@ -186,8 +187,8 @@ void Trainer::open_run_folder() {
   for (const std::string& rule : kept_rules_) say(rule);
   for (const std::string& change : accepted_changes_) say("changed since the checkpoint: " + change);
   saved_step_ = run_state_.step;
-  // A run whose first checkpoint is another's needs one of its own.
-  if (!is_own) save();
+  // checkpoint.resume = "auto" finds neither another run's checkpoint nor best.h5.
+  if (!is_own || resumption_->path.filename() == "best.h5") save();
 }
 
 void Trainer::load_initial_weights() {
@@ -229,18 +230,13 @@ void Trainer::announce() {
 }
 
 ExitCode Trainer::run() {
-  const auto fail = [this](ExitCode code, const char* reason) {
-    if (record_) record_->fail(code, reason, run_state_.step);
-  };
   try {
     const ExitCode code = train();
     if (record_) record_->end(code, run_state_.step);
     return code;
-  } catch (const Error& error) {
-    fail(error.code(), error.what());
-    throw;
-  } catch (const std::exception& error) {
-    fail(ExitCode::unexpected, error.what());
+  } catch (...) {
+    const Failure failure = current_failure();
+    if (record_) record_->fail(failure.code, failure.message, run_state_.step);
     throw;
   }
 }
@@ -291,6 +287,8 @@ ExitCode Trainer::train() {
 }
 
 ExitCode Trainer::stopped_on_request() {
+  // The checkpoint is there, but a row of metrics that was lost must not pass for a normal stop.
+  agree(comm_, [&] { HEADWAY_CHECK(write_failure_.empty(), IoError, write_failure_); });
   say(fmt::format("stopped on request at step {}; run the same command with checkpoint.resume=auto to go on",
                   run_state_.step));
   return ExitCode::stopped_on_request;
@@ -387,11 +385,16 @@ void Trainer::report_bad(const Step& step, const StepNumbers& numbers, bool is_n
   run_state_.tokens = step.tokens_before;
   data_state_.cursor = step.first_sample;
   train_step_->optimizer().gather_moments(stream_);
-  const SaveReport report = checkpoints_->save_not_finite(states(), run_info());
-  throw NumericError(
-      fmt::format("{}; {} keeps the state before that step, and a run goes on from the checkpoint before "
-                  "it, so that another learning rate can help",
-                  message, report.path.string()));
+  std::string kept;
+  try {
+    kept = checkpoints_->save_not_finite(states(), run_info()).path.string() +
+           " keeps the state before that step";
+  } catch (const IoError& error) {
+    kept = fmt::format("the state before that step could not be saved: {}", error.what());
+  }
+  throw NumericError(fmt::format(
+      "{}; {}, and a run goes on from the checkpoint before it, so that another learning rate can help",
+      message, kept));
 }
 
 void Trainer::log(const Step& step, const StepNumbers& numbers, double step_seconds) {

@@ -58,7 +58,7 @@ class Trainer {
   };
 
   ExitCode train();
-  /// Every rank for itself.
+  /// Not collective: call it inside agree().
   void open_data();
   ExitCode stopped_on_request();
   void take_run_folder();
@@ -107,7 +107,7 @@ class Trainer {
   std::unique_ptr<TrainStep> train_step_;
   Schedule schedule_;
   int64_t accumulation_steps_ = 1;
-  std::string initial_weights_;  // where they came from, where not from chance
+  std::string initial_weights_;  // what they were loaded from; empty where random
 
   std::unique_ptr<ModelState> model_state_;
   std::unique_ptr<TokenizerState> tokenizer_state_;

@@ -11,7 +11,8 @@ int num_cuda_devices() { return 0; }
 
 Backend& cuda_backend(int) {
   throw DeviceError(
-      "this build has no CUDA support: install the CUDA toolkit and build again, or use run.device = \"cpu\" (or --device cpu)");
+      "this build has no CUDA support: install the CUDA toolkit and build again, or use run.device = \"cpu\" "
+      "(or --device cpu)");
 }
 
 }  // namespace headway

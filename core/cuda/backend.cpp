@@ -93,10 +93,11 @@ class CudaBackend final : public Backend {
     check_cuda(cudaGetDeviceProperties(&properties, index), "reading the GPU's properties");
     HEADWAY_CHECK(
         runs_on(HEADWAY_CUDA_ARCHITECTURES, properties.major, properties.minor), DeviceError,
-        fmt::format("{} has compute capability {}.{}: this build has kernels for {} (configure with "
-                    "-DCMAKE_CUDA_ARCHITECTURES={}{} for this GPU), or use run.device = \"cpu\" (or --device cpu)",
-                    properties.name, properties.major, properties.minor, HEADWAY_CUDA_ARCHITECTURES,
-                    properties.major, properties.minor));
+        fmt::format(
+            "{} has compute capability {}.{}: this build has kernels for {} (configure with "
+            "-DCMAKE_CUDA_ARCHITECTURES={}{} for this GPU), or use run.device = \"cpu\" (or --device cpu)",
+            properties.name, properties.major, properties.minor, HEADWAY_CUDA_ARCHITECTURES, properties.major,
+            properties.minor));
     std::array<char, 32> bus_id = {};
     check_cuda(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), index),
                "reading the GPU's place");
@@ -163,7 +164,8 @@ Backend& cuda_backend(int index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   HEADWAY_CHECK(status == cudaSuccess, DeviceError,
-                fmt::format("no GPU is usable: {}; use run.device = \"cpu\" (or --device cpu)", cudaGetErrorString(status)));
+                fmt::format("no GPU is usable: {}; use run.device = \"cpu\" (or --device cpu)",
+                            cudaGetErrorString(status)));
   HEADWAY_CHECK(index < count, DeviceError,
                 fmt::format("device cuda:{} does not exist: this machine has {} GPU{}", index, count,
                             count == 1 ? "" : "s"));

@@ -124,8 +124,7 @@ struct Hdf5Reader::Impl {
         for (const auto& [name, value] : values) list += attribute_line(path, name, value);
     expect(std::get<std::string>(found->second) == xxh3_128(list.data(), list.size()),
            "the list of datasets does not match its digest: a dataset or an attribute was renamed, added, "
-           "dropped or "
-           "changed");
+           "dropped or changed");
   }
 
   std::string lines_of(std::string_view group) const {

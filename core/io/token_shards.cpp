@@ -99,7 +99,7 @@ void TokenShard::read(int64_t offset, std::span<int32_t> ids) const {
       std::memcpy(&id, raw.data() + 2 * i, sizeof(id));
       ids[i] = id;
     }
-  } else {
+  } else if (!raw.empty()) {  // memcpy wants no null pointers, not even for zero bytes
     std::memcpy(ids.data(), raw.data(), raw.size());
   }
   check_ids(offset, ids);
@@ -141,13 +141,15 @@ TokenShardWriter::TokenShardWriter(fs::path folder, std::string prefix, int64_t 
   std::error_code error;
   fs::create_directories(folder_, error);
   HEADWAY_CHECK(!error, IoError, fmt::format("cannot create {}: {}", folder_.string(), error.message()));
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
-    const std::string name = entry.path().filename().string();
+  fs::directory_iterator it(folder_, error);
+  for (; !error && it != fs::directory_iterator(); it.increment(error)) {
+    const std::string name = it->path().filename().string();
     HEADWAY_CHECK(
         !name.starts_with(prefix_ + "-") || !name.ends_with(".bin"), ConfigError,
         fmt::format("{} holds token shards already: choose another folder or prefix, or delete them",
-                    entry.path().string()));
+                    it->path().string()));
   }
+  HEADWAY_CHECK(!error, IoError, fmt::format("cannot read {}: {}", folder_.string(), error.message()));
 }
 
 void TokenShardWriter::write(std::span<const int32_t> ids) {

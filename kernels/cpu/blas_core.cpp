@@ -38,10 +38,15 @@ VectorWidth width_of_flags(const std::string& line) {
 
 }  // namespace
 
-VectorWidth width_of_blas_core(std::string_view core) {
+std::optional<VectorWidth> width_of_blas_core(std::string_view core) {
   if (is_one_of(core, {"skylakex", "cooperlake", "sapphirerapids"})) return VectorWidth::avx512;
   if (is_one_of(core, {"haswell", "zen", "excavator"})) return VectorWidth::avx2;
-  return VectorWidth::older;
+  if (is_one_of(core, {"prescott",    "core2",     "penryn",     "dunnington",   "nehalem",
+                       "sandybridge", "atom",      "katmai",     "coppermine",   "northwood",
+                       "banias",      "athlon",    "opteron",    "opteron_sse3", "barcelona",
+                       "bobcat",      "bulldozer", "piledriver", "steamroller",  "nano"}))
+    return VectorWidth::older;
+  return std::nullopt;
 }
 
 VectorWidth width_of_processor() {
@@ -52,7 +57,7 @@ VectorWidth width_of_processor() {
 }
 
 std::string better_blas_core(std::string_view core, VectorWidth processor) {
-  if (width_of_blas_core(core) >= processor) return "";
+  if (!width_of_blas_core(core) || *width_of_blas_core(core) >= processor) return "";
   return processor == VectorWidth::avx512 ? "SkylakeX" : "Haswell";
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -11,11 +12,12 @@ namespace headway {
 
 enum class VectorWidth : uint8_t { older, avx2, avx512 };
 
-/// The widest instructions that a core of OpenBLAS uses, by its name ("Haswell", any case).
-VectorWidth width_of_blas_core(std::string_view core);
+/// The widest instructions that a core of OpenBLAS uses, by its name ("Haswell", any case); nothing for a
+/// core that came later than this list.
+std::optional<VectorWidth> width_of_blas_core(std::string_view core);
 /// The widest that this processor has of those OpenBLAS has kernels for.
 VectorWidth width_of_processor();
-/// The core to ask for in place of `core`; empty where it uses all that the processor has.
+/// The core to ask for in place of `core`; empty where it uses all that the processor has, or is not known.
 std::string better_blas_core(std::string_view core, VectorWidth processor);
 
 /// Call it first in main. Where OpenBLAS took a core older than the processor and the environment does not

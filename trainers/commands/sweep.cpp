@@ -55,12 +55,12 @@ ExitCode run_sweep(const std::string& path, int ranks) {
   std::vector<std::string> failures;
   double seconds = 0;
   size_t run_now = 0;
+  const SweepResults earlier(sweep);
   for (size_t i = 0; i < count; ++i) {
     const Arm& arm = sweep.arms[i];
     const std::string status = status_of(sweep, arm);
     if (status == "finished") {
-      fmt::print("[{}/{}] {} is finished already{}\n", i + 1, count, arm.name,
-                 loss_text(SweepResults(sweep), arm));
+      fmt::print("[{}/{}] {} is finished already{}\n", i + 1, count, arm.name, loss_text(earlier, arm));
       continue;
     }
     fmt::print("[{}/{}] {} {}\n", i + 1, count, arm.name, status.empty() ? "starts" : "goes on");
@@ -80,7 +80,7 @@ ExitCode run_sweep(const std::string& path, int ranks) {
     const double left = seconds / static_cast<double>(run_now) * static_cast<double>(count - i - 1);
     if (code != 0) {
       failures.push_back(fmt::format("{}: exit status {}, {}", arm.name, code, last_line(log)));
-      fmt::print("[{}/{}] {} failed: {}\n", i + 1, count, arm.name, failures.back());
+      fmt::print("[{}/{}] failed: {}\n", i + 1, count, failures.back());
     } else {
       fmt::print("[{}/{}] {}{} | took {} | about {} left\n", i + 1, count, arm.name, loss_text(results, arm),
                  format_duration(took), format_duration(left));

@@ -103,8 +103,7 @@ std::string comparison_section(const SweepResults& results) {
   if (results.comparisons.empty()) return "";
   std::string html = fmt::format(
       "<h2>Beside {0}</h2><p class=\"note\">Differences from the arm of {0} with the same seed, and their "
-      "mean's 95 % "
-      "interval by Student's t. Holm's correction is over the runs of a table.</p>",
+      "mean's 95 % interval by Student's t. Holm's correction is over the runs of a table.</p>",
       escaped(results.sweep.baseline));
   for (const Figure* figure : results.compared_figures()) {
     const Table table = comparison_table(results, *figure);
@@ -158,8 +157,7 @@ std::string keys_section(const SweepResults& results) {
   if (differing.empty()) return "";
   std::string html = fmt::format(
       "<h2>Keys in which runs differ</h2><p class=\"note\">Of the resolved recipes: of {} all such keys, of "
-      "the others "
-      "those with another value.</p><div class=\"wide\"><table class=\"keys\"><tbody>",
+      "the others those with another value.</p><div class=\"wide\"><table class=\"keys\"><tbody>",
       escaped(baseline->name));
   for (const Group& group : results.groups) {
     html += "<tr><th>" + escaped(group.name) + "</th><td>";
@@ -273,7 +271,7 @@ std::string circumstances(const std::vector<ArmResult>& arms) {
   const auto minute = [](std::string time) {  // 2026-01-31T23:59:59Z
     return time.size() < 16 ? time : time.replace(10, 1, " ").substr(0, 16);
   };
-  text += fmt::format(". {} to {} UTC.", minute(first), minute(last));
+  text += fmt::format(". {} to {} UTC.", escaped(minute(first)), escaped(minute(last)));
   return devices.size() > 1 ? text + " Speed and memory compare on one device alone." : text;
 }
 

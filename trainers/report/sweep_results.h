@@ -23,8 +23,8 @@ struct Point {
 struct ArmResult {
   const Arm* arm = nullptr;
   std::string status;          // as status_of() has it
-  Settings recipe;             // resolved; empty likewise
-  std::optional<Plan> plan;    // absent likewise
+  Settings recipe;             // resolved; empty where there is none that can be read
+  std::optional<Plan> plan;    // of the recipe, if it can be read
   std::string device;          // of the last attempt
   std::string started, ended;  // UTC, of the first and the last attempt
   std::string train_digest, held_out_digest;

@@ -1,5 +1,5 @@
 // The softmax core's forward pass on Hopper, in bf16: which calls it takes, and its launch. Registers and
-// shared memory: 24 or 240 a thread and 225 KiB (heads of 128), 32 or 160 and 201 KiB (heads of 64, long
+// shared memory: 40 or 232 a thread and 225 KiB (heads of 128), 32 or 160 and 201 KiB (heads of 64, long
 // rows), 168 and 73 KiB three times (short rows).
 //
 // It takes every mask, grouped queries and the slots that act on whole rows after their softmax: row_scale

@@ -263,6 +263,14 @@ class RunFolder(Runs):
         self.assertEqual(sorted(self.curve("child")), list(range(4, 41)))
         self.assertRegex(said, re.compile(r"resumed .*parent.*\nsaved .*child/checkpoints/step-00000003.h5", re.M))
 
+    def test_a_run_that_goes_on_from_its_best_checkpoint_can_be_resumed(self):
+        self.train("top", "train.stop_step=2", "checkpoint.keep_best=true", "checkpoint.keep_last=1")
+        self.train("top", RESUME, "train.stop_step=4", "checkpoint.keep_last=1")
+        best = self.newest_checkpoint("top").with_name("best.h5")  # its step has no file of its own any more
+        self.assertFalse(best.with_name("step-00000002.h5").exists())
+        said = self.train("top", f"checkpoint.resume={best}", "train.stop_step=3", "checkpoint.keep_last=1").stdout
+        self.assertRegex(said, r"saved .*top/checkpoints/step-00000002.h5")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -73,14 +73,30 @@ class Signals(Runs):
         self.assertEqual(done.returncode, 7, done.stdout)
         self.assertEqual(self.record("limited")["status"], "failed")
 
+    def shared_folder_of(self, process):
+        """What the mpirun that this process started was told to share memory in."""
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        words = pathlib.Path(f"/proc/{children[0]}/cmdline").read_text().split("\0")
+        return pathlib.Path(words[words.index("btl_vader_backing_directory") + 1])
+
+    def test_a_request_to_ranks_that_are_starting_stops_them(self):
+        for milliseconds in (0, 50, 200, 500):
+            name = f"starting{milliseconds}"
+            process = self.start(name, "train.max_steps=1000000", "-n", 2)
+            time.sleep(milliseconds / 1000)
+            process.send_signal(STOP)
+            self.assertIn(self.assert_ends(process, 30), (75, -STOP), self.output_of(name))
+
     def test_ranks_started_by_the_program_stop_without_words_of_mpirun(self):
         process = self.start("own_ranks", "train.max_steps=1000000", "-n", 2)
         self.wait_for_step(process, "own_ranks", 5)
+        shared = self.shared_folder_of(process)
+        self.assertTrue(shared.exists())
         process.send_signal(signal.SIGINT)
         self.assertEqual(self.assert_ends(process, 30), 75, self.output_of("own_ranks"))
         self.assertNotIn("mpirun", self.output_of("own_ranks"))
         self.assertEqual(self.record("own_ranks")["attempts"][0]["ranks"], 2)
-        self.assertEqual(list(pathlib.Path("/dev/shm").glob("headway-ranks.*")), [])
+        self.assertFalse(shared.exists())
 
     def test_output_that_cannot_be_written_is_an_error(self):
         self.train("full")
