@@ -68,15 +68,16 @@ inline const std::vector<KindCase>& all_kind_cases() {
                     {{"gate_input_dims", 5}, {"gate_bias", true}, {"gate_act", "identity"}}}},
       {.kind = "hedgehog",
        .base = two_heads,
-       .settings = {Json::object(),
-                    {{"feature_map", "exp"}, {"map_bias", true}},
-                    {{"feature_map", "expmax"}, {"feature_dim", 4}, {"rope", false}},
-                    // Joint features of a query and a key may hardly overlap: without the added constant, their
-                    // product divides by nearly zero and difference quotients say nothing.
-                    {{"feature_map", "joint"}, {"feature_dim", 9}, {"map_bias", true}, {"normaliser_eps", 1e-3}},
-                    {{"normaliser_eps", 0.1}, {"rope_fraction", 2.0 / 3}},
-                    {{"short_conv", 3}},
-                    {{"feature_map", "exp"}, {"short_conv", 1}}},
+       .settings =
+           {Json::object(),
+            {{"feature_map", "exp"}, {"map_bias", true}},
+            {{"feature_map", "expmax"}, {"feature_dim", 4}, {"rope", false}},
+            // Joint features of a query and a key may hardly overlap: without the added constant, their
+            // product divides by nearly zero and difference quotients say nothing.
+            {{"feature_map", "joint"}, {"feature_dim", 9}, {"map_bias", true}, {"normaliser_eps", 1e-3}},
+            {{"normaliser_eps", 0.1}, {"rope_fraction", 2.0 / 3}},
+            {{"short_conv", 3}},
+            {{"feature_map", "exp"}, {"short_conv", 1}}},
        .gradient_limit = 1e-7,
        .chooses = [](const Json& keys) { return keys.value("feature_map", "") == "expmax"; },
        .recurrent = true},
