@@ -23,7 +23,8 @@ class RankLauncher {
   RankLauncher(const RankLauncher&) = delete;
   RankLauncher& operator=(const RankLauncher&) = delete;
 
-  /// The exit status, 128 + signal where a signal ended it. Passes a request to stop on until the ranks have ended.
+  /// The exit status, 128 + signal where a signal ended it. Passes a request to stop on until the ranks have
+  /// ended.
   int wait() const;
 
  private:

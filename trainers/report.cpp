@@ -34,8 +34,7 @@ std::string csv(const SweepResults& results) {
   text += "\n";
   for (const ArmResult& arm : results.arms) {
     text += fmt::format("{},{},{},{},{},{},{},{}", arm.arm->name, arm.arm->group, arm.arm->run, arm.seed(),
-                        arm.status, csv_field(arm.device), csv_field(arm.started),
-                        csv_field(arm.ended));
+                        arm.status, csv_field(arm.device), csv_field(arm.started), csv_field(arm.ended));
     for (const Figure& figure : figures()) text += "," + csv_field(figure.value(arm));
     const ArmResult* const partner = results.partner_of(arm);
     text += "," + (partner ? partner->arm->name : "");
