@@ -4,8 +4,11 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <sstream>
 #include <string_view>
 #include <system_error>
+
+#include "core/text/printable.h"
 
 namespace headway {
 namespace {
@@ -31,6 +34,19 @@ Failure current_failure() {
   } catch (const std::exception& error) {
     return {ExitCode::unexpected, error.what()};
   }
+}
+
+void print_note(std::string_view text) {
+  constexpr size_t kLongest = 1000, kBegin = 700, kEnd = 200;  // bytes of a line
+  std::string lines = "headway: ";
+  std::istringstream input{printable_lines(text)};
+  for (std::string line; std::getline(input, line);) {
+    if (line.size() > kLongest)
+      line = line.substr(0, kBegin) + " ... (" + std::to_string(line.size()) + " bytes) ... " +
+             line.substr(line.size() - kEnd);
+    lines += line + "\n";
+  }
+  std::fputs(lines.c_str(), stderr);
 }
 
 void require_printed() {

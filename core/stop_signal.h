@@ -13,14 +13,20 @@ struct StopRequested : ErrorOf<ExitCode::stopped_on_request> {
   using ErrorOf::ErrorOf;
 };
 
+/// Gives descriptors 0 to 2 that are closed to /dev/null, where writes still fail: a file that is opened
+/// later must not become what the program prints to.
+void keep_standard_descriptors();
+
 /// From here on a write to a closed pipe or past the limit of a file's size fails with an error that the
 /// program reports, instead of ending the process (SIGPIPE, SIGXFSZ).
 void let_writes_fail();
 
-/// From here on SIGUSR1, SIGUSR2, SIGTERM, SIGHUP and SIGINT set a flag instead of ending the process; the
-/// second of SIGTERM, SIGHUP and SIGINT ends it at once. A SIGHUP that was ignored at the start (nohup)
-/// stays ignored.
+/// From here on SIGUSR1, SIGUSR2, SIGTERM, SIGHUP, SIGINT and SIGXCPU set a flag instead of ending the
+/// process; the second of SIGTERM, SIGHUP and SIGINT ends it at once. A SIGHUP that was ignored at the start
+/// (nohup) stays ignored.
 void catch_stop_signals();
+/// The process group that ends with this process when the second signal does; 0: none.
+void end_with_process(int group);
 /// The signal received on this rank, or 0. Ranks must agree by a collective before acting on it.
 int stop_signal_received();
 /// For long work before the first step: StopRequested once a signal was received.

@@ -149,6 +149,14 @@ std::vector<fs::path> resume_candidates(const fs::path& folder) {
   return paths;
 }
 
+bool had_checkpoints(const fs::path& folder) {
+  std::error_code absent;
+  if (fs::is_symlink(folder / kLatest, absent)) return true;
+  return std::ranges::any_of(files_in(folder / kAside), [](const fs::path& path) {
+    return step_of(path.filename().string()).has_value();
+  });
+}
+
 std::vector<fs::path> set_aside(const fs::path& folder, int64_t step) {
   std::vector<fs::path> moved;
   for (const fs::path& path : later_than(folder, step)) {

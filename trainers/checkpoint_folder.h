@@ -36,6 +36,10 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
 /// The same in the order in which a run that goes on tries them.
 std::vector<std::filesystem::path> resume_candidates(const std::filesystem::path& folder);
 
+/// Whether a folder without a checkpoint has had some: `latest` points to one, or some were set aside (other
+/// than for numbers that were not finite).
+bool had_checkpoints(const std::filesystem::path& folder);
+
 struct NewestValid {
   std::optional<std::filesystem::path> path;
   /// One sentence for each newer file that did not verify.

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <fstream>
+#include <string_view>
+
 #include "core/backend.h"
 #include "core/bf16.h"
 #include "core/io/atomic_file.h"
@@ -13,6 +17,14 @@ namespace headway {
 namespace {
 
 namespace fs = std::filesystem;
+
+bool is_hdf5(const fs::path& path) {
+  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  std::ifstream file(path, std::ios::binary);
+  std::array<char, kSignature.size()> begin{};
+  file.read(begin.data(), begin.size());
+  return std::string_view(begin.data(), begin.size()) == kSignature;
+}
 
 template <class From, class To>
 Tensor converted(const Tensor& tensor) {
@@ -74,6 +86,9 @@ ExportReport export_weights(const fs::path& from, const fs::path& to, std::optio
   HEADWAY_CHECK(
       !fs::equivalent(report.from, report.to, absent), ConfigError,
       fmt::format("export: {} is the checkpoint itself; give --out another name", report.to.string()));
+  HEADWAY_CHECK(
+      !fs::is_regular_file(report.to, absent) || is_hdf5(report.to), ConfigError,
+      fmt::format("export: {} exists and is no HDF5 file; give --out another name", report.to.string()));
   const RunInfo info = read_run_info(reader);
   report.note = age_note(info, reader.source());
   uint64_t bytes = 0;

@@ -2,17 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
 #include "core/comm/launch.h"
 #include "core/error.h"
@@ -60,6 +61,12 @@ RankLauncher::RankLauncher(int ranks, const std::vector<std::string>& arguments,
   for (std::string& word : command) words.push_back(word.data());
   words.push_back(nullptr);
 
+  std::array<std::array<int, 2>, 2> pipes{{{-1, -1}, {-1, -1}}};  // of stdout and stderr
+  if (!log) {
+    for (auto& ends : pipes)
+      HEADWAY_CHECK(pipe2(ends.data(), O_CLOEXEC) == 0, IoError,
+                    fmt::format("cannot make a pipe: {}", std::strerror(errno)));
+  }
   const std::string threads = std::to_string(std::max(1, read_cores().allowed / ranks));
   child_ = fork();
   if (child_ == 0) {
@@ -70,31 +77,62 @@ RankLauncher::RankLauncher(int ranks, const std::vector<std::string>& arguments,
     prctl(PR_SET_PDEATHSIG, SIGUSR1);
     // A process group in the background would be stopped when mpirun reads the terminal.
     if (const int nothing = open("/dev/null", O_RDONLY); nothing >= 0) dup2(nothing, STDIN_FILENO);
-    if (output >= 0) dup2(output, STDOUT_FILENO), dup2(output, STDERR_FILENO);
+    dup2(log ? output : pipes[0][1], STDOUT_FILENO);
+    dup2(log ? output : pipes[1][1], STDERR_FILENO);
     setenv("OMP_NUM_THREADS", threads.c_str(), 0);
     execvp(words[0], words.data());
     _exit(127);
   }
   const int error = errno;
-  if (output >= 0) close(output);
+  if (log) close(output);
+  if (!log) {
+    for (const auto& ends : pipes) close(ends[1]);
+    relays_ = {{pipes[0][0], stdout}, {pipes[1][0], stderr}};
+  }
   HEADWAY_CHECK(child_ > 0, IoError, fmt::format("cannot start {}: {}", command[0], std::strerror(error)));
 }
 
 RankLauncher::~RankLauncher() {
+  end_with_process(0);
+  for (const Relay& relay : relays_) close(relay.from);
   std::error_code ignored;
   if (!shared_folder_.empty()) fs::remove_all(shared_folder_, ignored);
 }
 
-int RankLauncher::wait() const {
+void RankLauncher::relay(int wait_ms) {
+  std::vector<pollfd> ready;
+  for (const Relay& relay : relays_) ready.push_back({.fd = relay.from, .events = POLLIN, .revents = 0});
+  poll(ready.data(), ready.size(), wait_ms);
+  std::array<char, 1 << 16> text;
+  for (size_t i = ready.size(); i-- > 0;) {
+    if (ready[i].revents == 0) continue;
+    const ssize_t got = read(relays_[i].from, text.data(), text.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {  // nobody writes there any more
+      close(relays_[i].from);
+      relays_.erase(relays_.begin() + static_cast<std::ptrdiff_t>(i));
+      continue;
+    }
+    // What cannot be written is lost; main reports it at the end.
+    std::fwrite(text.data(), 1, static_cast<size_t>(got), relays_[i].to);
+    std::fflush(relays_[i].to);
+  }
+}
+
+int RankLauncher::wait() {
   using Clock = std::chrono::steady_clock;
   constexpr auto kAgain =
       std::chrono::seconds(1);  // ranks that were starting have not heard the last request
+  constexpr int kWait_ms = 50;
   Clock::time_point asked = Clock::now() - kAgain;
+  end_with_process(child_);
   for (int status = 0;;) {
     const pid_t ended = waitpid(child_, &status, WNOHANG);
     if (ended == child_) {
+      relay(0);
+      relay(0);  // what stands behind a full buffer
       const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-      // A rank that is not listening yet has not begun: the request has ended it.
+      // A rank that does not listen yet has not begun: the request has ended it.
       return code == 128 + SIGUSR1 && stop_signal_received() != 0
                  ? static_cast<int>(ExitCode::stopped_on_request)
                  : code;
@@ -106,7 +144,7 @@ int RankLauncher::wait() const {
       kill(child_, SIGUSR1);
       asked = Clock::now();
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    relay(kWait_ms);
   }
 }
 

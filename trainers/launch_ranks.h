@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -14,7 +15,8 @@ namespace headway {
 /// for one rank. It saves and stops when this process dies.
 class RankLauncher {
  public:
-  /// `arguments` are the program's own. Output goes to the end of `log`, or where this process writes.
+  /// `arguments` are the program's own. Output goes to the end of `log`, or through this
+  /// process, whose stdout may go away: mpirun would not survive that.
   /// IoError when it cannot be started.
   RankLauncher(int ranks, const std::vector<std::string>& arguments,
                const std::optional<std::filesystem::path>& log);
@@ -25,11 +27,20 @@ class RankLauncher {
 
   /// The exit status, 128 + signal where a signal ended it. Passes a request to stop on until the ranks have
   /// ended.
-  int wait() const;
+  int wait();
 
  private:
+  /// Output of ranks without a log: where it is read, and where it goes.
+  struct Relay {
+    int from;
+    std::FILE* to;
+  };
+  /// Passes on what there is, or what comes within the time.
+  void relay(int wait_ms);
+
   std::filesystem::path shared_folder_;  // of Open MPI's shared memory; empty for one rank
   pid_t child_ = 0;
+  std::vector<Relay> relays_;
 };
 
 }  // namespace headway

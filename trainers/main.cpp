@@ -23,7 +23,7 @@ constexpr const char* kFooter =
     "  headway generate runs/quickstart --prompt '#include'   continues a text with the result\n"
     "  headway train --help-recipe                            lists every key of a recipe\n"
     "Exit status: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 memory, 6 not finite, 7 file, 8 ranks,\n"
-    "75 stopped on request with a valid checkpoint (run the same command again), 1 anything else.";
+    "75 stopped on request with a valid checkpoint (go on with --resume), 1 anything else.";
 
 /// The command that the first argument names, or null for an option. ConfigError with the nearest verb.
 const Command* find_command(int argc, char** argv) {
@@ -83,6 +83,7 @@ int guarded(int argc, char** argv) {
 }  // namespace headway
 
 int main(int argc, char** argv) {
+  headway::keep_standard_descriptors();
   headway::restart_with_better_blas_core(argv);
   const int status = headway::guarded(argc, argv);
   // A library's exit handler must not turn a reported failure into a crash.

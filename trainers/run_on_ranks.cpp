@@ -10,7 +10,6 @@
 #include "core/backend.h"
 #include "core/comm/launch.h"
 #include "core/failure.h"
-#include "core/text/printable.h"
 
 namespace headway {
 namespace {
@@ -29,10 +28,7 @@ Device device_of_rank(Device device, int local_rank) {
 void print_error(const std::string& message, int rank, int size) {
   if (rank > 0) std::this_thread::sleep_for(kRankZeroFirst);
   std::fflush(stdout);  // the error comes after what was said before it
-  if (size > 1)
-    fmt::print(stderr, "headway: rank {}: {}\n", rank, printable_lines(message));
-  else
-    fmt::print(stderr, "headway: {}\n", printable_lines(message));
+  print_note(size > 1 ? fmt::format("rank {}: {}", rank, message) : message);
 }
 
 ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
@@ -40,7 +36,7 @@ ExitCode run_on_ranks(const std::string& device_name, double timeout_s,
   const Launch launch = read_launch();
   const ThreadPlan threads = plan_threads(launch, read_cores());
   omp_set_num_threads(threads.num_threads);
-  if (!threads.warning.empty() && launch.rank == 0) fmt::print(stderr, "headway: {}\n", threads.warning);
+  if (!threads.warning.empty() && launch.rank == 0) print_note(threads.warning);
 
   const Device device = device_of_rank(Device::parse(device_name), launch.local_rank);
   const auto comm = Communicator::create(device, timeout_s);

@@ -44,6 +44,18 @@ void require_same_data(const std::string& fingerprint, Communicator& comm) {
                 "the ranks read different training or held-out data: every machine needs the same files");
 }
 
+/// A run that has saved must not begin again because its checkpoints are gone. CheckpointError.
+void require_new_run(const std::filesystem::path& folder) {
+  const std::string status = RunRecord::status_of(folder);
+  HEADWAY_CHECK(
+      status != "finished" && status != "stopped" && !had_checkpoints(folder / "checkpoints"),
+      CheckpointError,
+      fmt::format(
+          "{}: no checkpoint is there any more, although the run has saved some: bring them back, name "
+          "one in checkpoint.resume, or start over with run.force_new = true",
+          (folder / "checkpoints").string()));
+}
+
 }  // namespace
 
 Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
@@ -132,7 +144,9 @@ void Trainer::resume() {
     resumption_ = Resumption{from, checkpoints_->load(from, states(), objection), {}};
   train_step_->optimizer().keep_own_moments(stream_);
   require_same_data(examples_->fingerprint(), comm_);  // what the checkpoint holds out may have been opened
-  if (!resumption_) load_initial_weights();
+  if (resumption_) return;
+  agree(comm_, [&] { require_new_run(recipe_.run_folder()); });
+  load_initial_weights();
 }
 
 std::string Trainer::objection_to(ArchiveReader& reader, const RunInfo& info) {

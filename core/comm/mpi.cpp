@@ -23,6 +23,7 @@
 #include "core/comm/time_limit.h"
 #include "core/comm/waiting.h"
 #include "core/error.h"
+#include "core/failure.h"
 
 namespace headway {
 namespace {
@@ -143,7 +144,7 @@ class MpiCommunicator final : public Communicator {
       // Every rank comes here at the same allocation. What is shared already stays so.
       shares_memory_ = false;
       if (rank_ == 0)
-        fmt::print(stderr, "{}; reductions travel as messages, several times slower\n", error.what());
+        print_note(fmt::format("{}; reductions travel as messages, several times slower", error.what()));
       return Tensor::empty(shape, dtype, device);
     }
   }

@@ -45,12 +45,24 @@ void sync(const std::filesystem::path& path, int flags) {
                 fmt::format("{}: fsync failed: {}", path.string(), std::strerror(reason)));
 }
 
+/// What a rename to this path would replace: behind a link, the file that it leads to. A device or a pipe
+/// must not give way to a file.
+std::filesystem::path target_of(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const fs::path target = fs::is_symlink(path, ignored) ? fs::weakly_canonical(path, ignored) : path;
+  const fs::file_status status = fs::status(target, ignored);
+  HEADWAY_CHECK(!fs::exists(status) || fs::is_regular_file(status), IoError,
+                fmt::format("cannot write {}: it exists and is no regular file", path.string()));
+  return target;
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(const std::filesystem::path& path)
-    : path_(path),
-      temporary_(folder_of(path) / fmt::format(".{}{}{}", path.filename().string(), kInfix, getpid())),
-      folder_(open_folder(folder_of(path))) {
+    : path_(target_of(path)),
+      temporary_(folder_of(path_) / fmt::format(".{}{}{}", path_.filename().string(), kInfix, getpid())),
+      folder_(open_folder(folder_of(path_))) {
   while (folder_ >= 0 && flock(folder_, LOCK_SH) != 0 && errno == EINTR) continue;
 }
 

@@ -138,16 +138,19 @@ TokenShardWriter::TokenShardWriter(fs::path folder, std::string prefix, int64_t 
       prefix_(std::move(prefix)),
       is_wide_(vocab_size > std::numeric_limits<uint16_t>::max() + 1),
       tokens_per_shard_(static_cast<size_t>(tokens_per_shard)) {
+  HEADWAY_CHECK(
+      !prefix_.empty() && prefix_.front() != '.' && prefix_.find('/') == std::string::npos, ConfigError,
+      fmt::format("prefix \"{}\": expected the beginning of a file's name, without slashes and no dot in "
+                  "front",
+                  prefix_));
   std::error_code error;
   fs::create_directories(folder_, error);
   HEADWAY_CHECK(!error, IoError, fmt::format("cannot create {}: {}", folder_.string(), error.message()));
   fs::directory_iterator it(folder_, error);
   for (; !error && it != fs::directory_iterator(); it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    HEADWAY_CHECK(
-        !name.starts_with(prefix_ + "-") || !name.ends_with(".bin"), ConfigError,
-        fmt::format("{} holds token shards already: choose another folder or prefix, or delete them",
-                    it->path().string()));
+    HEADWAY_CHECK(it->path().extension() != ".bin" || !is_token_shard(it->path()), ConfigError,
+                  fmt::format("{} holds token shards already: choose another folder, or delete them",
+                              it->path().string()));
   }
   HEADWAY_CHECK(!error, IoError, fmt::format("cannot read {}: {}", folder_.string(), error.message()));
 }

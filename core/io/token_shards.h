@@ -48,8 +48,8 @@ class TokenShard {
 /// rename.
 class TokenShardWriter {
  public:
-  /// vocab_size decides the width of the ids. ConfigError where the folder holds shards of this prefix
-  /// already.
+  /// vocab_size decides the width of the ids. ConfigError where the folder holds token shards already, or the
+  /// prefix begins no name of a file.
   TokenShardWriter(std::filesystem::path folder, std::string prefix, int64_t vocab_size,
                    int64_t tokens_per_shard);
   void write(std::span<const int32_t> ids);

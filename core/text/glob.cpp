@@ -20,7 +20,8 @@ bool is_pattern(const std::string& part) { return part.find_first_of("*?[") != s
 /// What a run or a sweep writes is no text to learn from: its log would change with every run.
 bool holds_own_output(const fs::path& folder) {
   std::error_code error;
-  const bool is_run = fs::exists(folder / "run.json", error);
+  const bool is_run =
+      fs::exists(folder / "run.json", error) && fs::exists(folder / "recipe.resolved.toml", error);
   const bool is_sweep = fs::exists(folder / ".lock", error) && fs::is_directory(folder / "runs", error);
   return is_run || is_sweep;
 }
@@ -43,8 +44,8 @@ void expand(const fs::path& folder, std::span<const std::string> parts, std::set
   if (parts.empty()) {
     if (fs::is_regular_file(folder, error))
       files.insert(folder);
-    else if (fs::is_directory(folder, error))
-      add_tree(folder, files);
+    else if (folder.empty() || fs::is_directory(folder, error))
+      add_tree(folder.empty() ? "." : folder, files);
     return;
   }
   const std::string& part = parts.front();

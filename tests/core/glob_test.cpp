@@ -35,6 +35,7 @@ TEST_F(Glob, WhatRunsAndSweepsWriteIsLeftOut) {
   write("a.txt");
   write("books/b.txt");
   write("runs/first/run.json");
+  write("runs/first/recipe.resolved.toml");
   write("runs/first/log.txt");
   write("runs/first/samples/step.txt");
   write("sweeps/variants/.lock");
@@ -45,6 +46,21 @@ TEST_F(Glob, WhatRunsAndSweepsWriteIsLeftOut) {
   EXPECT_EQ(find({"*", "books/*"}), (Names{"a.txt", "books/b.txt"}));
   EXPECT_THROW(find({"runs/*/log.txt"}), DataError);
   EXPECT_EQ(find({"runs/first/samples/*.txt"}), (Names{"runs/first/samples/step.txt"}));
+}
+
+TEST_F(Glob, AFolderOfAnotherProgramWithARunJsonIsRead) {
+  write("data/run.json");
+  write("data/a.txt");
+  EXPECT_EQ(find({"**/*.txt"}), (Names{"data/a.txt"}));
+}
+
+TEST_F(Glob, EverythingBelowTheCurrentFolderIsFound) {
+  write("books/a.txt");
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_.path());
+  const std::vector<std::string> patterns{"**"};
+  EXPECT_EQ(find_files(patterns, "data.text").size(), 1u);
+  fs::current_path(before);
 }
 
 TEST_F(Glob, AFileCountsOnceHoweverItIsNamed) {

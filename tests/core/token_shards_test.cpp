@@ -92,7 +92,9 @@ TEST_F(TokenShards, AUsedFolderIsRefused) {
     EXPECT_NE(std::string(error.what()).find("tokens-000000.bin holds token shards already"),
               std::string::npos);
   }
-  TokenShardWriter other(folder_.path(), "others", 320, 1000);
+  EXPECT_THROW(TokenShardWriter(folder_.path(), "others", 320, 1000), ConfigError);
+  for (const char* prefix : {"../evil", "a/b", ".hidden", ""})
+    EXPECT_THROW(TokenShardWriter(folder_ / "new", prefix, 320, 1000), ConfigError) << prefix;
 }
 
 }  // namespace

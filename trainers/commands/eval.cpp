@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/comm/agreement.h"
+#include "core/failure.h"
 #include "core/io/atomic_file.h"
 #include "trainers/commands/command.h"
 #include "trainers/commands/loaded_model.h"
@@ -113,10 +114,10 @@ void add_options(CLI::App& verb, Action& action) {
             write_file_atomically(options->by_position, positions_csv(result.positions));
         });
         if (comm.rank() == 0) {
-          if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
+          if (!loaded.note.empty()) print_note(loaded.note);
           const std::string difference =
               held_out_difference(loaded.source, loaded.trained_on, examples->digests());
-          if (!difference.empty()) fmt::print(stderr, "headway: note: {}\n", difference);
+          if (!difference.empty()) print_note("note: " + difference);
           fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source,
                      loaded.step, result.loss, std::exp(result.loss));
           if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);

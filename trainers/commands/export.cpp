@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "core/failure.h"
 #include "trainers/commands/command.h"
 #include "trainers/export_weights.h"
 
@@ -30,7 +31,7 @@ void add_options(CLI::App& verb, Action& action) {
       if (!options->dtype.empty()) dtype = options->dtype == "bf16" ? DType::bf16 : DType::f32;
       const ExportReport report =
           export_weights(options->checkpoint.resolve(), options->out, dtype, check_loadable);
-      if (!report.note.empty()) fmt::print(stderr, "headway: {}\n", report.note);
+      if (!report.note.empty()) print_note(report.note);
       fmt::print("{} -> {}: {} tensors, {} values, {:.1f} MiB\n", report.from.string(), report.to.string(),
                  report.num_tensors, report.num_values, static_cast<double>(report.bytes) * 0x1p-20);
       return ExitCode::ok;

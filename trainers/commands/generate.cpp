@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/backend.h"
+#include "core/failure.h"
 #include "trainers/commands/command.h"
 #include "trainers/commands/loaded_model.h"
 #include "trainers/generator.h"
@@ -38,7 +39,7 @@ void add_options(CLI::App& verb, Action& action) {
     action = [options] {
       const auto stream = backend(Device::parse(options->device)).make_stream();
       LoadedModel loaded = load_model(options->checkpoint.resolve(), {}, *stream);
-      if (!loaded.note.empty()) fmt::print(stderr, "headway: {}\n", loaded.note);
+      if (!loaded.note.empty()) print_note(loaded.note);
       GenerateRecipe recipe = loaded.recipe.generate;
       recipe.prompt = options->prompt.value_or(recipe.prompt);
       recipe.tokens = options->tokens.value_or(recipe.tokens);
@@ -54,8 +55,8 @@ void add_options(CLI::App& verb, Action& action) {
                    });
       fmt::print("\n");
       if (generated.ended_at_last_position)
-        fmt::print(stderr, "headway: the text ends at the last of the model's {} positions\n",
-                   loaded.recipe.model.max_seq_len);
+        print_note(fmt::format("the text ends at the last of the model's {} positions",
+                               loaded.recipe.model.max_seq_len));
       return ExitCode::ok;
     };
   });

@@ -1,6 +1,8 @@
 // headway train RECIPE
 #include <fmt/format.h>
 
+#include <csignal>
+#include <cstring>
 #include <optional>
 
 #include "core/comm/launch.h"
@@ -39,7 +41,12 @@ ExitCode train_on_ranks(int ranks, const std::string& recipe, const std::vector<
                 "train -n starts mpirun itself: expected either mpirun or -n");
   std::vector<std::string> arguments{"train", recipe};
   arguments.insert(arguments.end(), overrides.begin(), overrides.end());
-  return static_cast<ExitCode>(RankLauncher(ranks, arguments, std::nullopt).wait());
+  const int code = RankLauncher(ranks, arguments, std::nullopt).wait();
+  constexpr int kSignal = 128;  // what mpirun adds to the signal that ended a rank
+  HEADWAY_CHECK(code <= kSignal || code > kSignal + SIGRTMAX, CommError,
+                fmt::format("a rank was ended by signal {} ({}), and the others with it", code - kSignal,
+                            strsignal(code - kSignal)));
+  return static_cast<ExitCode>(code);
 }
 
 void add_options(CLI::App& verb, Action& action) {
@@ -86,7 +93,11 @@ void add_options(CLI::App& verb, Action& action) {
       if (options->resume) overrides.push_back("checkpoint.resume=auto");
       if (options->force_new) overrides.push_back("run.force_new=true");
       const Recipe recipe = load_recipe(options->recipe, overrides);
-      if (options->ranks) return train_on_ranks(*options->ranks, options->recipe, overrides);
+      if (options->ranks) {
+        recipe.accumulation_steps(
+            *options->ranks);  // refuses what cannot be shared out, before mpirun starts
+        return train_on_ranks(*options->ranks, options->recipe, overrides);
+      }
       return run_on_ranks(recipe.run.device, recipe.comm.timeout_s, [&](Communicator& comm, Stream& stream) {
         return Trainer(recipe, comm, stream).run();
       });

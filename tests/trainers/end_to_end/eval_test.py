@@ -1,6 +1,7 @@
 """How much is evaluated, and that every way to evaluate the same weights prints the same digits."""
 import csv
 import gzip
+import os
 import re
 import unittest
 
@@ -51,6 +52,23 @@ class Eval(Runs):
             path.unlink()
         done = self.headway("eval", "runs/a", "--by-position", self.folder / "absent" / "positions.csv")
         self.assertEqual(done.returncode, 7, done.stdout)
+
+    def test_only_files_give_way_to_results(self):
+        self.train("a", "train.stop_step=3")
+        pipe, note, link = self.folder / "pipe", self.folder / "note.txt", self.folder / "link.csv"
+        os.mkfifo(pipe)
+        note.write_text("mine")
+        link.symlink_to(note)
+        for arguments in (("eval", "runs/a", "--by-position", pipe), ("export", "runs/a", "--out", pipe)):
+            done = self.headway(*arguments)
+            self.assertEqual(done.returncode, 7, done.stdout)
+            self.assertIn("it exists and is no regular file", done.stdout)
+            self.assertTrue(pipe.is_fifo())
+        done = self.headway("export", "runs/a", "--out", note)
+        self.assertEqual((done.returncode, note.read_text()), (2, "mine"), done.stdout)
+        self.assertEqual(self.headway("eval", "runs/a", "--by-position", link).returncode, 0)
+        self.assertTrue(link.is_symlink())
+        self.assertIn("position,loss", note.read_text())
 
     def test_all_of_a_text_is_evaluated(self):
         self.train("a", "train.stop_step=3")

@@ -215,6 +215,14 @@ class RunFolder(Runs):
         saved = int(self.newest_checkpoint("limited").stem.split("-")[1])
         self.assertTrue(2 < saved < 40, done.stdout)
 
+    def test_a_run_whose_checkpoints_are_gone_does_not_start_over(self):
+        self.train("gone", "train.stop_step=3")
+        shutil.rmtree(self.run_folder("gone") / "checkpoints")
+        before = (self.run_folder("gone") / "metrics.jsonl").read_text()
+        said = self.train("gone", "checkpoint.resume=auto", status=4).stdout
+        self.assertIn("no checkpoint is there any more, although the run has saved some", said)
+        self.assertEqual((self.run_folder("gone") / "metrics.jsonl").read_text(), before)
+
     def test_a_deleted_folder_is_noticed_at_the_next_row(self):
         for ranks in (None, 2):
             process = self.start(f"gone{ranks}", ENDLESS, ranks=ranks)

@@ -65,6 +65,57 @@ class Signals(Runs):
         self.assertEqual(self.record("piped")["status"], "finished")
         self.assertIn("step 40/40", (self.folder / "runs/piped/log.txt").read_text(encoding="utf-8"))
 
+    def piped(self, name, *arguments, into):
+        """Exit status of a run whose output goes into a command that leaves."""
+        done = subprocess.run(["bash", "-c", f'"$@" {into}; exit ${{PIPESTATUS[0]}}', "bash",
+                               *self.command("train", self.recipe, f"run.name={name}", *arguments)],
+                              cwd=self.folder, timeout=120, stderr=subprocess.DEVNULL, check=False)
+        return done.returncode
+
+    def test_a_reader_that_leaves_does_not_end_ranks_that_the_program_started(self):
+        for name, into in (("head", "| head -3"), ("both", "2>&1 | head -3"), ("full", ">/dev/full")):
+            self.assertEqual(self.piped(name, "-n", 2, into=into), 7)
+            self.assertEqual(self.newest_checkpoint(name).name, "step-00000040.h5")
+            self.assertEqual(self.record(name)["status"], "finished")
+
+    def test_nothing_is_printed_into_files_of_the_run(self):
+        self.assertEqual(self.piped("closed", into="<&- >&- 2>&-"), 7)
+        self.assertEqual(self.record("closed")["status"], "finished")
+        log = (self.folder / "runs/closed/log.txt").read_text(encoding="utf-8")
+        self.assertEqual(log.count("step 40/40 | loss"), 1)
+        self.assertNotIn("headway closed", (self.folder / "runs/closed/.lock").read_text(encoding="utf-8"))
+
+    def test_errors_that_nobody_reads_keep_their_status(self):
+        self.assertEqual(self.piped("both", into="2>&1 | head -3"), 7)
+        self.assertEqual(self.piped("unknown", "data.absent=1", into="2>&1 | true"), 2)
+
+    def test_a_second_signal_ends_ranks_that_the_program_started(self):
+        process = self.start("hung", "train.max_steps=1000000", "-n", 2)
+        self.wait_for_step(process, "hung", 2)
+        launcher = int(pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+        for pid in self.children_of(launcher):
+            os.kill(pid, signal.SIGSTOP)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        self.assertEqual(self.assert_ends(process, 10), -signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while pathlib.Path(f"/proc/{launcher}/cmdline").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.assertFalse(pathlib.Path(f"/proc/{launcher}/cmdline").exists())
+
+    def test_a_rank_that_is_killed_is_told_of(self):
+        process = self.start("killed", "train.max_steps=1000000", "-n", 2)
+        self.wait_for_step(process, "killed", 2)
+        launcher = int(pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+        os.kill(self.children_of(launcher)[-1], signal.SIGKILL)
+        self.assertEqual(self.assert_ends(process, 30), 8)
+        self.assertIn("a rank was ended by signal 9 (Killed)", self.output_of("killed"))
+
+    def children_of(self, pid):
+        return [int(word) for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
+                for word in (task / "children").read_text().split()]
+
     def test_a_limit_of_file_sizes_ends_with_status_7(self):
         done = subprocess.run(["bash", "-c", 'ulimit -f 64; "$@"', "bash",
                                *self.command("train", self.recipe, "run.name=limited", "model.model_dim=128")],
