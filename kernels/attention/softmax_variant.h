@@ -97,12 +97,20 @@ concept IsSoftmaxVariant = std::derived_from<V, SoftmaxVariant> &&
   { V::slots } -> std::convertible_to<Slots>;
 } && detail::ScoresIn<V, double> && detail::ScoresIn<V, float> && detail::ScoresIn<V, Dual<double>>;
 
+namespace detail {
+/// A function as a type. Types can be compared where addresses cannot: under the undefined-behaviour
+/// sanitizer GCC calls a comparison of functions no constant expression.
+template <auto kFunction>
+struct Hook {};
+}  // namespace detail
+
 /// Whether a variant leaves scores as they are, because it does not hide the default.
 template <class V>
 inline constexpr bool kHasDefaultScore = [] {
   using Score = float (*)(const typename V::Params&, float, Coord);
   if constexpr (requires { static_cast<Score>(&V::score); })
-    return static_cast<Score>(&V::score) == static_cast<Score>(&SoftmaxVariant::score);
+    return std::same_as<detail::Hook<static_cast<Score>(&V::score)>,
+                        detail::Hook<static_cast<Score>(&SoftmaxVariant::score)>>;
   else
     return false;
 }();
@@ -114,11 +122,13 @@ using Bound = int (*)(const typename V::Params&, int, int);
 template <class V, class Other>
 inline constexpr bool kHasMaskOf = [] {
   if constexpr (V::intervals == 1 && requires {
-                  static_cast<Bound<V>>(&V::begin) == static_cast<Bound<V>>(&Other::begin);
-                  static_cast<Bound<V>>(&V::end) == static_cast<Bound<V>>(&Other::end);
+                  static_cast<Bound<V>>(&V::begin);
+                  static_cast<Bound<V>>(&V::end);
+                  static_cast<Bound<V>>(&Other::begin);
+                  static_cast<Bound<V>>(&Other::end);
                 })
-    return static_cast<Bound<V>>(&V::begin) == static_cast<Bound<V>>(&Other::begin) &&
-           static_cast<Bound<V>>(&V::end) == static_cast<Bound<V>>(&Other::end);
+    return std::same_as<Hook<static_cast<Bound<V>>(&V::begin)>, Hook<static_cast<Bound<V>>(&Other::begin)>> &&
+           std::same_as<Hook<static_cast<Bound<V>>(&V::end)>, Hook<static_cast<Bound<V>>(&Other::end)>>;
   else
     return false;
 }();
