@@ -4,8 +4,10 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <memory>
 
 #include "core/error.h"
@@ -52,6 +54,12 @@ std::string name_of(std::string_view content) {
   return found == std::end(kFormats) ? "binary data" : std::string(found->name);
 }
 
+bool is_zstd(const fs::path& path) {
+  std::array<char, kZstd.size()> begin{};
+  std::ifstream(path, std::ios::binary).read(begin.data(), begin.size());
+  return std::string_view(begin.data(), begin.size()) == kZstd;
+}
+
 /// gzip, or a file as it is: zlib tells them apart.
 std::string read_plain_or_gzip(const fs::path& path, std::string_view key, int64_t max_bytes) {
   errno = 0;
@@ -80,8 +88,8 @@ std::string read_plain_or_gzip(const fs::path& path, std::string_view key, int64
 }  // namespace
 
 std::string read_text_file(const fs::path& path, std::string_view key, int64_t max_bytes) {
-  std::string text = read_plain_or_gzip(path, key, max_bytes);
-  if (std::string_view(text).starts_with(kZstd)) text = read_zstd_file(path, key, max_bytes);
+  const std::string text =
+      is_zstd(path) ? read_zstd_file(path, key, max_bytes) : read_plain_or_gzip(path, key, max_bytes);
   HEADWAY_CHECK(text.find('\0') == std::string::npos, DataError,
                 fmt::format("{}: {} is no text: it looks like {}", key, path.string(), name_of(text)));
   return text;

@@ -27,15 +27,15 @@ std::string read_zstd_file(const std::filesystem::path& path, std::string_view k
     in.read(piece.data(), static_cast<std::streamsize>(piece.size()));
     ZSTD_inBuffer input{piece.data(), static_cast<size_t>(in.gcount()), 0};
     if (input.size == 0) break;
-    bool is_full = true;  // the output was, so that more may be waiting
-    while (input.pos < input.size || is_full) {
+    bool more_waits = true;  // the output was full before the frame ended
+    while (input.pos < input.size || more_waits) {
       const size_t begin = text.size();
       text.resize(begin + ZSTD_DStreamOutSize());
       ZSTD_outBuffer output{text.data() + begin, text.size() - begin, 0};
       left = ZSTD_decompressStream(stream.get(), &output, &input);
       text.resize(begin + output.pos);
       if (ZSTD_isError(left)) fail(ZSTD_getErrorName(left));
-      is_full = output.pos == output.size;
+      more_waits = left != 0 && output.pos == output.size;
       if (static_cast<int64_t>(text.size()) >= max_bytes) break;
     }
   }

@@ -79,6 +79,11 @@ TEST_F(TextFile, ZstdIsDecompressedOrRefusedWithASentence) {
   try {
     EXPECT_EQ(read_text_file(path + ".zst", "data.text", kAll), text_);
     EXPECT_EQ(read_text_file(path + ".zst", "data.text", 1000), text_.substr(0, 1000));
+    EXPECT_EQ(read_text_file(path + ".zst", "data.text", 2), text_.substr(0, 2));
+    // As long as the pieces that zstd gives out.
+    const std::string even = text_.substr(0, 2 << 17), even_path = write("even.txt", even);
+    ASSERT_EQ(std::system(("zstd -q " + even_path).c_str()), 0);
+    EXPECT_EQ(read_text_file(even_path + ".zst", "data.text", kAll), even);
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("install libzstd-dev"), std::string::npos) << error.what();
   }
