@@ -44,12 +44,14 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 
 }  // namespace detail
 
-/// Whether a tensor map can describe these rows: 16-byte aligned, strides that are multiples of 16 bytes, not
-/// negative and below 2^40 bytes, sizes up to 2^32.
+/// Whether a tensor map can describe these rows: 16-byte aligned, rows and strides that are multiples of 16
+/// bytes (stores write 16 bytes at a time, past the end of a shorter row), strides not negative and below
+/// 2^40 bytes, sizes up to 2^32.
 template <class E, int Rank>
 bool can_map(const View<E, Rank>& view) {
   constexpr int64_t kBytes = sizeof(E);
-  bool can = is_aligned(view.data, 16) && view.stride[Rank - 1] == 1;
+  bool can =
+      is_aligned(view.data, 16) && view.stride[Rank - 1] == 1 && view.size[Rank - 1] * kBytes % 16 == 0;
   for (int i = 0; i < Rank; ++i) {
     can = can && view.size[i] > 0 && view.size[i] <= int64_t{1} << 32;
     if (i < Rank - 1 && view.size[i] > 1)
