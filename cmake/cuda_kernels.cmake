@@ -35,6 +35,7 @@ add_library(headway_kernels_cuda OBJECT
   kernels/cuda/norm.cu
   kernels/cuda/norm_aware_map.cu
   kernels/cuda/norm_rope.cu
+  kernels/cuda/repeat_heads.cu
   kernels/cuda/rope.cu
   kernels/cuda/round.cu
   kernels/cuda/step_control.cu

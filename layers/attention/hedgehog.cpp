@@ -2,7 +2,8 @@
 // spiky weights; trained from scratch, or after attention transfer from a softmax layer.
 //
 //   fq, fk = map(Wq_h rope(q) + b), map(Wk_h rope(k) + b)       kernels/ops/hedgehog_map.h
-//   (q, k, v after short convolutions where short_conv > 0: layers/attention/short_conv.h)
+//   (q, k, v after short convolutions where short_conv > 0: layers/attention/short_conv.h; keys and values
+//   repeated for the queries that share them, so that every query head has maps and a state of its own)
 //   o_t    = sum_{j<=t} <fq_t, fk_j> v_j / (sum_{j<=t} <fq_t, fk_j> + eps),   y = concat(o) Wo^T
 //
 // With transfer = true the layer is the softmax attention it is to become: that is its output, and the maps
@@ -17,6 +18,7 @@
 #include "autograd/ops/head_linear.h"
 #include "autograd/ops/hedgehog_map.h"
 #include "autograd/ops/linear_attention.h"
+#include "autograd/ops/repeat_heads.h"
 #include "autograd/ops/reshape.h"
 #include "layers/attention/causal_attention.h"
 #include "layers/attention/linear_family.h"
@@ -91,7 +93,7 @@ class HedgehogLayer final : public AttentionLayer {
         query_map_(config),
         key_map_(config),
         output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
-                false) {
+                config.bias) {
     add_child("", projections_);
     add_child("query_map", query_map_);
     add_child("key_map", key_map_);
@@ -103,14 +105,15 @@ class HedgehogLayer final : public AttentionLayer {
     if (config_.transfer) return teacher(ctx, x, positions, static_cast<KvCache*>(state));
     auto* const past = static_cast<RecurrentState*>(state);
     const QueryKeyValue heads = projections_.forward(ctx, x, positions, past ? &past->convolutions : nullptr);
-    const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, heads.key);
+    const Variable query = query_map_.project(ctx, heads.query),
+                   key = key_map_.project(ctx, for_each_query_head(ctx, heads.key));
     HedgehogShifts shifts;
     if (config_.features() == HedgehogFeatures::exp)
       shifts = hedgehog_shifts(ctx, query.value(), key.value(), past ? past->log_scale : Tensor(),
                                config_.normaliser_eps);
     LinearInputs inputs{.q = query_map_.activate(ctx, query, shifts.query),
                         .k = key_map_.activate(ctx, key, shifts.key),
-                        .v = heads.value,
+                        .v = for_each_query_head(ctx, heads.value),
                         .log_decay = shifts.log_decay,
                         .token_eps = shifts.token_eps};
     if (past) inputs.state = past->matrix;
@@ -136,7 +139,7 @@ class HedgehogLayer final : public AttentionLayer {
     const auto heads = static_cast<double>(config_.num_heads), Dh = static_cast<double>(config_.head_dim),
                Df = static_cast<double>(config_.map_rows());
     const ShortConvs& convolutions = projections_.short_convs();
-    const double projections = 2 * rows * D * heads * Dh * 4;
+    const double projections = 4 * rows * D * Dh * (heads + static_cast<double>(config_.num_kv_heads));
     const double maps = 2 * 2 * rows * heads * Dh * Df + rows * convolutions.forward_flop_per_token();
     if (config_.transfer) {
       // The softmax layer; for the loss, scores and weights once more forward and twice backward.
@@ -172,16 +175,20 @@ class HedgehogLayer final : public AttentionLayer {
 
  private:
   static const HedgehogConfig& checked(const HedgehogConfig& config) {
-    check_linear_family(config);
+    check_without_weights(config);
     return config;
   }
   int64_t width() const { return config_.num_heads * config_.head_dim; }
+  Variable for_each_query_head(Context& ctx, const Variable& heads) const {
+    return repeat_heads(ctx, heads, config_.num_heads);
+  }
 
   Variable teacher(Context& ctx, const Variable& x, const Positions& positions, KvCache* cache) {
     const QueryKeyValue heads =
         projections_.forward(ctx, x, positions, cache ? &cache->convolutions : nullptr);
     if (ctx.auxiliary && ctx.training) {
-      const Tensor &query = heads.query.value(), &key = heads.key.value();
+      const Tensor query = heads.query.value(),
+                   key = for_each_query_head(ctx, Variable(heads.key.value())).value();
       const auto features = [&](const FeatureMap& map, const Tensor& x) {
         return map.activate(ctx, map.project(ctx, Variable(x)), Tensor());
       };

@@ -26,17 +26,24 @@ inline int64_t linear_state_bytes(int64_t heads, int64_t F, int64_t columns, int
   return heads * F * columns * std::max<int64_t>(value_bytes, 4);
 }
 
-/// ConfigError for common keys that a kind of the linear family does not have.
-inline void check_linear_family(const AttentionConfig& config) {
-  HEADWAY_CHECK(config.num_kv_heads == config.num_heads, ConfigError,
-                "model.attention.num_kv_heads = " + std::to_string(config.num_kv_heads) +
-                    ": expected num_heads for " + config.kind);
-  HEADWAY_CHECK(!config.qk_norm && !config.bias && config.window == 0, ConfigError,
-                "model.attention.kind = \"" + config.kind + "\" has no qk_norm, bias or window");
+/// ConfigError for common keys that need a row of attention weights.
+inline void check_without_weights(const AttentionConfig& config) {
+  HEADWAY_CHECK(config.window == 0, ConfigError,
+                "model.attention.kind = \"" + config.kind + "\" has no window");
   HEADWAY_CHECK(config.dropout == 0, ConfigError,
                 "model.attention.dropout is set, but " + config.kind +
                     " has no attention weights that could be dropped: expected 0 (model.dropout drops "
                     "activations)");
+}
+
+/// ConfigError for common keys that a kind of the linear family with projections of its own does not have.
+inline void check_linear_family(const AttentionConfig& config) {
+  HEADWAY_CHECK(config.num_kv_heads == config.num_heads, ConfigError,
+                "model.attention.num_kv_heads = " + std::to_string(config.num_kv_heads) +
+                    ": expected num_heads for " + config.kind);
+  HEADWAY_CHECK(!config.qk_norm && !config.bias, ConfigError,
+                "model.attention.kind = \"" + config.kind + "\" has no qk_norm or bias");
+  check_without_weights(config);
 }
 
 }  // namespace headway

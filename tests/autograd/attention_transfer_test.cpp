@@ -1,5 +1,6 @@
 // The loss that teaches a linear attention the weights of softmax attention.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <memory>
@@ -155,6 +156,24 @@ TEST_F(AttentionTransferTest, VanishingWeightsStayFinite) {
   backward(ctx, loss, MicroStep::last);
   for (const Variable& leaf : {fq, fk})
     for (const float value : leaf.grad().to_vector<float>(*stream)) EXPECT_TRUE(std::isfinite(value));
+}
+
+/// Largest resident memory of this process so far.
+double peak_bytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+// A quarter of one matrix of weights is far more than everything that grows with the tokens alone.
+TEST_F(AttentionTransferTest, NeverHoldsAMatrixOfWeights) {
+  constexpr int64_t kLength = 6000;
+  const Tensor q = to_float(random({1, kLength, 1, 4}), *stream);
+  const Variable f = Variable::leaf(to_float(random({1, kLength, 1, 4}, true), *stream));
+  const double before = peak_bytes();
+  const Variable loss = apply<AttentionTransfer>(ctx, {.scale = 1}, q, q, f, f);
+  backward(ctx, loss, MicroStep::last);
+  EXPECT_LE(peak_bytes() - before, kLength * kLength * sizeof(float) / 4.0);
 }
 
 TEST_F(AttentionTransferTest, TheTeacherHasNoGradient) {

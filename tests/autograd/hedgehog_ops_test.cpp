@@ -12,6 +12,7 @@
 #include "autograd/ops/head_linear.h"
 #include "autograd/ops/hedgehog_map.h"
 #include "autograd/ops/linear_attention.h"
+#include "autograd/ops/repeat_heads.h"
 #include "core/backend.h"
 #include "core/error.h"
 #include "tests/support/seed.h"
@@ -54,6 +55,18 @@ TEST_F(HedgehogOpsTest, HedgehogMap) {
           return std::vector{apply<headway::HedgehogMap>(c, {.features = features}, u, Tensor())};
         },
         1e-8);
+}
+
+TEST_F(HedgehogOpsTest, RepeatHeads) {
+  const Variable x = leaf({2, 3, 2, 5});
+  const Tensor y = repeat_heads(ctx, x, 6).value();
+  ASSERT_EQ(y.shape(), Shape({2, 3, 6, 5}));
+  const auto from = x.value().view<const double, 4>("x"), to = y.view<const double, 4>("y");
+  for (int64_t t = 0; t < 3; ++t)
+    for (int64_t h = 0; h < 6; ++h)
+      for (int64_t d = 0; d < 5; ++d) EXPECT_EQ(to(1, t, h, d), from(1, t, h / 3, d));
+  expect_gradients(
+      {x}, [&](Context& c) { return std::vector{repeat_heads(c, x, 6)}; }, 1e-9);
 }
 
 TEST_F(HedgehogOpsTest, HeadLinear) {

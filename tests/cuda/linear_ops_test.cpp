@@ -15,6 +15,7 @@
 #include "autograd/ops/linear_attention.h"
 #include "autograd/ops/lrpe.h"
 #include "autograd/ops/norm_aware_map.h"
+#include "autograd/ops/repeat_heads.h"
 #include "kernels/ops/linear_attention.h"
 #include "tests/cuda/gpu_test.h"
 
@@ -402,6 +403,14 @@ TEST_F(GpuLinearOps, LastRows) {
   for (const int64_t T : {1, 3, 5})
     check({values({2, T, 3}), values({2, 3, 3})},
           [](Context& c, const Inputs& x) { return apply<LastRows>(c, {.count = 3}, x[0], x[1]); });
+}
+
+TEST_F(GpuLinearOps, RepeatHeads) {
+  for (const auto& [K, H, Dh] : {std::array<int64_t, 3>{1, 1, 1}, {2, 6, 5}, {3, 12, 64}}) {
+    SCOPED_TRACE("heads " + std::to_string(H));
+    check({values({2, 17, K, Dh})},
+          [num_heads = H](Context& c, const Inputs& x) { return repeat_heads(c, x[0], num_heads); });
+  }
 }
 
 TEST_F(GpuLinearOps, HeadLinear) {

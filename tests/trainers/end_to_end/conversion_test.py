@@ -38,6 +38,19 @@ class Conversion(Runs):
         self.train("converted", *HEDGEHOG, "checkpoint.init=runs/taught", "optim.lr=0.002")
         self.assertLess(self.curve("converted", "val/loss")[40], swapped)
 
+    def test_grouped_queries_are_converted(self):
+        heads = ("model.attention.num_heads=4", "model.attention.num_kv_heads=2", "model.attention.qk_norm=true")
+        self.train("teacher", *heads)
+        said = self.train("taught", *TRANSFER, *heads).stdout
+        self.assertRegex(said, r"began with \d+ of \d+ parameter tensors from \S+; random: \S+/attention/\w+_map/weight")
+        divergence = self.curve("taught", "train/transfer_divergence")
+        self.assertLess(divergence[40], 0.5 * divergence[1])
+        teacher = self.curve("teacher", "val/loss")[40]
+        self.assertEqual(self.curve("taught", "val/loss")[40], teacher)
+        said = self.train("converted", *HEDGEHOG, *heads, "checkpoint.init=runs/taught", "optim.lr=0.002").stdout
+        self.assertNotIn("random:", said)
+        self.assertLess(self.curve("converted", "val/loss")[40], teacher)
+
     def test_a_transfer_resumes_with_equal_bits(self):
         self.train("teacher", "train.stop_step=10")
         self.train("whole", *TRANSFER, "train.stop_step=8", ranks=2)
