@@ -63,7 +63,8 @@ headway_command_test(inspect_prints_where_values_came_from STATUS 0 SAYS "lr = 0
   ARGUMENTS inspect recipes/quickstart.toml --optim.lr=0.5)
 headway_command_test(inspect_prints_what_is_derived STATUS 0 SAYS "head_dim = 32  # derived"
   ARGUMENTS inspect recipes/quickstart.toml)
-file(GLOB recipes CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} recipes/*.toml recipes/124m/*.toml)
+file(GLOB recipes CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}
+  ${CMAKE_SOURCE_DIR}/recipes/*.toml ${CMAKE_SOURCE_DIR}/recipes/124m/*.toml)
 foreach(recipe IN LISTS recipes)
   string(MAKE_C_IDENTIFIER ${recipe} name)
   headway_command_test(${name}_is_understood STATUS 0 SAYS "batch_tokens = " ARGUMENTS inspect ${recipe})

@@ -1,0 +1,43 @@
+# The variants of softmax attention: kernels/attention/variants/<name>.h declares attention::<Name>. Their kernels are
+# instantiated in units that CMake writes, and nowhere else.
+file(GLOB headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/attention/variants/*.h)
+foreach(path IN LISTS headers)
+  get_filename_component(name ${path} NAME_WE)
+  set(type "attention::")
+  string(REPLACE "_" ";" words ${name})
+  foreach(word IN LISTS words)
+    string(SUBSTRING ${word} 0 1 first)
+    string(SUBSTRING ${word} 1 -1 rest)
+    string(TOUPPER ${first} first)
+    string(APPEND type ${first}${rest})
+  endforeach()
+  list(APPEND HEADWAY_SOFTMAX_VARIANTS ${name})
+  list(APPEND HEADWAY_SOFTMAX_TYPES ${type})
+  string(APPEND product_includes "#include \"kernels/attention/variants/${name}.h\"\n")
+endforeach()
+
+# headway_add_softmax_units(<target> BACKEND <cpu or cuda> EXTENSION <cpp or cu> BY_ROWS <kernel> DTYPES <type>...)
+# adds the units of this folder's backend, from its templates attention/instance.<extension>.in and
+# attention/softmax_by_rows.<extension>.in. BY_ROWS and DTYPES are the kernel of rows on their own and its number types.
+function(headway_add_softmax_units target)
+  cmake_parse_arguments(PARSE_ARGV 1 units "" "BACKEND;EXTENSION;BY_ROWS" "DTYPES")
+  # Two units per variant, without and with dropout of its weights.
+  foreach(variant_header variant_type IN ZIP_LISTS HEADWAY_SOFTMAX_VARIANTS HEADWAY_SOFTMAX_TYPES)
+    foreach(flavour "" _dropout)
+      set(variant ${variant_type})
+      if(flavour)
+        set(variant WithDropout<${variant}>)
+      endif()
+      set(unit ${CMAKE_CURRENT_BINARY_DIR}/attention/${variant_header}${flavour}.${units_EXTENSION})
+      configure_file(attention/instance.${units_EXTENSION}.in ${unit} @ONLY)
+      target_sources(${target} PRIVATE ${unit})
+    endforeach()
+    foreach(dtype IN LISTS units_DTYPES)
+      string(APPEND by_rows_kernels "HEADWAY_KERNEL(${units_BACKEND}, ${units_BY_ROWS}<${variant_type}, ${dtype}>);\n")
+    endforeach()
+  endforeach()
+  # Rows on their own, of all variants in one unit: inference alone needs them, without dropout.
+  set(unit ${CMAKE_CURRENT_BINARY_DIR}/attention/softmax_by_rows.${units_EXTENSION})
+  configure_file(attention/softmax_by_rows.${units_EXTENSION}.in ${unit} @ONLY)
+  target_sources(${target} PRIVATE ${unit})
+endfunction()
