@@ -4,7 +4,6 @@
 //   mpirun -np 2 build/comm_bench [--device cuda] [--largest-mib 1024]
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -13,6 +12,7 @@
 
 #include "core/backend.h"
 #include "core/error.h"
+#include "trainers/commands/command_line.h"
 #include "trainers/run_on_ranks.h"
 
 namespace headway {
@@ -61,15 +61,15 @@ ExitCode measure(int64_t largest_mib, Communicator& comm, Stream& stream) {
 }  // namespace headway
 
 int main(int argc, char** argv) {
-  CLI::App app{"Bandwidth of the collectives that training uses"};
+  headway::CommandLine command_line("comm_bench", "Bandwidth of the collectives that training uses");
   std::string device = "auto";
   int64_t largest_mib = 1024;
-  app.add_option("--device", device, "auto, cpu or cuda")->capture_default_str();
-  app.add_option("--largest-mib", largest_mib, "size of the largest tensor")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  command_line.options().add("--device", device, "auto, cpu or cuda");
+  command_line.options()
+      .add("--largest-mib", largest_mib, "size of the largest tensor, 1024 if not given")
+      .integer_from(1, 65536);
   try {
+    if (!command_line.read(argc, argv)) return 0;
     constexpr double kTimeout = 100;
     return static_cast<int>(
         headway::run_on_ranks(device, kTimeout, [&](headway::Communicator& comm, headway::Stream& stream) {

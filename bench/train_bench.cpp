@@ -7,7 +7,6 @@
 //   mpirun -np 2 build/train_bench recipes/gpt2_124m.toml train.micro_batch=64
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -20,6 +19,7 @@
 #include "core/profile.h"
 #include "core/storage.h"
 #include "layers/model.h"
+#include "trainers/commands/command_line.h"
 #include "trainers/recipe.h"
 #include "trainers/run_on_ranks.h"
 #include "trainers/train_step.h"
@@ -157,17 +157,19 @@ ExitCode measure(const Recipe& recipe, int64_t steps, bool has_floor, Communicat
 }  // namespace headway
 
 int main(int argc, char** argv) {
-  CLI::App app{"Speed of a training step; on the CPU also the floor its matrix products set"};
+  headway::CommandLine command_line(
+      "train_bench", "Speed of a training step; on the CPU also the floor its matrix products set");
   std::string recipe;
   std::vector<std::string> overrides;
   int64_t steps = 10;
   bool no_floor = false;
-  app.add_option("recipe", recipe, "TOML file; its data is not read")->required();
-  app.add_option("overrides", overrides, "section.key=value");
-  app.add_option("--steps", steps, "timed steps")->check(CLI::Range(1, 1000000))->capture_default_str();
-  app.add_flag("--no-floor", no_floor, "do not measure the matrix products alone");
-  CLI11_PARSE(app, argc, argv);
+  headway::OptionList options = command_line.options();
+  options.add("recipe", recipe, "TOML file; its data is not read").required();
+  options.add_overrides(overrides);
+  options.add("--steps", steps, "timed steps, 10 if not given").integer_from(1, 1'000'000);
+  options.add("--no-floor", no_floor, "do not measure the matrix products alone");
   try {
+    if (!command_line.read(argc, argv)) return 0;
     headway::Recipe resolved = headway::load_recipe(recipe, overrides);
     resolved.resolve(resolved.model.vocab_size);
     return static_cast<int>(headway::run_on_ranks(resolved.run.device, resolved.comm.timeout_s,

@@ -43,24 +43,18 @@ const Command* find_command(int argc, char** argv) {
 ExitCode run(int argc, char** argv) {
   const Command* const chosen = find_command(argc, argv);
   if (chosen && chosen->saves_on_stop) catch_stop_signals();
-  CLI::App app("Trains small language models with different attention mechanisms, fairly compared.",
-               "headway");
-  app.set_version_flag("--version", "headway " HEADWAY_VERSION);
-  app.require_subcommand(1);
-  app.footer(kFooter);
+  CommandLine command_line(
+      "headway", "Trains small language models with different attention mechanisms, fairly compared.");
+  command_line.add_version("headway " HEADWAY_VERSION);
+  command_line.options().add_footer(kFooter);
+  // All verbs, so that --help lists them.
   Action action;
-  for (const Command& command : all_commands())
-    command.add_options(*app.add_subcommand(std::string(command.name), std::string(command.summary)), action);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& request) {
-    app.exit(request);  // --help, --version
-    return ExitCode::ok;
-  } catch (const CLI::ParseError& error) {
-    throw ConfigError(fmt::format("{}; see headway{} --help", error.what(),
-                                  argc > 1 && argv[1][0] != '-' ? fmt::format(" {}", argv[1]) : ""));
+  for (const Command& command : all_commands()) {
+    Action declared =
+        command.add_options(command_line.add_verb(std::string(command.name), std::string(command.summary)));
+    if (&command == chosen) action = std::move(declared);
   }
-  return action();
+  return command_line.read(argc, argv) ? action() : ExitCode::ok;
 }
 
 int guarded(int argc, char** argv) {

@@ -59,15 +59,15 @@ std::vector<std::string> all_of_text(const std::vector<std::string>& files) {
           "eval.final_tokens=0"};
 }
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     CheckpointArgument checkpoint;
     std::string device = "auto", by_position;
     std::vector<std::string> text;
-    Overrides overrides;
+    std::vector<std::string> overrides;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "What the run's last evaluation reads is read: the whole validation split where the recipe does not\n"
       "limit it by eval.final_tokens; eval.tokens=N limits it too. A note says where something else is read\n"
       "than the run held out.\n"
@@ -80,55 +80,53 @@ void add_options(CLI::App& verb, Action& action) {
       "  mpirun -np 2 headway eval runs/quickstart/checkpoints/step-00000400.h5 "
       "'data.text=[/usr/share/doc/**]'");
   options->checkpoint.add_to(verb);
-  options->overrides.add_to(verb);
-  verb.add_option("--text", options->text, "evaluate all of these files instead: paths with *, ? and **");
-  verb.add_option("--by-position", options->by_position,
-                  "CSV file to write with the mean loss at each position of a sequence");
-  verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
-  verb.callback([options, &action] {
-    action = [options] {
-      constexpr double kTimeout = 600;
-      return run_on_ranks(options->device, kTimeout, [&](Communicator& comm, Stream& stream) {
-        LoadedModel loaded;
-        std::unique_ptr<ExampleSource> examples;
-        agree(comm, [&] {
-          std::vector<std::string> overrides = options->overrides.values;
-          if (!options->text.empty()) {
-            const std::vector<std::string> text = all_of_text(options->text);
-            overrides.insert(overrides.begin(), text.begin(), text.end());
-          }
-          loaded = load_model(options->checkpoint.resolve(), overrides, stream);
-          require_known_data(loaded, overrides);
-          examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
-                                         loaded.recipe.model.vocab_size);
-        });
-        const EvalRecipe& eval = loaded.recipe.eval;
-        const bool is_limited = loaded.recipe.origins.at("eval.tokens") == kCommandLineOrigin;
-        const Evaluation result = evaluate(*loaded.model, *examples,
-                                           {.tokens = is_limited ? eval.tokens : eval.final_tokens,
-                                            .seq_len = loaded.recipe.data.seq_len,
-                                            .by_position = !options->by_position.empty()},
-                                           comm, stream);
-        agree(comm, [&] {
-          if (comm.rank() == 0 && !options->by_position.empty())
-            write_file_atomically(options->by_position, positions_csv(result.positions));
-        });
-        if (comm.rank() == 0) {
-          if (!loaded.note.empty()) print_note(loaded.note);
-          const std::string difference =
-              held_out_difference(loaded.source, loaded.trained_on, examples->digests());
-          if (!difference.empty()) print_note("note: " + difference);
-          fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source,
-                     loaded.step, result.loss, std::exp(result.loss));
-          if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);
-          if (examples->asks_questions())
-            fmt::print(", val/accuracy {:.6f}, val/exact_match {:.6f}", result.accuracy, result.exact_match);
-          fmt::print(", over {} tokens\n", result.num_tokens);
+  verb.add_overrides(options->overrides);
+  verb.add("--text", options->text, "evaluate all of these files instead: paths with *, ? and **");
+  verb.add("--by-position", options->by_position,
+           "CSV file to write with the mean loss at each position of a sequence");
+  verb.add("--device", options->device, "auto, cpu, cuda or cuda:<index>");
+  return [options] {
+    constexpr double kTimeout = 600;
+    return run_on_ranks(options->device, kTimeout, [&](Communicator& comm, Stream& stream) {
+      LoadedModel loaded;
+      std::unique_ptr<ExampleSource> examples;
+      agree(comm, [&] {
+        std::vector<std::string> overrides = options->overrides;
+        if (!options->text.empty()) {
+          const std::vector<std::string> text = all_of_text(options->text);
+          overrides.insert(overrides.begin(), text.begin(), text.end());
         }
-        return ExitCode::ok;
+        loaded = load_model(options->checkpoint.resolve(), overrides, stream);
+        require_known_data(loaded, overrides);
+        examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
+                                       loaded.recipe.model.vocab_size);
       });
-    };
-  });
+      const EvalRecipe& eval = loaded.recipe.eval;
+      const bool is_limited = loaded.recipe.origins.at("eval.tokens") == kCommandLineOrigin;
+      const Evaluation result = evaluate(*loaded.model, *examples,
+                                         {.tokens = is_limited ? eval.tokens : eval.final_tokens,
+                                          .seq_len = loaded.recipe.data.seq_len,
+                                          .by_position = !options->by_position.empty()},
+                                         comm, stream);
+      agree(comm, [&] {
+        if (comm.rank() == 0 && !options->by_position.empty())
+          write_file_atomically(options->by_position, positions_csv(result.positions));
+      });
+      if (comm.rank() == 0) {
+        if (!loaded.note.empty()) print_note(loaded.note);
+        const std::string difference =
+            held_out_difference(loaded.source, loaded.trained_on, examples->digests());
+        if (!difference.empty()) print_note("note: " + difference);
+        fmt::print("{} (step {}): val/loss {:.6f} nats per token, val/ppl {:.4f}", loaded.source, loaded.step,
+                   result.loss, std::exp(result.loss));
+        if (result.bits_per_byte > 0) fmt::print(", val/bpb {:.6f} bits per byte", result.bits_per_byte);
+        if (examples->asks_questions())
+          fmt::print(", val/accuracy {:.6f}, val/exact_match {:.6f}", result.accuracy, result.exact_match);
+        fmt::print(", over {} tokens\n", result.num_tokens);
+      }
+      return ExitCode::ok;
+    });
+  };
 }
 
 [[maybe_unused]] const bool is_registered = register_command(

@@ -11,32 +11,29 @@
 namespace headway {
 namespace {
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     CheckpointArgument checkpoint;
     std::string format = "hdf5", dtype, out;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "The file holds weights, recipe and tokenizer, and `headway eval` and `generate` take it too.\n"
       "Example:\n  headway export runs/quickstart --to hdf5 --dtype bf16 --out model.h5");
   options->checkpoint.add_to(verb, "checkpoint or run folder; the run may still be running");
-  verb.add_option("--to", options->format, "file format")->check(CLI::IsMember({"hdf5"}));
-  verb.add_option("--dtype", options->dtype, "fp32 or bf16; as stored where not given")
-      ->check(CLI::IsMember({"fp32", "bf16"}));
-  verb.add_option("--out", options->out, "path of the file; beside the checkpoint where not given");
-  verb.callback([options, &action] {
-    action = [options] {
-      std::optional<DType> dtype;
-      if (!options->dtype.empty()) dtype = options->dtype == "bf16" ? DType::bf16 : DType::f32;
-      const ExportReport report =
-          export_weights(options->checkpoint.resolve(), options->out, dtype, check_loadable);
-      if (!report.note.empty()) print_note(report.note);
-      fmt::print("{} -> {}: {} tensors, {} values, {:.1f} MiB\n", report.from.string(), report.to.string(),
-                 report.num_tensors, report.num_values, static_cast<double>(report.bytes) * 0x1p-20);
-      return ExitCode::ok;
-    };
-  });
+  verb.add("--to", options->format, "file format").one_of({"hdf5"});
+  verb.add("--dtype", options->dtype, "fp32 or bf16; as stored where not given").one_of({"fp32", "bf16"});
+  verb.add("--out", options->out, "path of the file; beside the checkpoint where not given");
+  return [options] {
+    std::optional<DType> dtype;
+    if (!options->dtype.empty()) dtype = options->dtype == "bf16" ? DType::bf16 : DType::f32;
+    const ExportReport report =
+        export_weights(options->checkpoint.resolve(), options->out, dtype, check_loadable);
+    if (!report.note.empty()) print_note(report.note);
+    fmt::print("{} -> {}: {} tensors, {} values, {:.1f} MiB\n", report.from.string(), report.to.string(),
+               report.num_tensors, report.num_values, static_cast<double>(report.bytes) * 0x1p-20);
+    return ExitCode::ok;
+  };
 }
 
 [[maybe_unused]] const bool is_registered =

@@ -13,7 +13,7 @@
 namespace headway {
 namespace {
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     CheckpointArgument checkpoint;
     std::string device = "auto";
@@ -23,43 +23,38 @@ void add_options(CLI::App& verb, Action& action) {
     int64_t seed = 1;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
+  verb.add_footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
   options->checkpoint.add_to(verb);
-  verb.add_option("--prompt", options->prompt, "text to continue");
-  verb.add_option("--tokens", options->tokens, "length of the continuation")
-      ->check(integer_from(1, 1'000'000));
-  verb.add_option("--temperature", options->temperature, "0 = always the likeliest token")
-      ->check(number_from(0, 100));
-  verb.add_option("--top-k", options->top_k, "draw among this many likeliest tokens; 0 = all")
-      ->check(integer_from(0, 1'000'000'000));
-  verb.add_option("--seed", options->seed, "the same seed gives the same text")
-      ->check(integer_from(0, INT64_MAX));
-  verb.add_option("--device", options->device, "auto, cpu, cuda or cuda:<index>");
-  verb.callback([options, &action] {
-    action = [options] {
-      const auto stream = backend(Device::parse(options->device)).make_stream();
-      LoadedModel loaded = load_model(options->checkpoint.resolve(), {}, *stream);
-      if (!loaded.note.empty()) print_note(loaded.note);
-      GenerateRecipe recipe = loaded.recipe.generate;
-      recipe.prompt = options->prompt.value_or(recipe.prompt);
-      recipe.tokens = options->tokens.value_or(recipe.tokens);
-      recipe.temperature = options->temperature.value_or(recipe.temperature);
-      recipe.top_k = options->top_k.value_or(recipe.top_k);
-      check_prompt(loaded.model->config(), *loaded.tokenizer, recipe);
-      fmt::print("{}", recipe.prompt);
-      const GeneratedText generated =
-          generate(*loaded.model, *loaded.tokenizer, recipe, static_cast<uint64_t>(options->seed), *stream,
-                   [](const std::string& piece) {
-                     fmt::print("{}", piece);
-                     std::fflush(stdout);
-                   });
-      fmt::print("\n");
-      if (generated.ended_at_last_position)
-        print_note(fmt::format("the text ends at the last of the model's {} positions",
-                               loaded.recipe.model.max_seq_len));
-      return ExitCode::ok;
-    };
-  });
+  verb.add("--prompt", options->prompt, "text to continue");
+  verb.add("--tokens", options->tokens, "length of the continuation").integer_from(1, 1'000'000);
+  verb.add("--temperature", options->temperature, "0 = always the likeliest token").number_from(0, 100);
+  verb.add("--top-k", options->top_k, "draw among this many likeliest tokens; 0 = all")
+      .integer_from(0, 1'000'000'000);
+  verb.add("--seed", options->seed, "the same seed gives the same text").integer_from(0, INT64_MAX);
+  verb.add("--device", options->device, "auto, cpu, cuda or cuda:<index>");
+  return [options] {
+    const auto stream = backend(Device::parse(options->device)).make_stream();
+    LoadedModel loaded = load_model(options->checkpoint.resolve(), {}, *stream);
+    if (!loaded.note.empty()) print_note(loaded.note);
+    GenerateRecipe recipe = loaded.recipe.generate;
+    recipe.prompt = options->prompt.value_or(recipe.prompt);
+    recipe.tokens = options->tokens.value_or(recipe.tokens);
+    recipe.temperature = options->temperature.value_or(recipe.temperature);
+    recipe.top_k = options->top_k.value_or(recipe.top_k);
+    check_prompt(loaded.model->config(), *loaded.tokenizer, recipe);
+    fmt::print("{}", recipe.prompt);
+    const GeneratedText generated =
+        generate(*loaded.model, *loaded.tokenizer, recipe, static_cast<uint64_t>(options->seed), *stream,
+                 [](const std::string& piece) {
+                   fmt::print("{}", piece);
+                   std::fflush(stdout);
+                 });
+    fmt::print("\n");
+    if (generated.ended_at_last_position)
+      print_note(fmt::format("the text ends at the last of the model's {} positions",
+                             loaded.recipe.model.max_seq_len));
+    return ExitCode::ok;
+  };
 }
 
 [[maybe_unused]] const bool is_registered = register_command(

@@ -31,26 +31,23 @@ ExitCode inspect(const std::string& file, const std::vector<std::string>& overri
   return ExitCode::ok;
 }
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     std::string file;
-    Overrides overrides;
+    std::vector<std::string> overrides;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "A recipe is printed with every key resolved and where its value came from; of a checkpoint, all "
       "tensors are\n"
       "listed and their digests verified.\n"
       "Examples:\n"
       "  headway inspect recipes/quickstart.toml optim.lr=1e-3\n"
       "  headway inspect runs/quickstart");
-  verb.add_option("file", options->file,
-                  "recipe (.toml), checkpoint, weights file, run folder or token shard")
-      ->required();
-  options->overrides.add_to(verb);
-  verb.callback([options, &action] {
-    action = [options] { return inspect(options->file, options->overrides.values); };
-  });
+  verb.add("file", options->file, "recipe (.toml), checkpoint, weights file, run folder or token shard")
+      .required();
+  verb.add_overrides(options->overrides);
+  return [options] { return inspect(options->file, options->overrides); };
 }
 
 [[maybe_unused]] const bool is_registered =

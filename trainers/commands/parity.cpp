@@ -93,14 +93,14 @@ ExitCode compare_with_yardstick(const std::vector<std::string>& files, Device de
                   fmt::format("{} times the error of rounded inputs and {} roundings", margin, kRoundings));
 }
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     std::vector<std::string> files;
     std::string device = "cpu", dtype;
     bool details = false;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "A golden case records one attention layer: keys, parameters, inputs, and what an independent float64\n"
       "implementation gives for them. The exit status is 6 when a case is above the limit.\n"
       "With --dtype the limit of each tensor is 8 (fp32: 16) times what rounding the inputs to that dtype\n"
@@ -108,22 +108,20 @@ void add_options(CLI::App& verb, Action& action) {
       "Examples:\n"
       "  headway parity tests/golden/*.h5\n"
       "  headway parity --device cuda --dtype bf16 tests/golden/*.h5");
-  verb.add_option("files", options->files, "golden cases (HDF5)")->required();
-  verb.add_option("--device", options->device, "cpu, cuda or cuda:<index>");
-  verb.add_option("--dtype", options->dtype, "on the CPU float64 and float32 without it, on a GPU bf16")
-      ->check(CLI::IsMember({"fp32", "bf16"}));
-  verb.add_flag("--details", options->details, "the error (and the limit) of every output and gradient");
-  verb.callback([options, &action] {
-    action = [options] {
-      const Device device = Device::parse(options->device);
-      const bool on_gpu = device.kind == Device::Kind::cuda;
-      HEADWAY_CHECK(on_gpu || options->dtype != "bf16", ConfigError,
-                    "--dtype bf16 needs a GPU: expected --device cuda beside it");
-      if (!on_gpu && options->dtype.empty()) return compare(options->files, options->details);
-      return compare_with_yardstick(options->files, device,
-                                    options->dtype == "fp32" ? DType::f32 : DType::bf16, options->details);
-    };
-  });
+  verb.add("files", options->files, "golden cases (HDF5)").required();
+  verb.add("--device", options->device, "cpu, cuda or cuda:<index>");
+  verb.add("--dtype", options->dtype, "on the CPU float64 and float32 without it, on a GPU bf16")
+      .one_of({"fp32", "bf16"});
+  verb.add("--details", options->details, "the error (and the limit) of every output and gradient");
+  return [options] {
+    const Device device = Device::parse(options->device);
+    const bool on_gpu = device.kind == Device::Kind::cuda;
+    HEADWAY_CHECK(on_gpu || options->dtype != "bf16", ConfigError,
+                  "--dtype bf16 needs a GPU: expected --device cuda beside it");
+    if (!on_gpu && options->dtype.empty()) return compare(options->files, options->details);
+    return compare_with_yardstick(options->files, device, options->dtype == "fp32" ? DType::f32 : DType::bf16,
+                                  options->details);
+  };
 }
 
 [[maybe_unused]] const bool is_registered =

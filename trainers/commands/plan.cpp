@@ -23,27 +23,25 @@ double data_bytes(const Recipe& recipe, const Tokenizer& tokenizer) {
   return bytes * (tokenizer.vocab_size() > 65536 ? 4 : 2);
 }
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     std::string recipe;
     int ranks = 1;
-    Overrides overrides;
+    std::vector<std::string> overrides;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer("Example:\n  headway plan recipes/quickstart.toml model.num_layers=12 -n 2");
-  verb.add_option("recipe", options->recipe, "TOML file")->required();
-  options->overrides.add_to(verb);
-  verb.add_option("-n,--ranks", options->ranks, "ranks of the run")->check(integer_from(1, 1'000'000));
-  verb.callback([options, &action] {
-    action = [options] {
-      Recipe recipe = load_recipe(options->recipe, options->overrides.values);
-      const auto tokenizer = recipe.data.make_tokenizer();
-      recipe.resolve(tokenizer->vocab_size());
-      const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer), options->ranks);
-      fmt::print("{}", to_text(plan, recipe, options->ranks));
-      return ExitCode::ok;
-    };
-  });
+  verb.add_footer("Example:\n  headway plan recipes/quickstart.toml model.num_layers=12 -n 2");
+  verb.add("recipe", options->recipe, "TOML file").required();
+  verb.add_overrides(options->overrides);
+  verb.add("-n,--ranks", options->ranks, "ranks of the run").integer_from(1, 1'000'000);
+  return [options] {
+    Recipe recipe = load_recipe(options->recipe, options->overrides);
+    const auto tokenizer = recipe.data.make_tokenizer();
+    recipe.resolve(tokenizer->vocab_size());
+    const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer), options->ranks);
+    fmt::print("{}", to_text(plan, recipe, options->ranks));
+    return ExitCode::ok;
+  };
 }
 
 [[maybe_unused]] const bool is_registered =

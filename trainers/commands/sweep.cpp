@@ -94,41 +94,38 @@ ExitCode run_sweep(const std::string& path, int ranks) {
               fmt::format("{} of {} arms failed; the first: {}", failures.size(), count, failures[0]));
 }
 
-void add_sweep_options(CLI::App& verb, Action& action) {
+Action add_sweep_options(OptionList verb) {
   struct Options {
     std::string file;
     int ranks = 1;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "Every arm is a run of its own in sweeps/<name>/runs/<arm>. Finished arms are skipped and interrupted "
       "ones\n"
       "go on, so the same command may be given again at any time; a failed arm does not stop the others.\n"
       "Example:\n"
       "  headway sweep recipes/sweeps/variants.toml -n 2");
-  verb.add_option("file", options->file, "sweep (TOML)")->required();
-  verb.add_option("-n,--ranks", options->ranks, "ranks of each run")->check(integer_from(1, 1'000'000));
-  verb.callback(
-      [options, &action] { action = [options] { return run_sweep(options->file, options->ranks); }; });
+  verb.add("file", options->file, "sweep (TOML)").required();
+  verb.add("-n,--ranks", options->ranks, "ranks of each run").integer_from(1, 1'000'000);
+  return [options] { return run_sweep(options->file, options->ranks); };
 }
 
-void add_report_options(CLI::App& verb, Action& action) {
+Action add_report_options(OptionList verb) {
   const auto file = std::make_shared<std::string>();
-  verb.footer(
+  verb.add_footer(
       "Writes report.html and results.csv into the sweep's folder, also while it is running.\n"
       "Example:\n"
       "  headway report recipes/sweeps/variants.toml");
-  verb.add_option("file", *file, "sweep (TOML)")->required();
-  verb.callback([file, &action] {
-    action = [file] {
-      const Sweep sweep = load_sweep(*file);
-      const SweepResults results(sweep);
-      write_report(results);
-      fmt::print("{}wrote {} and results.csv\n", comparison_text(results),
-                 (sweep.folder / "report.html").string());
-      return ExitCode::ok;
-    };
-  });
+  verb.add("file", *file, "sweep (TOML)").required();
+  return [file] {
+    const Sweep sweep = load_sweep(*file);
+    const SweepResults results(sweep);
+    write_report(results);
+    fmt::print("{}wrote {} and results.csv\n", comparison_text(results),
+               (sweep.folder / "report.html").string());
+    return ExitCode::ok;
+  };
 }
 
 [[maybe_unused]] const bool sweep_is_registered = register_command({.name = "sweep",

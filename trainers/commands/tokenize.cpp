@@ -45,20 +45,19 @@ ExitCode tokenize(const Options& options) {
   return ExitCode::ok;
 }
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "Training reads them with data.tokens = [\"FOLDER/*.bin\"] and the same data.tokenizer.\n"
       "Example:\n  headway tokenize 'books/**/*.txt' --out shards");
-  verb.add_option("files", options->files, "paths with *, ? and **; a folder stands for all below it")
-      ->required();
-  verb.add_option("--out", options->out, "folder of the shards")->required();
-  verb.add_option("--tokenizer", options->tokenizer, "bytes: one token per byte");
-  verb.add_option("--prefix", options->prefix, "beginning of the shards' names");
+  verb.add("files", options->files, "paths with *, ? and **; a folder stands for all below it").required();
+  verb.add("--out", options->out, "folder of the shards").required();
+  verb.add("--tokenizer", options->tokenizer, "bytes: one token per byte");
+  verb.add("--prefix", options->prefix, "beginning of the shards' names");
   // The header of a shard counts in 32 bits.
-  verb.add_option("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
-      ->check(integer_from(1, 2'000'000'000));
-  verb.callback([options, &action] { action = [options] { return tokenize(*options); }; });
+  verb.add("--shard-tokens", options->shard_tokens, "largest number of tokens in a shard")
+      .integer_from(1, 2'000'000'000);
+  return [options] { return tokenize(*options); };
 }
 
 [[maybe_unused]] const bool is_registered = register_command(

@@ -49,60 +49,56 @@ ExitCode train_on_ranks(int ranks, const std::string& recipe, const std::vector<
   return static_cast<ExitCode>(code);
 }
 
-void add_options(CLI::App& verb, Action& action) {
+Action add_options(OptionList verb) {
   struct Options {
     std::string recipe;
-    Overrides overrides;
+    std::vector<std::string> overrides;
     std::optional<int> ranks;
     bool resume = false, force_new = false, help_recipe = false, help_attention = false;
   };
   const auto options = std::make_shared<Options>();
-  verb.footer(
+  verb.add_footer(
       "Examples:\n"
       "  headway train recipes/quickstart.toml\n"
       "  headway train recipes/quickstart.toml -n 2            on two ranks of this machine\n"
       "  mpirun -np 2 headway train recipes/quickstart.toml optim.lr=6e-4 run.name=higher_lr\n"
       "  headway train recipes/quickstart.toml --resume        go on after an interruption\n"
       "To stop and save: kill -USR1 <pid of mpirun or headway>; the exit status is then 75.");
-  verb.add_option("recipe", options->recipe, "TOML file");
-  options->overrides.add_to(verb);
-  verb.add_option("-n,--ranks", options->ranks, "start mpirun with so many ranks on this machine")
-      ->check(integer_from(1, 1'000'000));
-  verb.add_flag("--resume", options->resume, "the same as checkpoint.resume=auto");
-  verb.add_flag("--force-new", options->force_new,
-                "the same as run.force_new=true: delete an earlier run of this name");
-  verb.add_flag("--help-recipe", options->help_recipe,
-                "list every key of a recipe with its range and default");
-  verb.add_flag("--help-attention", options->help_attention, "list the attention mechanisms and their keys");
-  verb.callback([options, &action] {
-    action = [options] {
-      if (options->help_recipe) {
-        fmt::print("{}", Recipe().help());
-        return ExitCode::ok;
-      }
-      if (options->help_attention) {
-        print_attention_help();
-        return ExitCode::ok;
-      }
-      HEADWAY_CHECK(!options->recipe.empty(), ConfigError,
-                    "train needs the path of a recipe: see headway train --help");
-      std::vector<std::string> overrides = options->overrides.values;
-      HEADWAY_CHECK(!options->resume || !options->force_new, ConfigError,
-                    "--resume continues a run and --force-new deletes it: expected one of them");
-      if (options->resume) check_flag_resume(load_recipe(options->recipe, overrides));
-      if (options->resume) overrides.push_back("checkpoint.resume=auto");
-      if (options->force_new) overrides.push_back("run.force_new=true");
-      const Recipe recipe = load_recipe(options->recipe, overrides);
-      if (options->ranks) {
-        recipe.accumulation_steps(
-            *options->ranks);  // refuses what cannot be shared out, before mpirun starts
-        return train_on_ranks(*options->ranks, options->recipe, overrides);
-      }
-      return run_on_ranks(recipe.run.device, recipe.comm.timeout_s, [&](Communicator& comm, Stream& stream) {
-        return Trainer(recipe, comm, stream).run();
-      });
-    };
-  });
+  verb.add("recipe", options->recipe, "TOML file");
+  verb.add_overrides(options->overrides);
+  verb.add("-n,--ranks", options->ranks, "start mpirun with so many ranks on this machine")
+      .integer_from(1, 1'000'000);
+  verb.add("--resume", options->resume, "the same as checkpoint.resume=auto");
+  verb.add("--force-new", options->force_new,
+           "the same as run.force_new=true: delete an earlier run of this name");
+  verb.add("--help-recipe", options->help_recipe, "list every key of a recipe with its range and default");
+  verb.add("--help-attention", options->help_attention, "list the attention mechanisms and their keys");
+  return [options] {
+    if (options->help_recipe) {
+      fmt::print("{}", Recipe().help());
+      return ExitCode::ok;
+    }
+    if (options->help_attention) {
+      print_attention_help();
+      return ExitCode::ok;
+    }
+    HEADWAY_CHECK(!options->recipe.empty(), ConfigError,
+                  "train needs the path of a recipe: see headway train --help");
+    std::vector<std::string> overrides = options->overrides;
+    HEADWAY_CHECK(!options->resume || !options->force_new, ConfigError,
+                  "--resume continues a run and --force-new deletes it: expected one of them");
+    if (options->resume) check_flag_resume(load_recipe(options->recipe, overrides));
+    if (options->resume) overrides.push_back("checkpoint.resume=auto");
+    if (options->force_new) overrides.push_back("run.force_new=true");
+    const Recipe recipe = load_recipe(options->recipe, overrides);
+    if (options->ranks) {
+      recipe.accumulation_steps(*options->ranks);  // refuses what cannot be shared out, before mpirun starts
+      return train_on_ranks(*options->ranks, options->recipe, overrides);
+    }
+    return run_on_ranks(recipe.run.device, recipe.comm.timeout_s, [&](Communicator& comm, Stream& stream) {
+      return Trainer(recipe, comm, stream).run();
+    });
+  };
 }
 
 [[maybe_unused]] const bool is_registered = register_command({.name = "train",
