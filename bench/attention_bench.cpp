@@ -1,8 +1,9 @@
 // Speed of softmax attention, forward and backward: on the CPU in fp32, beside the rate of sgemm in the same
 // run, or on a GPU in bf16, beside bench/peers/torch_attention.py. FLOP counts the visible pairs only: 4 Dh
 // forward and 10 Dh backward for each (query, key) pair and head. On a GPU also linear attention, beside
-// bench/peers/fla_attention.py: with a decay per head (lightning), and normalised (Hedgehog, NaLaFormer),
-// with the bytes that each tensor once comes to.
+// bench/peers/fla_attention.py, with the bytes that each tensor once comes to: with a decay per head
+// (lightning), normalised, and with the maps of Hedgehog and NaLaFormer before it; over lengths from 1k to
+// 256k; and of one token after others, as decoding asks for, whose bytes are those of the state in and out.
 //
 // Usage: attention_bench [T [B [H [Dh]]]], by default 1024 4 12 64;
 // attention_bench cuda [T [B [H [Dh]]]], by default the shapes of docs/performance.md;
@@ -29,7 +30,9 @@
 #include "kernels/attention/variants/row_scaled.h"
 #include "kernels/attention/variants/sink.h"
 #include "kernels/attention/variants/sliding_window.h"
+#include "kernels/ops/hedgehog_feature_map.h"
 #include "kernels/ops/linear_attention.h"
+#include "kernels/ops/norm_aware_map.h"
 
 namespace headway {
 namespace {
@@ -171,62 +174,166 @@ void measure_cpu(const Job& job) {
   measure<float>(windowed, Directions::both, sgemm, *stream);
 }
 
-/// q and k [B,T,H,F], v [B,T,H,V]; normalised, or with a decay per head.
-void measure_linear(const Shape& features, int64_t V, bool normalise, Stream& stream) {
-  using T = bf16;
-  const int64_t B = features[0], length = features[1], H = features[2], F = features[3];
-  const Shape rows{B, length, H, V}, states{B, H, F, V + (normalise ? 1 : 0)};
-  const Tensor q = random_tensor<T>(features, 4, stream), k = random_tensor<T>(features, 5, stream),
-               v = random_tensor<T>(rows, 6, stream), dout = random_tensor<T>(rows, 7, stream);
-  std::vector<float> slopes(static_cast<size_t>(H));
-  for (size_t h = 0; h < slopes.size(); ++h) slopes[h] = static_cast<float>(h + 1) / static_cast<float>(H);
-  const Tensor slope = Tensor::from<float>(slopes, {H}, stream);
-  const auto empty = [&](const Shape& shape, DType dtype) {
-    return Tensor::empty(shape, dtype, stream.device());
+/// What is done beside the core of a linear kind: nothing but a decay per head (lightning) or a normaliser,
+/// or the maps of queries and keys.
+enum class LinearKind : uint8_t { decay, normalised, hedgehog, nalaformer };
+
+std::string_view name_of(LinearKind kind) {
+  constexpr std::string_view kNames[] = {"decay", "normalised", "Hedgehog", "NaLaFormer"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
+/// Linear attention of B sequences of T tokens and H heads, F features to V values; with maps, of rows of F /
+/// 2 channels that become F features.
+class LinearJob {
+ public:
+  struct Sizes {
+    int64_t B, T, H, F, V;
   };
-  const Tensor o = empty(rows, DType::bf16), dq = empty(features, DType::bf16),
-               dk = empty(features, DType::bf16), dv = empty(rows, DType::bf16),
-               denominator = empty({B, length, H}, DType::f32), state = empty(states, DType::f32);
-  const auto in = [](const Tensor& x) { return x.view<const T, 4>("input"); };
-  const auto out = [](const Tensor& x) { return x.view<T, 4>("output"); };
-  LinearAttentionInputs<T> inputs;
-  inputs.q = in(q), inputs.k = in(k), inputs.v = in(v);
-  if (normalise)
-    inputs.normalise = true, inputs.eps = 1e3;
-  else
-    inputs.slope = slope.view<const float, 1>("slope");
-  const double forward = seconds_of(stream, [&] {
-    launch(LinearAttentionForward<T>{.in = inputs,
-                                     .o = out(o),
-                                     .denominator = denominator.view<float, 3>("denominator"),
-                                     .state = state.view<float, 4>("state")},
-           stream);
-  });
-  const double backward = seconds_of(stream, [&] {
-    launch(LinearAttentionBackward<T>{.in = inputs,
-                                      .o = in(o),
-                                      .denominator = denominator.view<const float, 3>("denominator"),
+  LinearJob(const Sizes& sizes, LinearKind kind, Stream& stream)
+      : d_(sizes),
+        kind_(kind),
+        stream_(stream),
+        rows_{d_.B, d_.T, d_.H, d_.V},
+        features_{d_.B, d_.T, d_.H, d_.F},
+        narrow_{d_.B * d_.T, d_.H, d_.F / 2},
+        q_(features(4)),
+        k_(features(5)),
+        v_(random_tensor<T>(rows_, 6, stream)),
+        o_(empty(rows_, DType::bf16)),
+        dq_(empty(features_, DType::bf16)),
+        dk_(empty(features_, DType::bf16)),
+        denominator_(empty({d_.B, d_.T, d_.H}, DType::f32)),
+        before_(random_tensor<float>(state_shape(), 8, stream)),
+        state_(empty(state_shape(), DType::f32)) {
+    std::vector<float> slopes(static_cast<size_t>(d_.H));
+    for (size_t h = 0; h < slopes.size(); ++h)
+      slopes[h] = static_cast<float>(h + 1) / static_cast<float>(d_.H);
+    slope_ = Tensor::from<float>(slopes, {d_.H}, stream);
+    if (!has_maps()) return;
+    narrow_q_ = random_tensor<T>(narrow_, 9, stream), narrow_k_ = random_tensor<T>(narrow_, 10, stream);
+    weight_ = random_tensor<T>({d_.H, d_.F / 2, d_.F / 2}, 11, stream);
+    dweight_ = empty(weight_.shape(), DType::f32);
+    dnarrow_ = empty(narrow_, DType::bf16);
+  }
+
+  /// Forward, then backward of the same call.
+  void measure() {
+    const double inputs = numel(features_) * (has_maps() ? 1 : 2), values = numel(rows_);
+    const double seconds = seconds_of(stream_, [&] { forward(); });
+    print("forward", seconds, 2 * (inputs + 2 * values));
+    const Tensor dout = random_tensor<T>(rows_, 7, stream_), dv = empty(rows_, DType::bf16);
+    print("backward", seconds_of(stream_, [&] { backward(dout, dv); }), 2 * (2 * inputs + 3 * values));
+  }
+  /// One token after others: the state in and out.
+  void measure_decoding() {
+    const double seconds = seconds_of(stream_, [&] { core(before_.view<const float, 4>("state")); });
+    print("decoding", seconds, 2 * sizeof(float) * numel(state_shape()));
+  }
+
+ private:
+  using T = bf16;
+
+  bool has_maps() const { return kind_ == LinearKind::hedgehog || kind_ == LinearKind::nalaformer; }
+  bool normalises() const { return kind_ != LinearKind::decay; }
+  Shape state_shape() const { return {d_.B, d_.H, d_.F, d_.V + (normalises() ? 1 : 0)}; }
+  static double numel(const Shape& shape) { return static_cast<double>(shape.numel()); }
+  Tensor empty(const Shape& shape, DType dtype) const {
+    return Tensor::empty(shape, dtype, stream_.device());
+  }
+  Tensor features(uint32_t id) const {
+    return has_maps() ? empty(features_, DType::bf16) : random_tensor<T>(features_, id, stream_);
+  }
+  static View<const T, 4> in(const Tensor& x) { return x.view<const T, 4>("input"); }
+  static View<T, 4> out(const Tensor& x) { return x.view<T, 4>("output"); }
+  Tensor by_row(const Tensor& x) const { return x.reshape({d_.B * d_.T, d_.H, x.size(-1)}); }
+  Tensor by_head(const Tensor& x) const { return x.reshape({-1, x.size(-1)}); }
+
+  NormAwareMapSettings settings(bool is_query) const {
+    NormAwareMapSettings settings;
+    if (is_query) settings.base = NormAwareMapSettings::Base::direction, settings.power_from_norm = true;
+    return settings;
+  }
+  void map(const Tensor& x, const Tensor& y, bool is_query) const {
+    if (kind_ == LinearKind::hedgehog)
+      launch(HedgehogFeatureMapForward<T>{.x = x.view<const T, 3>("x"),
+                                          .weight = weight_.view<const T, 3>("weight"),
+                                          .y = by_row(y).view<T, 3>("y")},
+             stream_);
+    else
+      launch(NormAwareMapForward<T>{.settings = settings(is_query),
+                                    .x = by_head(x).view<const T, 2>("x"),
+                                    .y = by_head(y).view<T, 2>("y")},
+             stream_);
+  }
+  void map_backward(const Tensor& x, const Tensor& dy, bool is_query) const {
+    if (kind_ == LinearKind::hedgehog)
+      launch(HedgehogFeatureMapBackward<T>{.x = x.view<const T, 3>("x"),
+                                           .weight = weight_.view<const T, 3>("weight"),
+                                           .dy = by_row(dy).view<const T, 3>("dy"),
+                                           .dx = dnarrow_.view<T, 3>("dx"),
+                                           .dweight = dweight_.view<float, 3>("dweight")},
+             stream_);
+    else
+      launch(NormAwareMapBackward<T>{.settings = settings(is_query),
+                                     .x = by_head(x).view<const T, 2>("x"),
+                                     .dy = by_head(dy).view<const T, 2>("dy"),
+                                     .dx = by_head(dnarrow_).view<T, 2>("dx")},
+             stream_);
+  }
+
+  LinearAttentionInputs<T> inputs() const {
+    LinearAttentionInputs<T> inputs;
+    inputs.q = in(q_), inputs.k = in(k_), inputs.v = in(v_);
+    if (normalises())
+      inputs.normalise = true, inputs.eps = 1e3;
+    else
+      inputs.slope = slope_.view<const float, 1>("slope");
+    return inputs;
+  }
+  void core(const View<const float, 4>& before) const {
+    LinearAttentionInputs<T> with_state = inputs();
+    with_state.state = before;
+    launch(LinearAttentionForward<T>{.in = with_state,
+                                     .o = out(o_),
+                                     .denominator = denominator_.view<float, 3>("denominator"),
+                                     .state = state_.view<float, 4>("state")},
+           stream_);
+  }
+  void forward() const {
+    if (has_maps()) map(narrow_q_, q_, true), map(narrow_k_, k_, false);
+    core({});
+  }
+  void backward(const Tensor& dout, const Tensor& dv) const {
+    launch(LinearAttentionBackward<T>{.in = inputs(),
+                                      .o = in(o_),
+                                      .denominator = denominator_.view<const float, 3>("denominator"),
                                       .dout = in(dout),
                                       .dstate = {},
-                                      .dq = out(dq),
-                                      .dk = out(dk),
+                                      .dq = out(dq_),
+                                      .dk = out(dk_),
                                       .dv = out(dv),
                                       .dnorm_q = {},
                                       .dnorm_k = {},
                                       .dstate_in = {}},
-           stream);
-  });
-  // Each tensor once: q, k, v, o, and q, k, v, dout, dq, dk, dv.
-  const double tokens = static_cast<double>(B * length * H),
-               forward_bytes = tokens * 2 * static_cast<double>(2 * F + 2 * V),
-               backward_bytes = tokens * 2 * static_cast<double>(4 * F + 3 * V);
-  const auto print = [&](const char* direction, double seconds, double bytes) {
-    fmt::print("linear {} x {} x {} x {} to {:<4} {:<10} {:<8} {:8.3f} ms {:6.0f} GB/s\n", B, length, H, F, V,
-               normalise ? "normalised" : "decay", direction, 1e3 * seconds, 1e-9 * bytes / seconds);
-  };
-  print("forward", forward, forward_bytes);
-  print("backward", backward, backward_bytes);
-}
+           stream_);
+    if (has_maps()) map_backward(narrow_q_, dq_, true), map_backward(narrow_k_, dk_, false);
+  }
+  /// bytes: of each tensor once.
+  void print(const char* direction, double seconds, double bytes) const {
+    fmt::print("linear {} x {} x {} x {} to {:<4} {:<10} {:<8} {:8.3f} ms {:6.0f} GB/s\n", d_.B, d_.T, d_.H,
+               has_maps() ? d_.F / 2 : d_.F, d_.V, name_of(kind_), direction, 1e3 * seconds,
+               1e-9 * bytes / seconds);
+  }
+
+  Sizes d_;
+  LinearKind kind_;
+  Stream& stream_;
+  Shape rows_, features_, narrow_;
+  Tensor q_, k_, v_, o_, dq_, dk_, denominator_, before_, state_;
+  Tensor slope_;
+  Tensor narrow_q_, narrow_k_, weight_, dweight_, dnarrow_;  // with maps
+};
 
 /// The shapes of docs/performance.md, and shapes at the edges: few and many tokens, few and narrow heads.
 constexpr Job kGpuJobs[] = {
@@ -240,16 +347,29 @@ constexpr Job kGpuJobs[] = {
 };
 
 void measure_linear(Stream& stream) {
-  measure_linear({32, 1024, 12, 64}, 64, false, stream);
-  measure_linear({32, 1024, 12, 128}, 64, true, stream);
-  measure_linear({8, 4096, 12, 128}, 64, true, stream);
-  measure_linear({16, 2048, 16, 128}, 128, false, stream);
-  measure_linear({4, 8192, 32, 64}, 64, false, stream);
-  measure_linear({4, 8192, 16, 128}, 128, false, stream);
-  measure_linear({4, 8192, 32, 128}, 64, true, stream);
-  measure_linear({16, 2048, 4, 256}, 256, false, stream);
-  for (const int64_t T : {1024, 8192, 131072})  // as many tokens at every length
-    measure_linear({131072 / T, T, 12, 64}, 64, false, stream);
+  using enum LinearKind;
+  const auto measure = [&](const LinearJob::Sizes& sizes, LinearKind kind) {
+    LinearJob(sizes, kind, stream).measure();
+  };
+  measure({32, 1024, 12, 64, 64}, decay);
+  measure({32, 1024, 12, 128, 64}, normalised);
+  measure({8, 4096, 12, 128, 64}, normalised);
+  measure({16, 2048, 16, 128, 128}, decay);
+  measure({4, 8192, 32, 64, 64}, decay);
+  measure({4, 8192, 16, 128, 128}, decay);
+  measure({4, 8192, 32, 128, 64}, normalised);
+  measure({4, 8192, 32, 128, 64}, hedgehog);
+  measure({4, 8192, 32, 128, 64}, nalaformer);
+  measure({16, 2048, 4, 256, 256}, decay);
+  fmt::print("as many tokens in ever longer sequences:\n");
+  constexpr int64_t kTokens = int64_t{1} << 18;
+  for (const LinearKind kind : {decay, hedgehog})
+    for (int64_t T = 1024; T <= kTokens; T *= 4)
+      measure({kTokens / T, T, 12, kind == decay ? 64 : 128, 64}, kind);
+  fmt::print("one token after others:\n");
+  LinearJob({64, 1, 16, 128, 128}, decay, stream).measure_decoding();
+  LinearJob({64, 1, 32, 64, 64}, decay, stream).measure_decoding();
+  LinearJob({64, 1, 32, 128, 64}, normalised, stream).measure_decoding();
 }
 
 }  // namespace
@@ -273,6 +393,13 @@ int main(int argc, char** argv) {
     Backend& gpu = backend({Device::Kind::cuda, 0});
     const auto stream = gpu.make_stream();
     fmt::print("{}, bf16\n", gpu.description());
+    {
+      const Tensor from = random_tensor<bf16>({int64_t{256} << 20}, 1, *stream),
+                   to = Tensor::empty(from.shape(), DType::bf16, stream->device());
+      const double bytes = 4 * static_cast<double>(from.numel());
+      fmt::print("copy {:.0f} GB/s\n",
+                 1e-9 * bytes / seconds_of(*stream, [&] { to.copy_from(from, *stream); }));
+    }
     const bool is_part = part == "forward" || part == "backward" || part == "linear";
     const Directions directions = part == "forward"    ? Directions::forward
                                   : part == "backward" ? Directions::backward

@@ -21,6 +21,7 @@
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
+#include "kernels/ops/gated_norm.h"
 #include "kernels/ops/hedgehog_map.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/norm.h"
@@ -138,6 +139,26 @@ void run(int64_t N) {
                                       .dweight = numbers(dweight),
                                       .dbias = numbers(dbias)});
     }
+    const Tensor gate = bench.random({N, kWidth}, DType::bf16), dgate = bench.empty({N, kWidth}, DType::bf16);
+    bench.measure("silu_forward", 2 * row, SiluForward<T>{.x = line_read(a), .y = line(y)});
+    bench.measure("silu_backward", 3 * row,
+                  SiluBackward<T>{.dy = line_read(a), .x = line_read(b), .dx = line(y)});
+    bench.measure("gated_norm_forward", 3 * row,
+                  GatedNormForward<T>{.eps = 1e-6,
+                                      .x = read(a),
+                                      .weight = {},
+                                      .gate = read(gate),
+                                      .y = view(y),
+                                      .inverse = numbers(mean)});
+    bench.measure("gated_norm_backward", 5 * row,
+                  GatedNormBackward<T>{.dy = read(b),
+                                       .x = read(a),
+                                       .weight = {},
+                                       .gate = read(gate),
+                                       .inverse = numbers(inverse),
+                                       .dx = view(y),
+                                       .dgate = view(dgate),
+                                       .dweight = {}});
     bench.measure("column_sum", row, ColumnSum<T>{.x = read(a), .sum = numbers(dbias)});
     const Shape heads{N / kTokens, kTokens, kHeads, kWidth / kHeads};
     const Tensor table = bench.random({kTokens, kWidth / kHeads / 2, 2}, DType::f32);

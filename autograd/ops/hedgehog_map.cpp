@@ -1,8 +1,23 @@
 #include "autograd/ops/hedgehog_map.h"
 
+#include "autograd/ops/flat.h"
+#include "autograd/ops/head_linear.h"
 #include "autograd/ops/linear.h"
+#include "kernels/ops/hedgehog_feature_map.h"
 
 namespace headway {
+namespace {
+
+/// [B,T,H,width] as [B*T,H,width].
+Tensor heads_of_rows(const Tensor& x) { return x.reshape({-1, x.size(-2), x.size(-1)}); }
+
+bool has_feature_map_kernel(const Context& ctx, HedgehogFeatures features, const Tensor& x,
+                            const Tensor& weight) {
+  return x.dtype() == DType::bf16 && has_kernel<HedgehogFeatureMapForward<bf16>>(ctx.device().kind) &&
+         takes_hedgehog_feature_map(features, x.size(-1), weight.size(1));
+}
+
+}  // namespace
 
 Tensor HedgehogMap::forward(Context& ctx, Saved* saved, const Config& config, const Tensor& u,
                             const Tensor& shift) {
@@ -30,6 +45,43 @@ Grads<2> HedgehogMap::backward(Context& ctx, const Saved& saved, const Tensor& d
            ctx.stream);
   });
   return {du, Tensor()};
+}
+
+Tensor HedgehogFeatureMap::forward(Context& ctx, Saved* saved, const Config& config, const Tensor& x,
+                                   const Tensor& weight, const Tensor& bias) {
+  if (bias || !has_feature_map_kernel(ctx, config.features, x, weight)) {
+    const Tensor u = HeadLinear::forward(ctx, nullptr, {}, x, weight, bias);
+    const Tensor y = HedgehogMap::forward(ctx, nullptr, config, u, Tensor());
+    if (saved) *saved = {x, weight, y, bias.defined(), config};
+    return y;
+  }
+  const Tensor y = Tensor::empty(with_last(x.shape(), 2 * weight.size(1)), x.dtype(), ctx.device());
+  launch(HedgehogFeatureMapForward<bf16>{.features = config.features,
+                                         .x = heads_of_rows(x).view<const bf16, 3>("x"),
+                                         .weight = weight.view<const bf16, 3>("weight"),
+                                         .y = heads_of_rows(y).view<bf16, 3>("y")},
+         ctx.stream);
+  if (saved) *saved = {x, weight, Tensor(), false, config};
+  return y;
+}
+
+Grads<3> HedgehogFeatureMap::backward(Context& ctx, const Saved& saved, const Tensor& dy,
+                                      const Needs<3>& needs) {
+  if (saved.y) {
+    const Tensor du = HedgehogMap::backward(ctx, {saved.y, saved.config}, dy, {})[0];
+    return HeadLinear::backward(ctx, {saved.x, saved.weight, saved.has_bias}, du, needs);
+  }
+  const DType dtype = accumulator_of(dy.dtype());
+  const Tensor dx = empty_like(saved.x), dweight = needs[1].tensor(saved.weight.shape(), dtype, ctx.device());
+  launch(HedgehogFeatureMapBackward<bf16>{.features = saved.config.features,
+                                          .x = heads_of_rows(saved.x).view<const bf16, 3>("x"),
+                                          .weight = saved.weight.view<const bf16, 3>("weight"),
+                                          .dy = heads_of_rows(dy).view<const bf16, 3>("dy"),
+                                          .dx = heads_of_rows(dx).view<bf16, 3>("dx"),
+                                          .dweight = dweight.view<float, 3>("dweight"),
+                                          .accumulate_weight = needs[1].accumulates(dtype)},
+         ctx.stream);
+  return {dx, dweight, Tensor()};
 }
 
 HedgehogShifts hedgehog_shifts(Context& ctx, const Tensor& query, const Tensor& key, const Tensor& before,

@@ -1,7 +1,7 @@
-// What neither linear/one_pass.h nor linear_attention_tensor.cuh takes (fp32, odd widths, features of the
-// normaliser's own), on the ordinary units: chunks of kChunk tokens, all at once but for the
-// states between them. Per head and chunk, with L_i the sum of the logarithms of the decays of its tokens up
-// to and with i, and n tokens:
+// Linear attention that neither linear/one_pass.h nor linear_attention_tensor.cuh takes (fp32, odd widths,
+// features of the normaliser's own), on the ordinary units: chunks of kChunk tokens, all at once but for the
+// states between them. (A sequence of one token goes to linear/one_token.h.) Per head and chunk, with L_i the
+// sum of the logarithms of the decays of its tokens up to and with i, and n tokens:
 //
 //   1. state_kernel    U_c = sum_i exp(L_n - L_i) k_i v_i^T, 64 x 64 of it per block
 //   2. prefix_kernel   S_0 = state, S_{c+1} = exp(L_n) S_c + U_c, a thread per element, in place of U
@@ -21,6 +21,7 @@
 #include "kernels/ops/linear_attention.h"
 
 #include "kernels/cuda/linear/one_pass.h"
+#include "kernels/cuda/linear/one_token.h"
 #include "kernels/cuda/linear_attention_tensor.cuh"
 #include "kernels/cuda/tile_product.cuh"
 #include "kernels/kernel_choice.h"
@@ -462,8 +463,14 @@ constexpr std::array<KernelOption<LinearAttentionBackward<bf16>>, 3> kBackwardKe
      {"tensor-core", tensor::backward_refusal, tensor::backward},
      {"scalar", nullptr, scalar_backward<bf16>}}};
 
+/// What a sequence of one token takes, on any GPU.
+template <class T>
+constexpr std::array<KernelOption<LinearAttentionForward<T>>, 1> kOneTokenKernel{
+    {{"one-token", nullptr, linear::one_token<T>}}};
+
 template <class T>
 void linear_attention_forward(const LinearAttentionForward<T>& args, Stream& stream) {
+  if (args.in.q.size[1] == 1) return run_first(kOneTokenKernel<T>, args, stream);
   run_first(kForwardKernels<T>, args, stream);
 }
 template <class T>

@@ -69,6 +69,11 @@ class FeatureMap : public Module {
     bias_ = &add_parameter("bias", {config.num_heads, config.map_rows()}, Init::zeros(), false);
     bias_->keeps_precision = true;
   }
+  /// [B,T,H,Dh] -> [B,T,H,2*Df], without shifts
+  Variable features(Context& ctx, const Variable& heads) const {
+    return apply<HedgehogFeatureMap>(ctx, {.features = features_}, heads, weight_.variable(),
+                                     bias_ ? bias_->variable() : Variable());
+  }
   /// [B,T,H,Dh] -> [B,T,H,Df]
   Variable project(Context& ctx, const Variable& heads) const {
     return apply<HeadLinear>(ctx, {}, heads, weight_.variable(), bias_ ? bias_->variable() : Variable());
@@ -105,17 +110,20 @@ class HedgehogLayer final : public AttentionLayer {
     if (config_.transfer) return teacher(ctx, x, positions, static_cast<KvCache*>(state));
     auto* const past = static_cast<RecurrentState*>(state);
     const QueryKeyValue heads = projections_.forward(ctx, x, positions, past ? &past->convolutions : nullptr);
-    const Variable query = query_map_.project(ctx, heads.query),
-                   key = key_map_.project(ctx, for_each_query_head(ctx, heads.key));
     HedgehogShifts shifts;
-    if (config_.features() == HedgehogFeatures::exp)
+    const Variable keys = for_each_query_head(ctx, heads.key);
+    LinearInputs inputs{.q = {}, .k = {}, .v = for_each_query_head(ctx, heads.value)};
+    if (config_.features() == HedgehogFeatures::exp) {
+      const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, keys);
       shifts = hedgehog_shifts(ctx, query.value(), key.value(), past ? past->log_scale : Tensor(),
                                config_.normaliser_eps);
-    LinearInputs inputs{.q = query_map_.activate(ctx, query, shifts.query),
-                        .k = key_map_.activate(ctx, key, shifts.key),
-                        .v = for_each_query_head(ctx, heads.value),
-                        .log_decay = shifts.log_decay,
-                        .token_eps = shifts.token_eps};
+      inputs.q = query_map_.activate(ctx, query, shifts.query);
+      inputs.k = key_map_.activate(ctx, key, shifts.key);
+      inputs.log_decay = shifts.log_decay, inputs.token_eps = shifts.token_eps;
+    } else {
+      inputs.q = query_map_.features(ctx, heads.query);
+      inputs.k = key_map_.features(ctx, keys);
+    }
     if (past) inputs.state = past->matrix;
     const auto [o, matrix] =
         linear_attention(ctx, inputs, {.normalise = true, .eps = config_.normaliser_eps});
@@ -189,15 +197,12 @@ class HedgehogLayer final : public AttentionLayer {
     if (ctx.auxiliary && ctx.training) {
       const Tensor query = heads.query.value(),
                    key = for_each_query_head(ctx, Variable(heads.key.value())).value();
-      const auto features = [&](const FeatureMap& map, const Tensor& x) {
-        return map.activate(ctx, map.project(ctx, Variable(x)), Tensor());
-      };
       const double scale = 1 / std::sqrt(static_cast<double>(config_.head_dim));
-      ctx.auxiliary->add(
-          {.name = "transfer_divergence",
-           .loss = apply<AttentionTransfer>(ctx, {.scale = scale}, query, key, features(query_map_, query),
-                                            features(key_map_, key)),
-           .weight = 1});
+      ctx.auxiliary->add({.name = "transfer_divergence",
+                          .loss = apply<AttentionTransfer>(ctx, {.scale = scale}, query, key,
+                                                           query_map_.features(ctx, Variable(query)),
+                                                           key_map_.features(ctx, Variable(key))),
+                          .weight = 1});
     }
     const Variable y = causal_attention(ctx, heads, {}, cache);
     return output_.forward(ctx, merge_heads(ctx, y));

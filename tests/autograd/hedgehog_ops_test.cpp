@@ -69,6 +69,22 @@ TEST_F(HedgehogOpsTest, RepeatHeads) {
       {x}, [&](Context& c) { return std::vector{repeat_heads(c, x, 6)}; }, 1e-9);
 }
 
+TEST_F(HedgehogOpsTest, HedgehogFeatureMap) {
+  const Variable x = leaf({2, 3, 2, 5}), weight = leaf({2, 4, 5}), bias = leaf({2, 4});
+  for (const HedgehogFeatures features : {HedgehogFeatures::softmax, HedgehogFeatures::joint})
+    for (const bool biased : {false, true}) {
+      const Variable b = biased ? bias : Variable();
+      std::vector<Variable> leaves{x, weight};
+      if (biased) leaves.push_back(b);
+      expect_gradients(
+          leaves,
+          [&](Context& c) {
+            return std::vector{apply<headway::HedgehogFeatureMap>(c, {.features = features}, x, weight, b)};
+          },
+          1e-8);
+    }
+}
+
 TEST_F(HedgehogOpsTest, HeadLinear) {
   const Variable x = leaf({2, 3, 2, 5}), weight = leaf({2, 4, 5}), bias = leaf({2, 4});
   for (const bool biased : {false, true}) {
