@@ -1,5 +1,9 @@
 """Checkpoints and weights files through the program, with h5py as the reader from outside."""
+import importlib.util
+import pathlib
 import re
+import subprocess
+import sys
 import unittest
 
 import h5py
@@ -53,6 +57,30 @@ class Export(Runs):
         path = self.folder / name
         self.good("export", source, "--to", "hdf5", "--out", path, *options)
         return path
+
+    @unittest.skipUnless(importlib.util.find_spec("xxhash"), "python3-xxhash is missing")
+    def test_the_programs_of_the_page_on_checkpoints_read_and_write_valid_files(self):
+        page = (pathlib.Path(__file__).parents[3] / "docs/checkpoint-format.md").read_text()
+        programs = dict(re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", page, re.DOTALL))
+
+        def run(name, *arguments):
+            done = subprocess.run([sys.executable, "-c", programs[name], *map(str, arguments)], text=True,
+                                  capture_output=True, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout
+
+        half = self.export(self.run_folder, "half.h5", "--dtype", "bf16")
+        for source in (self.checkpoint, half):
+            self.assertRegex(run("read", source), r"headway [\d.]+ step 6\nkind = ")
+            written = self.folder / "written.h5"
+            run("write", source, written)
+            self.good("inspect", written)
+            self.good("generate", written, "--tokens", "3")
+            with h5py.File(source) as before, h5py.File(written) as after:
+                self.assertTrue(np.array_equal(after["model/norm/weight"], 2 * before["model/norm/weight"][()]))
+                after_all, before_all = tensors(after), tensors(before)
+                for path in before_all.keys() - {"norm/weight"}:
+                    self.assertTrue(np.array_equal(after_all[path], before_all[path]), path)
 
     def test_other_programs_read_the_same_numbers(self):
         exact = self.export(self.checkpoint, "exact.h5")
