@@ -8,15 +8,13 @@
 
 #include "autograd/apply.h"
 #include "autograd/ops/affine_scale.h"
-#include "autograd/ops/softmax_attention.h"
 #include "core/comm/communicator.h"
 #include "core/io/archive.h"
 #include "kernels/attention/variants/row_affine.h"
 #include "kernels/attention/variants/row_scaled.h"
 #include "layers/attention/attention_gate.h"
-#include "layers/attention/causal_attention.h"
 #include "layers/attention/health.h"
-#include "layers/attention/softmax_cost.h"
+#include "layers/attention/softmax_family.h"
 
 namespace headway {
 namespace {
@@ -55,62 +53,31 @@ struct AffineConfig : AttentionConfigOf<AffineConfig> {
       "no gradient through the running mean; only true is offered");
     gate.describe(v, {"none", "g1"});
   }
+  void check() const override {
+    HEADWAY_CHECK(
+        affine_ema_stopgrad, ConfigError,
+        "model.attention.affine_ema_stopgrad = false: expected true, the running mean is a constant");
+  }
   bool has_gate() const { return gate.gate_position != "none"; }
 };
 
-class AffineLayer final : public AttentionLayer {
+class AffineLayer final : public SoftmaxFamily<AffineConfig> {
  public:
   AffineLayer(const AffineConfig& config, const ModelShape& shape)
-      : config_(config),
-        shape_(shape),
-        projections_(config, shape),
+      : SoftmaxFamily(config, shape),
         scores_(shape.model_dim, config.num_heads,
                 config.affine_init == "zero" ? Init::zeros() : Init::normal(shape.init_std),
-                config.affine_bias),
-        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
-                config.bias) {
-    HEADWAY_CHECK(
-        config.affine_ema_stopgrad, ConfigError,
-        "model.attention.affine_ema_stopgrad = false: expected true, the running mean is a constant");
-    add_child("", projections_);
+                config.affine_bias) {
     add_child("affine", scores_);
-    if (config.has_gate()) {
-      gate_ = std::make_unique<AttentionGate>(config.gate, config, shape.model_dim, shape.init_std);
-      add_child("gate", *gate_);
-    }
-    add_child("output", output_);
-  }
-
-  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
-                   AttentionState* state) override {
-    QueryKeyValue heads = projections_.forward(ctx, x, positions);
-    const int64_t query_offset = append_to_cache(ctx, heads, static_cast<KvCache*>(state));
-    const Variable z = scores_.forward(ctx, x);
-    const bool counts = ctx.training && !ctx.recomputing;
-    const auto [row_scale, row_bias] =
-        apply<AffineScale>(ctx, {.scale = scale_config(query_offset), .has_bias = config_.affine_beta}, z,
-                           mean_, counts ? alpha_sums_ : Tensor());
-    if (ctx.metrics) report_range(ctx, "alpha", to_doubles(row_scale.value(), ctx.stream));
-
-    const SoftmaxInputs inputs{
-        .q = heads.query, .k = heads.key, .v = heads.value, .row_scale = row_scale, .row_bias = row_bias};
-    const int window = static_cast<int>(config_.window);
-    Variable y =
-        config_.affine_beta
-            ? softmax_attention<attention::RowAffine>(
-                  ctx, inputs,
-                  {.params = {.window = window}, .query_offset = query_offset, .dropout = config_.dropout})
-            : softmax_attention<attention::RowScaled>(
-                  ctx, inputs,
-                  {.params = {.window = window}, .query_offset = query_offset, .dropout = config_.dropout});
-    if (gate_) y = gate_->apply_to(ctx, y, gate_->scores(ctx, x));
-    return output_.forward(ctx, merge_heads(ctx, y));
+    if (!config.has_gate()) return;
+    gate_ = std::make_unique<AttentionGate>(config.gate, config, shape.model_dim, shape.init_std);
+    add_child("gate", *gate_);
   }
 
   /// mu <- rho mu + (1 - rho) mean of alpha over the step's tokens of all ranks.
   void after_step(Context& ctx, Communicator& comm, const FinishedStep& step) override {
     comm.all_reduce(alpha_sums_, Reduce::sum, ctx.stream);
-    update_running_mean(mean_, alpha_sums_, config_.affine_ema_rho, step.num_positions, step.grad_scale,
+    update_running_mean(mean_, alpha_sums_, config().affine_ema_rho, step.num_positions, step.grad_scale,
                         ctx.stream);
   }
 
@@ -122,59 +89,60 @@ class AffineLayer final : public AttentionLayer {
   }
   void make_buffers(DType dtype, Stream& stream) override {
     dispatch<double, float>(dtype, "running_mean", [&]<class T>() {
-      const std::vector<T> start(static_cast<size_t>(config_.num_heads),
-                                 static_cast<T>(config_.affine_ema_init));
-      mean_ = Tensor::from<T>(start, {config_.num_heads}, stream);
+      const std::vector<T> start(static_cast<size_t>(config().num_heads),
+                                 static_cast<T>(config().affine_ema_init));
+      mean_ = Tensor::from<T>(start, {config().num_heads}, stream);
     });
-    alpha_sums_ = Tensor::zeros({config_.num_heads}, dtype, stream);
-  }
-
-  std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
-                                             Device device) const override {
-    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
+    alpha_sums_ = Tensor::zeros({config().num_heads}, dtype, stream);
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
-    const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config_.num_heads);
-    double extra = 2 * rows * static_cast<double>(shape_.model_dim) * H;
-    double saved_values =
-        H + static_cast<double>(config_.num_heads * config_.head_dim);  // scores and unscaled rows
+    Cost cost = SoftmaxFamily::cost(batch, tokens, value_bytes);
+    const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config().num_heads);
+    const auto width = static_cast<double>(config().num_heads * config().head_dim);
+    double extra = 2 * rows * static_cast<double>(shape().model_dim) * H;
+    double saved_values = H + width;  // scores and unscaled rows
     if (gate_) {
       extra += rows * gate_->forward_flop_per_token();
-      saved_values += static_cast<double>(gate_->num_scores() + config_.num_heads * config_.head_dim);
+      saved_values += static_cast<double>(gate_->num_scores()) + width;
     }
     cost.add({extra, 2 * extra});
     // The kernels add up visible values by a third product forward, where running sums would do.
-    if (config_.affine_beta)
+    if (config().affine_beta)
       cost.executed_flop.forward +=
-          softmax_core_flop(config_, batch, executed_pairs(tokens, config_.window)).forward / 2;
+          softmax_core_flop(config(), batch, executed_pairs(tokens, config().window)).forward / 2;
     cost.saved_bytes += rows * static_cast<double>(value_bytes) * saved_values + rows * 8 * H;
     return cost;
   }
 
-  int64_t cache_bytes_per_token(int64_t value_bytes) const override {
-    return 2 * config_.num_kv_heads * config_.head_dim * value_bytes;
+ private:
+  Variable attend(Context& ctx, const Variable& x, SoftmaxInputs inputs, int64_t query_offset) override {
+    const bool counts = ctx.training && !ctx.recomputing;
+    const auto [row_scale, row_bias] =
+        apply<AffineScale>(ctx, {.scale = scale_config(query_offset), .has_bias = config().affine_beta},
+                           scores_.forward(ctx, x), mean_, counts ? alpha_sums_ : Tensor());
+    if (ctx.metrics) report_range(ctx, "alpha", to_doubles(row_scale.value(), ctx.stream));
+    inputs.row_scale = row_scale;
+    inputs.row_bias = row_bias;
+    const Variable y = config().affine_beta
+                           ? softmax<attention::RowAffine>(ctx, inputs, {.window = window()}, query_offset)
+                           : softmax<attention::RowScaled>(ctx, inputs, {.window = window()}, query_offset);
+    return gate_ ? gate_->apply_to(ctx, y, gate_->scores(ctx, x)) : y;
   }
 
- private:
   AffineScaleConfig scale_config(int64_t query_offset) const {
     return {.activation =
-                config_.affine_act == "sigmoid" ? AffineActivation::sigmoid : AffineActivation::lin_clip,
-            .count = config_.affine_n_mode == "fixed"     ? AffineCount::fixed
-                     : config_.affine_n_mode == "visible" ? AffineCount::visible
-                                                          : AffineCount::all_keys,
-            .fixed_count = config_.affine_n_fixed,
-            .window = config_.window,
+                config().affine_act == "sigmoid" ? AffineActivation::sigmoid : AffineActivation::lin_clip,
+            .count = config().affine_n_mode == "fixed"     ? AffineCount::fixed
+                     : config().affine_n_mode == "visible" ? AffineCount::visible
+                                                           : AffineCount::all_keys,
+            .fixed_count = config().affine_n_fixed,
+            .window = config().window,
             .query_offset = query_offset};
   }
 
-  AffineConfig config_;
-  ModelShape shape_;
-  Projections projections_;
   LinearLayer scores_;
   std::unique_ptr<AttentionGate> gate_;
-  LinearLayer output_;
   Tensor mean_;        // [H]: mu
   Tensor alpha_sums_;  // [H], over the tokens of the step so far
 };

@@ -30,6 +30,9 @@ struct AttentionConfig {
   virtual std::unique_ptr<AttentionConfig> clone() const = 0;
   /// Fields of this kind alone.
   virtual void describe_kind(FieldVisitor&) {}
+  /// ConfigError for values that exclude each other, or that the kind does not have. Called before a layer is
+  /// made.
+  virtual void check() const {}
 
   /// All fields but `kind`, which its owner visits first to know which config to make.
   void describe(FieldVisitor& v) {

@@ -1,7 +1,8 @@
 // What every attention layer is, and the registry of kinds.
 //
-// A new kind is one file in this folder: a config struct, a layer class and a HEADWAY_ATTENTION line at its
-// end. Recipes, --help, the tests and the sweeps find it through the registry.
+// A new kind is one file in this folder: a config struct, a layer class, which usually derives from
+// SoftmaxFamily or LinearFamily, and a HEADWAY_ATTENTION line at its end. Recipes, --help, the tests and the
+// sweeps find it through the registry.
 #pragma once
 
 #include <memory>
@@ -116,6 +117,7 @@ bool register_attention(const AttentionVariant*);
       },                                                                                     \
       [](const ::headway::AttentionConfig& config,                                           \
          const ::headway::ModelShape& shape) -> std::unique_ptr<::headway::AttentionLayer> { \
+        config.check();                                                                      \
         return std::make_unique<Layer>(static_cast<const Config&>(config), shape);           \
       }};                                                                                    \
   [[maybe_unused]] static const bool kind_name##_registered =                                \

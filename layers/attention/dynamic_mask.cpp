@@ -13,12 +13,10 @@
 #include "autograd/apply.h"
 #include "autograd/ops/dynamic_mask.h"
 #include "autograd/ops/embedding.h"
-#include "autograd/ops/softmax_attention.h"
 #include "core/error.h"
 #include "kernels/attention/variants/key_masked.h"
-#include "layers/attention/causal_attention.h"
 #include "layers/attention/health.h"
-#include "layers/attention/softmax_cost.h"
+#include "layers/attention/softmax_family.h"
 
 namespace headway {
 namespace {
@@ -39,6 +37,11 @@ struct DynamicMaskConfig : AttentionConfigOf<DynamicMaskConfig> {
       {.choices = {"exp", "linear"}});
     v("tie_rule", tie_rule, "of equally good keys the newest is kept", {.choices = {"newest"}});
     v("score_bias", score_bias, "bias of the score projection");
+  }
+  void check() const override {
+    HEADWAY_CHECK(window == 0, ConfigError,
+                  "model.attention.window = " + std::to_string(window) +
+                      ": expected 0 for dynamic_mask, which chooses keys itself (top_w)");
   }
 };
 
@@ -81,29 +84,21 @@ Tensor kept_rows(const Tensor& key_end, int64_t top_w, Stream& stream) {
   return Tensor::from<int32_t>(rows, {B, n, K}, stream);
 }
 
-class DynamicMaskLayer final : public AttentionLayer {
+/// With a cache of its own, which forgets keys.
+class DynamicMaskLayer final : public SoftmaxFamily<DynamicMaskConfig> {
  public:
   DynamicMaskLayer(const DynamicMaskConfig& config, const ModelShape& shape)
-      : config_(config),
-        shape_(shape),
-        projections_(config, shape),
+      : SoftmaxFamily(config, shape),
         score_(config.num_kv_heads * config.head_dim, config.num_kv_heads, Init::normal(shape.init_std),
                config.score_bias),
-        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
-                config.bias),
         rate_(add_parameter("A", {config.num_kv_heads}, Init::zeros(), false)) {
-    HEADWAY_CHECK(config.window == 0, ConfigError,
-                  "model.attention.window = " + std::to_string(config.window) +
-                      ": expected 0 for dynamic_mask, which chooses keys itself (top_w)");
-    add_child("", projections_);
     add_child("dt", score_);
-    add_child("output", output_);
   }
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
     auto* const past = static_cast<DynamicMaskState*>(state);
-    QueryKeyValue heads = projections_.forward(ctx, x, positions);
+    QueryKeyValue heads = projections().forward(ctx, x, positions);
     Variable u = score_.forward(ctx, merge_heads(ctx, heads.value));
     int64_t query_offset = 0;
     if (past) {
@@ -113,18 +108,17 @@ class DynamicMaskLayer final : public AttentionLayer {
       u = Variable(joined(past->scores, u.value(), ctx.stream));
     }
     const auto [key_bias, key_end] = apply<DynamicMask>(
-        ctx, {.top_w = config_.top_w, .exponential = config_.bias_mode == "exp"}, u, rate_.variable());
+        ctx, {.top_w = config().top_w, .exponential = config().bias_mode == "exp"}, u, rate_.variable());
     if (ctx.metrics) report_kept_keys(ctx, key_end.value());
     if (past) keep(ctx, *past, heads, u, key_end.value());
-    const Variable y =
-        softmax_attention<attention::KeyMasked>(ctx,
-                                                {.q = heads.query,
-                                                 .k = heads.key,
-                                                 .v = heads.value,
-                                                 .key_bias = key_bias,
-                                                 .key_end = key_end.value()},
-                                                {.query_offset = query_offset, .dropout = config_.dropout});
-    return output_.forward(ctx, merge_heads(ctx, y));
+    const Variable y = softmax<attention::KeyMasked>(ctx,
+                                                     {.q = heads.query,
+                                                      .k = heads.key,
+                                                      .v = heads.value,
+                                                      .key_bias = key_bias,
+                                                      .key_end = key_end.value()},
+                                                     {}, query_offset);
+    return output().forward(ctx, merge_heads(ctx, y));
   }
 
   std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
@@ -134,12 +128,12 @@ class DynamicMaskLayer final : public AttentionLayer {
   /// Kept pairs are as many as a window of top_w keys has. The kernels compute every pair but those of tiles
   /// without a kept key, whose number depends on the text and is not taken off.
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    DynamicMaskConfig kept = config_;
-    kept.window = config_.top_w;
-    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
-    cost.ideal_flop = softmax_cost(kept, shape_, batch, tokens, value_bytes).ideal_flop;
-    const auto rows = static_cast<double>(batch * tokens), K = static_cast<double>(config_.num_kv_heads);
-    const double scores = 2 * rows * K * K * static_cast<double>(config_.head_dim);
+    DynamicMaskConfig kept = config();
+    kept.window = config().top_w;
+    Cost cost = SoftmaxFamily::cost(batch, tokens, value_bytes);
+    cost.ideal_flop = softmax_cost(kept, shape(), batch, tokens, value_bytes).ideal_flop;
+    const auto rows = static_cast<double>(batch * tokens), K = static_cast<double>(config().num_kv_heads);
+    const double scores = 2 * rows * K * K * static_cast<double>(config().head_dim);
     cost.add({scores, 2 * scores});
     cost.saved_bytes += rows * K * (static_cast<double>(value_bytes) + 8);  // u, biases and ends
     return cost;
@@ -150,7 +144,7 @@ class DynamicMaskLayer final : public AttentionLayer {
   /// The memory of kept keys does not grow with the tokens.
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }
   int64_t state_bytes(int64_t value_bytes) const override {
-    return config_.top_w * config_.num_kv_heads * (2 * config_.head_dim + 1) * value_bytes;
+    return config().top_w * config().num_kv_heads * (2 * config().head_dim + 1) * value_bytes;
   }
 
  private:
@@ -158,7 +152,7 @@ class DynamicMaskLayer final : public AttentionLayer {
             const Tensor& key_end) const {
     const Tensor& key = heads.key.value();
     const int64_t B = key.size(0), K = key.size(2), Dh = key.size(3), rows = B * key.size(1) * K;
-    const Tensor kept = kept_rows(key_end, config_.top_w, ctx.stream);
+    const Tensor kept = kept_rows(key_end, config().top_w, ctx.stream);
     const auto gather = [&](const Tensor& all, int64_t width) {
       return apply<Embedding>(ctx, {}, Variable(kept), Variable(all.reshape({rows, width}))).value();
     };
@@ -167,10 +161,7 @@ class DynamicMaskLayer final : public AttentionLayer {
     past.scores = gather(u.value(), 1).reshape({B, kept.size(1), K});
   }
 
-  DynamicMaskConfig config_;
-  ModelShape shape_;
-  Projections projections_;
-  LinearLayer score_, output_;
+  LinearLayer score_;
   Parameter& rate_;
 };
 

@@ -17,14 +17,9 @@
 #include "autograd/ops/attention_transfer.h"
 #include "autograd/ops/head_linear.h"
 #include "autograd/ops/hedgehog_map.h"
-#include "autograd/ops/linear_attention.h"
 #include "autograd/ops/repeat_heads.h"
-#include "autograd/ops/reshape.h"
-#include "layers/attention/causal_attention.h"
 #include "layers/attention/linear_family.h"
-#include "layers/attention/projections.h"
-#include "layers/attention/recurrent_state.h"
-#include "layers/attention/softmax_cost.h"
+#include "layers/attention/softmax_family.h"
 
 namespace headway {
 namespace {
@@ -89,130 +84,110 @@ class FeatureMap : public Module {
   Parameter* bias_ = nullptr;
 };
 
-class HedgehogLayer final : public AttentionLayer {
+class HedgehogLayer final : public LinearFamily<HedgehogConfig> {
  public:
   HedgehogLayer(const HedgehogConfig& config, const ModelShape& shape)
-      : config_(checked(config)),
-        shape_(shape),
-        projections_(config, shape, config.short_conv),
+      : LinearFamily(config, shape,
+                     {.num_features = 2 * config.map_rows(),
+                      .core = {.normalise = true, .eps = config.normaliser_eps},
+                      .short_convs = {.taps = config.short_conv}}),
         query_map_(config),
-        key_map_(config),
-        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
-                config.bias) {
-    add_child("", projections_);
+        key_map_(config) {
     add_child("query_map", query_map_);
     add_child("key_map", key_map_);
-    add_child("output", output_);
   }
 
   Variable forward(Context& ctx, const Variable& x, const Positions& positions,
                    AttentionState* state) override {
-    if (config_.transfer) return teacher(ctx, x, positions, static_cast<KvCache*>(state));
-    auto* const past = static_cast<RecurrentState*>(state);
-    const QueryKeyValue heads = projections_.forward(ctx, x, positions, past ? &past->convolutions : nullptr);
-    HedgehogShifts shifts;
-    const Variable keys = for_each_query_head(ctx, heads.key);
-    LinearInputs inputs{.q = {}, .k = {}, .v = for_each_query_head(ctx, heads.value)};
-    if (config_.features() == HedgehogFeatures::exp) {
-      const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, keys);
-      shifts = hedgehog_shifts(ctx, query.value(), key.value(), past ? past->log_scale : Tensor(),
-                               config_.normaliser_eps);
-      inputs.q = query_map_.activate(ctx, query, shifts.query);
-      inputs.k = key_map_.activate(ctx, key, shifts.key);
-      inputs.log_decay = shifts.log_decay, inputs.token_eps = shifts.token_eps;
-    } else {
-      inputs.q = query_map_.features(ctx, heads.query);
-      inputs.k = key_map_.features(ctx, keys);
-    }
-    if (past) inputs.state = past->matrix;
-    const auto [o, matrix] =
-        linear_attention(ctx, inputs, {.normalise = true, .eps = config_.normaliser_eps});
-    if (past) past->matrix = matrix, past->log_scale = shifts.after;
-    return output_.forward(ctx, reshape(ctx, o, {o.size(0), o.size(1), width()}));
+    return config().transfer ? teacher(ctx, x, positions, static_cast<KvCache*>(state))
+                             : LinearFamily::forward(ctx, x, positions, state);
   }
 
   std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
                                              Device device) const override {
-    const auto with_history = [&](auto made) -> std::unique_ptr<AttentionState> {
-      made->convolutions = projections_.short_convs().make_history();
-      return made;
-    };
-    if (!config_.transfer) return with_history(std::make_unique<RecurrentState>());
-    return with_history(
-        std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device));
+    if (!config().transfer) return LinearFamily::make_state(batch, capacity, dtype, device);
+    auto cache =
+        std::make_unique<KvCache>(batch, capacity, config().num_kv_heads, config().head_dim, dtype, device);
+    cache->convolutions = projections().short_convs().make_history();
+    return cache;
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
-    const auto heads = static_cast<double>(config_.num_heads), Dh = static_cast<double>(config_.head_dim),
-               Df = static_cast<double>(config_.map_rows());
-    const ShortConvs& convolutions = projections_.short_convs();
-    const double projections = 4 * rows * D * Dh * (heads + static_cast<double>(config_.num_kv_heads));
-    const double maps = 2 * 2 * rows * heads * Dh * Df + rows * convolutions.forward_flop_per_token();
-    if (config_.transfer) {
+    const auto rows = static_cast<double>(batch * tokens);
+    const auto heads = static_cast<double>(config().num_heads), Dh = static_cast<double>(config().head_dim),
+               Df = static_cast<double>(config().map_rows());
+    const double maps = 2 * 2 * rows * heads * Dh * Df;
+    if (config().transfer) {
+      const ShortConvs& convolutions = projections().short_convs();
+      const double extra = maps + rows * convolutions.forward_flop_per_token();
       // The softmax layer; for the loss, scores and weights once more forward and twice backward.
-      Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
+      Cost cost = softmax_cost(config(), shape(), batch, tokens, value_bytes);
       const auto loss = [&](double pairs) {
         return 2 * static_cast<double>(batch) * heads * pairs * Flop{Dh + 2 * Df, Dh + 3 * 2 * Df};
       };
       cost.executed_flop += loss(executed_pairs(tokens, 0));
       cost.ideal_flop += loss(visible_pairs(tokens, 0));
-      cost.add({maps, 2 * maps});
+      cost.add({extra, 2 * extra});
       cost.saved_bytes +=
           rows * static_cast<double>(value_bytes) * (heads * 8 * Df + convolutions.saved_values_per_token());
       return cost;
     }
-    Cost cost = linear_core_cost(rows, heads, 2 * Df, Dh);
-    cost.add({projections + maps, 2 * (projections + maps)});
-    // rotated (or projected) queries and keys, values, output; features; rows before convolutions; the
-    // denominator
-    const double saved = D + heads * (4 * Dh + 4 * Df) + convolutions.saved_values_per_token();
-    cost.saved_bytes = rows * (static_cast<double>(value_bytes) * saved + 4 * heads);
+    Cost cost = LinearFamily::cost(batch, tokens, value_bytes);
+    cost.add({maps, 2 * maps});
+    cost.saved_bytes += rows * static_cast<double>(value_bytes) * heads * 4 * Df;  // features
     return cost;
   }
 
   int64_t cache_bytes_per_token(int64_t value_bytes) const override {
-    return config_.transfer ? 2 * config_.num_kv_heads * config_.head_dim * value_bytes : 0;
+    return config().transfer ? 2 * config().num_kv_heads * config().head_dim * value_bytes
+                             : LinearFamily::cache_bytes_per_token(value_bytes);
   }
   int64_t state_bytes(int64_t value_bytes) const override {
-    const int64_t convolutions = projections_.short_convs().state_bytes(value_bytes);
-    if (config_.transfer) return convolutions;
-    return convolutions +
-           linear_state_bytes(config_.num_heads, 2 * config_.map_rows(), config_.head_dim + 1, value_bytes);
+    return config().transfer ? projections().short_convs().state_bytes(value_bytes)
+                             : LinearFamily::state_bytes(value_bytes);
   }
 
  private:
-  static const HedgehogConfig& checked(const HedgehogConfig& config) {
-    check_without_weights(config);
-    return config;
+  LinearInputs map(Context& ctx, const QueryKeyValue& projected, const Positions& positions,
+                   RecurrentState* past) override {
+    const QueryKeyValue heads = projections().place(ctx, projected, positions);
+    const Variable keys = for_each_query_head(ctx, heads.key), values = for_each_query_head(ctx, heads.value);
+    if (config().features() != HedgehogFeatures::exp)
+      return {.q = query_map_.features(ctx, heads.query), .k = key_map_.features(ctx, keys), .v = values};
+    const Variable query = query_map_.project(ctx, heads.query), key = key_map_.project(ctx, keys);
+    const HedgehogShifts shifts = hedgehog_shifts(ctx, query.value(), key.value(),
+                                                  past ? past->log_scale : Tensor(), config().normaliser_eps);
+    if (past) past->log_scale = shifts.after;
+    return {.q = query_map_.activate(ctx, query, shifts.query),
+            .k = key_map_.activate(ctx, key, shifts.key),
+            .v = values,
+            .log_decay = shifts.log_decay,
+            .token_eps = shifts.token_eps};
   }
-  int64_t width() const { return config_.num_heads * config_.head_dim; }
+
   Variable for_each_query_head(Context& ctx, const Variable& heads) const {
-    return repeat_heads(ctx, heads, config_.num_heads);
+    return repeat_heads(ctx, heads, config().num_heads);
   }
 
   Variable teacher(Context& ctx, const Variable& x, const Positions& positions, KvCache* cache) {
-    const QueryKeyValue heads =
-        projections_.forward(ctx, x, positions, cache ? &cache->convolutions : nullptr);
+    QueryKeyValue heads = projections().forward(ctx, x, positions, cache ? &cache->convolutions : nullptr);
     if (ctx.auxiliary && ctx.training) {
       const Tensor query = heads.query.value(),
                    key = for_each_query_head(ctx, Variable(heads.key.value())).value();
-      const double scale = 1 / std::sqrt(static_cast<double>(config_.head_dim));
+      const double scale = 1 / std::sqrt(static_cast<double>(config().head_dim));
       ctx.auxiliary->add({.name = "transfer_divergence",
                           .loss = apply<AttentionTransfer>(ctx, {.scale = scale}, query, key,
                                                            query_map_.features(ctx, Variable(query)),
                                                            key_map_.features(ctx, Variable(key))),
                           .weight = 1});
     }
-    const Variable y = causal_attention(ctx, heads, {}, cache);
-    return output_.forward(ctx, merge_heads(ctx, y));
+    const int64_t query_offset = append_to_cache(ctx, heads, cache);
+    const Variable y = causal_attention(ctx, {.q = heads.query, .k = heads.key, .v = heads.value},
+                                        {.query_offset = query_offset});
+    return output().forward(ctx, merge_heads(ctx, y));
   }
 
-  HedgehogConfig config_;
-  ModelShape shape_;
-  Projections projections_;
   FeatureMap query_map_, key_map_;
-  LinearLayer output_;
 };
 
 HEADWAY_ATTENTION(hedgehog, "Hedgehog: linear attention with learned feature maps that mimic softmax",

@@ -16,13 +16,8 @@
 
 #include "autograd/ops/activation.h"
 #include "autograd/ops/gated_norm.h"
-#include "autograd/ops/linear_attention.h"
 #include "autograd/ops/lrpe.h"
-#include "autograd/ops/reshape.h"
 #include "layers/attention/linear_family.h"
-#include "layers/attention/recurrent_state.h"
-#include "layers/attention/short_conv.h"
-#include "layers/linear.h"
 
 namespace headway {
 namespace {
@@ -53,9 +48,8 @@ struct LightningConfig : AttentionConfigOf<LightningConfig> {
     v("norm_eps", norm_eps, "added to the mean square", {.min = 1e-30, .max = 1});
     describe_short_conv(v, short_conv);
   }
-  /// ConfigError for keys that this kind does not have.
-  void check() const {
-    check_linear_family(*this);
+  void check() const override {
+    check_plain_heads(*this);
     HEADWAY_CHECK(!rope, ConfigError, "model.attention.rope = true: expected false for lightning (see lrpe)");
   }
   int64_t width() const { return num_heads * head_dim; }
@@ -114,95 +108,50 @@ class LrpeAngles : public Module {
   Parameter& theta_;
 };
 
-class LightningLayer final : public AttentionLayer {
+class LightningLayer final : public LinearFamily<LightningConfig> {
  public:
   LightningLayer(const LightningConfig& config, const ModelShape& shape)
-      : config_(checked(config)),
-        shape_(shape),
-        query_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
-        key_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
-        value_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
-        short_convs_({.taps = config.short_conv, .query_dim = config.width(), .key_dim = config.width()}),
-        norm_(config),
-        output_(config.width(), shape.model_dim, Init::normal(shape.output_init_std), false) {
-    add_child("query", query_);
-    add_child("key", key_);
-    add_child("value", value_);
-    add_child("", short_convs_);
-    if (config.gate != "none") {
-      gate_ =
-          std::make_unique<LinearLayer>(shape.model_dim, config.width(), Init::normal(shape.init_std), false);
-      add_child("gate", *gate_);
-    }
-    if (config.lrpe == "all" || (config.lrpe == "first_layer" && shape.layer_index == 0)) {
+      : LinearFamily(config, shape,
+                     {.num_features = config.head_dim * (has_lrpe(config, shape) ? 2 : 1),
+                      .short_convs = {.taps = config.short_conv},
+                      .has_gate = config.gate != "none"}),
+        norm_(config) {
+    if (has_lrpe(config, shape)) {
       lrpe_ = std::make_unique<LrpeAngles>(config.num_heads, config.head_dim);
       add_child("lrpe", *lrpe_);
     }
     add_child("norm", norm_);
-    add_child("output", output_);
-  }
-
-  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
-                   AttentionState* state) override {
-    auto* const past = static_cast<RecurrentState*>(state);
-    const bool activate = config_.qk_activation == "silu";
-    const QueryKeyValue rows =
-        short_convs_.forward(ctx, {query_.forward(ctx, x), key_.forward(ctx, x), value_.forward(ctx, x)},
-                             past ? &past->convolutions : nullptr);
-    LinearInputs inputs{.q = placed(ctx, heads(ctx, rows.query, activate), positions),
-                        .k = placed(ctx, heads(ctx, rows.key, activate), positions),
-                        .v = heads(ctx, rows.value, config_.v_activation == "silu"),
-                        .slope = slopes(x.value().dtype(), ctx.stream)};
-    if (past) inputs.state = past->matrix;
-    const auto [o, matrix] = linear_attention(ctx, inputs, {});
-    if (past) past->matrix = matrix;
-    const Variable merged = reshape(ctx, o, {o.size(0), o.size(1), config_.width()});
-    return output_.forward(ctx, norm_.forward(ctx, merged, gate_ ? gate_->forward(ctx, x) : Variable()));
-  }
-
-  std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
-    auto state = std::make_unique<RecurrentState>();
-    state->convolutions = short_convs_.make_history();
-    return state;
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
-    const auto width = static_cast<double>(config_.width()), H = static_cast<double>(config_.num_heads);
-    const double projections =
-        2 * rows * D * width * (gate_ ? 5 : 4) + rows * short_convs_.forward_flop_per_token();
-    Cost cost =
-        linear_core_cost(rows, H, static_cast<double>(features()), static_cast<double>(config_.head_dim));
-    cost.add({projections, 2 * projections});
-    // projected rows, activated rows, rotated rows of twice the width, output, gate and their product,
-    // convolved rows
-    const double saved = 3 + (config_.qk_activation == "silu" ? 2 : 0) +
-                         (config_.v_activation == "silu" ? 1 : 0) + (lrpe_ ? 4 : 0) + 2 + (gate_ ? 1 : 0) +
-                         (config_.short_conv > 0 ? 3 : 0);
-    cost.saved_bytes = rows * (static_cast<double>(value_bytes) * (D + saved * width) + 4);
+    Cost cost = LinearFamily::cost(batch, tokens, value_bytes);
+    // activated rows, rotated rows of twice the width, the norm's product with the gate; the norm's scale
+    const int64_t saved = (config().qk_activation == "silu" ? 2 : 0) +
+                          (config().v_activation == "silu" ? 1 : 0) + (lrpe_ ? 4 : 0) + 1;
+    cost.saved_bytes += static_cast<double>(batch * tokens * (value_bytes * saved * width() + 4));
     return cost;
   }
 
-  int64_t cache_bytes_per_token(int64_t) const override { return 0; }
-  int64_t state_bytes(int64_t value_bytes) const override {
-    return linear_state_bytes(config_.num_heads, features(), config_.head_dim, value_bytes) +
-           short_convs_.state_bytes(value_bytes);
-  }
-
  private:
-  static const LightningConfig& checked(const LightningConfig& config) {
-    config.check();
-    return config;
+  static bool has_lrpe(const LightningConfig& config, const ModelShape& shape) {
+    return config.lrpe == "all" || (config.lrpe == "first_layer" && shape.layer_index == 0);
   }
-  int64_t features() const { return config_.head_dim * (lrpe_ ? 2 : 1); }
 
-  Variable heads(Context& ctx, const Variable& rows, bool silu) const {
-    const Variable split =
-        reshape(ctx, rows, {rows.size(0), rows.size(1), config_.num_heads, config_.head_dim});
-    return silu ? apply<Silu>(ctx, {}, split) : split;
+  LinearInputs map(Context& ctx, const QueryKeyValue& heads, const Positions& positions,
+                   RecurrentState*) override {
+    const auto activated = [&](const Variable& rows, const std::string& activation) {
+      return activation == "silu" ? apply<Silu>(ctx, {}, rows) : rows;
+    };
+    const auto placed = [&](const Variable& rows) {
+      return lrpe_ ? lrpe_->forward(ctx, rows, positions) : rows;
+    };
+    return {.q = placed(activated(heads.query, config().qk_activation)),
+            .k = placed(activated(heads.key, config().qk_activation)),
+            .v = activated(heads.value, config().v_activation),
+            .slope = slopes(heads.query.value().dtype(), ctx.stream)};
   }
-  Variable placed(Context& ctx, const Variable& heads, const Positions& positions) const {
-    return lrpe_ ? lrpe_->forward(ctx, heads, positions) : heads;
+  Variable finish(Context& ctx, const Variable& o, const Variable& gate) const override {
+    return norm_.forward(ctx, merge_heads(ctx, o), gate);
   }
   /// [H] in the accumulator's dtype.
   const Tensor& slopes(DType dtype, Stream& stream) const {
@@ -210,21 +159,15 @@ class LightningLayer final : public AttentionLayer {
     if (result && result.device() == stream.device()) return result;
     dispatch<double, float>(accumulator_of(dtype), "slopes", [&]<class T>() {
       std::vector<T> values;
-      for (int64_t h = 0; h < config_.num_heads; ++h)
-        values.push_back(static_cast<T>(slope(config_, shape_, h)));
-      result = Tensor::from<T>(values, {config_.num_heads}, stream);
+      for (int64_t h = 0; h < config().num_heads; ++h)
+        values.push_back(static_cast<T>(slope(config(), shape(), h)));
+      result = Tensor::from<T>(values, {config().num_heads}, stream);
     });
     return result;
   }
 
-  LightningConfig config_;
-  ModelShape shape_;
-  LinearLayer query_, key_, value_;
-  ShortConvs short_convs_;
-  std::unique_ptr<LinearLayer> gate_;
   std::unique_ptr<LrpeAngles> lrpe_;
   OutputNorm norm_;
-  LinearLayer output_;
   mutable std::map<DType, Tensor> slopes_;
 };
 

@@ -8,12 +8,10 @@
 #include "autograd/apply.h"
 #include "autograd/loss_collector.h"
 #include "autograd/ops/moh_gates.h"
-#include "autograd/ops/softmax_attention.h"
 #include "core/error.h"
 #include "kernels/attention/variants/row_scaled.h"
-#include "layers/attention/causal_attention.h"
 #include "layers/attention/health.h"
-#include "layers/attention/softmax_cost.h"
+#include "layers/attention/softmax_family.h"
 
 namespace headway {
 namespace {
@@ -36,8 +34,7 @@ struct MohAttentionConfig : AttentionConfigOf<MohAttentionConfig> {
       {.min = 0, .max = 100});
   }
   bool renormalises() const { return gate_mode == "renorm"; }
-  /// ConfigError for values that exclude each other.
-  void check() const {
+  void check() const override {
     const int64_t routed = num_heads - shared_heads, fewest = renormalises() ? 2 : 1;
     HEADWAY_CHECK(routed >= 1, ConfigError,
                   "model.attention.shared_heads = " + std::to_string(shared_heads) +
@@ -50,80 +47,50 @@ struct MohAttentionConfig : AttentionConfigOf<MohAttentionConfig> {
   }
 };
 
-class MohLayer final : public AttentionLayer {
+class MohLayer final : public SoftmaxFamily<MohAttentionConfig> {
  public:
   MohLayer(const MohAttentionConfig& config, const ModelShape& shape)
-      : config_(checked(config)),
-        shape_(shape),
+      : SoftmaxFamily(config, shape),
         routing_{.shared_heads = config.shared_heads,
                  .top_k = config.top_k,
                  .renormalises = config.renormalises()},
-        projections_(config, shape),
-        router_(shape.model_dim, routing_.num_logits(config.num_heads), Init::normal(shape.init_std), false),
-        output_(config.num_heads * config.head_dim, shape.model_dim, Init::normal(shape.output_init_std),
-                config.bias) {
-    add_child("", projections_);
+        router_(shape.model_dim, routing_.num_logits(config.num_heads), Init::normal(shape.init_std), false) {
     add_child("router", router_);
-    add_child("output", output_);
-  }
-
-  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
-                   AttentionState* state) override {
-    QueryKeyValue heads = projections_.forward(ctx, x, positions);
-    const int64_t query_offset = append_to_cache(ctx, heads, static_cast<KvCache*>(state));
-    const auto [gates, balance_loss] =
-        apply<MohGates>(ctx, {.routing = routing_, .num_heads = config_.num_heads}, router_.forward(ctx, x));
-    if (ctx.metrics) report_head_load(ctx, gates.value(), config_.shared_heads);
-    if (ctx.auxiliary && ctx.training)
-      ctx.auxiliary->add({.name = "balance_loss", .loss = balance_loss, .weight = config_.balance_weight});
-    const Variable y = softmax_attention<attention::RowScaled>(
-        ctx, {.q = heads.query, .k = heads.key, .v = heads.value, .row_scale = gates},
-        {.params = {.window = static_cast<int>(config_.window)},
-         .query_offset = query_offset,
-         .dropout = config_.dropout});
-    return output_.forward(ctx, merge_heads(ctx, y));
-  }
-
-  std::unique_ptr<AttentionState> make_state(int64_t batch, int64_t capacity, DType dtype,
-                                             Device device) const override {
-    return std::make_unique<KvCache>(batch, capacity, config_.num_kv_heads, config_.head_dim, dtype, device);
   }
 
   /// The kernels compute every head and multiply those that a token does not use by zero.
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    Cost cost = softmax_cost(config_, shape_, batch, tokens, value_bytes);
-    const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config_.num_heads);
-    const double unused = 1 - static_cast<double>(config_.shared_heads + config_.top_k) /
-                                  static_cast<double>(config_.num_heads);
-    cost.ideal_flop += -unused * softmax_core_flop(config_, batch, visible_pairs(tokens, config_.window));
+    Cost cost = SoftmaxFamily::cost(batch, tokens, value_bytes);
+    const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config().num_heads);
+    const double unused = 1 - static_cast<double>(config().shared_heads + config().top_k) /
+                                  static_cast<double>(config().num_heads);
+    cost.ideal_flop += -unused * softmax_core_flop(config(), batch, visible_pairs(tokens, config().window));
     const double router =
-        2 * rows * static_cast<double>(shape_.model_dim * routing_.num_logits(config_.num_heads));
+        2 * rows * static_cast<double>(shape().model_dim * routing_.num_logits(config().num_heads));
     cost.add({router, 2 * router});
     // logits, gates, and the rows before they are scaled
     cost.saved_bytes += rows * static_cast<double>(value_bytes) *
-                            static_cast<double>(routing_.num_logits(config_.num_heads) +
-                                                config_.num_heads * config_.head_dim) +
+                            static_cast<double>(routing_.num_logits(config().num_heads) +
+                                                config().num_heads * config().head_dim) +
                         rows * 4 * H;
     return cost;
   }
 
   bool chooses() const override { return true; }
 
-  int64_t cache_bytes_per_token(int64_t value_bytes) const override {
-    return 2 * config_.num_kv_heads * config_.head_dim * value_bytes;
-  }
-
  private:
-  static const MohAttentionConfig& checked(const MohAttentionConfig& config) {
-    config.check();
-    return config;
+  Variable attend(Context& ctx, const Variable& x, SoftmaxInputs inputs, int64_t query_offset) override {
+    const auto [gates, balance_loss] =
+        apply<MohGates>(ctx, {.routing = routing_, .num_heads = config().num_heads}, router_.forward(ctx, x));
+    if (ctx.metrics) report_head_load(ctx, gates.value(), config().shared_heads);
+    if (ctx.auxiliary && ctx.training)
+      ctx.auxiliary->add({.name = "balance_loss", .loss = balance_loss, .weight = config().balance_weight});
+    inputs.row_scale = gates;
+    return softmax<attention::RowScaled>(ctx, inputs, {.window = window()}, query_offset);
   }
 
-  MohAttentionConfig config_;
-  ModelShape shape_;
   MohConfig routing_;
-  Projections projections_;
-  LinearLayer router_, output_;
+  LinearLayer router_;
 };
 
 HEADWAY_ATTENTION(moh, "Mixture of heads: shared heads, and for each token the best of the others",

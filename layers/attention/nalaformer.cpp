@@ -12,14 +12,10 @@
 #include <string>
 
 #include "autograd/ops/activation.h"
-#include "autograd/ops/linear_attention.h"
 #include "autograd/ops/norm_aware_map.h"
 #include "autograd/ops/reshape.h"
 #include "autograd/ops/rope.h"
 #include "layers/attention/linear_family.h"
-#include "layers/attention/recurrent_state.h"
-#include "layers/attention/short_conv.h"
-#include "layers/linear.h"
 #include "layers/norm.h"
 
 namespace headway {
@@ -70,152 +66,89 @@ struct NalaformerConfig : AttentionConfigOf<NalaformerConfig> {
     v("norm_eps", norm_eps, "added to the variance or mean square", {.min = 0, .max = 1});
     v("gate", gate, "the normalised output times silu(x Wg^T), or as it is", {.choices = {"silu", "none"}});
   }
-  int64_t width() const { return num_heads * head_dim; }
+  void check() const override { check_plain_heads(*this); }
 };
 
-class NalaformerLayer final : public AttentionLayer {
+class NalaformerLayer final : public LinearFamily<NalaformerConfig> {
  public:
   NalaformerLayer(const NalaformerConfig& config, const ModelShape& shape)
-      : config_(checked(config)),
-        shape_(shape),
-        query_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
-        key_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
-        value_(shape.model_dim, config.width(), Init::normal(shape.init_std), false),
-        // Without a convolution there is no SiLU either.
-        short_convs_({.taps = config.short_conv,
-                      .query_dim = config.width(),
-                      .key_dim = config.width(),
-                      .silu_values = true}),
+      : LinearFamily(
+            config, shape,
+            {.num_features = 2 * config.head_dim,
+             .core = {.normalise = config.normaliser == "sum", .eps = config.normaliser_eps},
+             .short_convs = {.taps = config.short_conv, .silu_values = true},  // SiLU is the convolutions'
+             .has_gate = config.gate == "silu"}),
         norm_(over_all_heads() ? NormStyle::layer : NormStyle::rms,
-              over_all_heads() ? config.width() : config.head_dim, config.norm_eps, true),
-        output_(config.width(), shape.model_dim, Init::normal(shape.output_init_std), false) {
-    add_child("query", query_);
-    add_child("key", key_);
-    add_child("value", value_);
-    add_child("", short_convs_);
-    if (config_.lambda_learnable)
-      lambda_ = &add_parameter("lambda", {1}, Init::constant(config_.lambda), false);
-    if (config_.gate == "silu") {
-      gate_ = std::make_unique<LinearLayer>(shape.model_dim, config_.width(), Init::normal(shape.init_std),
-                                            false);
-      add_child("gate", *gate_);
-    }
+              over_all_heads() ? width() : config.head_dim, config.norm_eps, true) {
+    if (config.lambda_learnable)
+      lambda_ = &add_parameter("lambda", {1}, Init::constant(config.lambda), false);
     add_child("norm", norm_);
-    add_child("output", output_);
-  }
-
-  Variable forward(Context& ctx, const Variable& x, const Positions& positions,
-                   AttentionState* state) override {
-    auto* const past = static_cast<RecurrentState*>(state);
-    const QueryKeyValue rows =
-        short_convs_.forward(ctx, {query_.forward(ctx, x), key_.forward(ctx, x), value_.forward(ctx, x)},
-                             past ? &past->convolutions : nullptr);
-    const Variable lambda = lambda_ ? lambda_->variable() : Variable();
-    LinearInputs inputs{.q = apply<NormAwareMap>(ctx, query_map(), heads(ctx, rows.query), lambda),
-                        .k = apply<NormAwareMap>(ctx, key_map(), heads(ctx, rows.key), lambda),
-                        .v = heads(ctx, rows.value)};
-    const bool normalise = config_.normaliser == "sum";
-    if (config_.rope) {
-      if (normalise) inputs.norm_q = inputs.q, inputs.norm_k = inputs.k;
-      inputs.q = rotate(ctx, inputs.q, positions);
-      inputs.k = rotate(ctx, inputs.k, positions);
-    }
-    if (past) inputs.state = past->matrix;
-    const auto [o, matrix] =
-        linear_attention(ctx, inputs, {.normalise = normalise, .eps = config_.normaliser_eps});
-    if (past) past->matrix = matrix;
-    return output_.forward(ctx, gated(ctx, x, normed(ctx, o)));
-  }
-
-  std::unique_ptr<AttentionState> make_state(int64_t, int64_t, DType, Device) const override {
-    auto state = std::make_unique<RecurrentState>();
-    state->convolutions = short_convs_.make_history();
-    return state;
   }
 
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
-    const auto rows = static_cast<double>(batch * tokens), D = static_cast<double>(shape_.model_dim);
-    const auto width = static_cast<double>(config_.width()), Dh = static_cast<double>(config_.head_dim);
-    const auto heads = static_cast<double>(config_.num_heads);
-    const double projections = 2 * rows * D * width * (gate_ ? 5 : 4);
-    const double convolutions = rows * short_convs_.forward_flop_per_token();
-    Cost cost = linear_core_cost(rows, heads, 2 * Dh, Dh);
-    cost.add({projections + convolutions, 2 * (projections + convolutions)});
-    // projected rows, convolved rows, features, rotated features, output, its norm, gate and their product
-    const double saved =
-        3 + (config_.short_conv > 0 ? 3 : 0) + 4 + (config_.rope ? 4 : 0) + 2 + (gate_ ? 2 : 0);
-    cost.saved_bytes = rows * static_cast<double>(value_bytes) * (D + saved * width) + rows * heads * 4;
+    Cost cost = LinearFamily::cost(batch, tokens, value_bytes);
+    // features, rotated features, the output's norm, its product with the gate
+    const int64_t saved = 4 + (config().rope ? 4 : 0) + 1 + (has_gate() ? 1 : 0);
+    cost.saved_bytes += static_cast<double>(batch * tokens * value_bytes * saved * width());
     return cost;
   }
 
-  int64_t cache_bytes_per_token(int64_t) const override { return 0; }
-  int64_t state_bytes(int64_t value_bytes) const override {
-    const int64_t columns = config_.head_dim + (config_.normaliser == "sum" ? 1 : 0);
-    const int64_t matrix = linear_state_bytes(config_.num_heads, 2 * config_.head_dim, columns, value_bytes);
-    return matrix + short_convs_.state_bytes(value_bytes);
+ private:
+  LinearInputs map(Context& ctx, const QueryKeyValue& heads, const Positions& positions,
+                   RecurrentState*) override {
+    const Variable lambda = lambda_ ? lambda_->variable() : Variable();
+    LinearInputs inputs{.q = apply<NormAwareMap>(ctx, query_map(), heads.query, lambda),
+                        .k = apply<NormAwareMap>(ctx, key_map(), heads.key, lambda),
+                        .v = heads.value};
+    if (!config().rope) return inputs;
+    if (config().normaliser == "sum") inputs.norm_q = inputs.q, inputs.norm_k = inputs.k;
+    inputs.q = rotate(ctx, inputs.q, positions);
+    inputs.k = rotate(ctx, inputs.k, positions);
+    return inputs;
+  }
+  Variable finish(Context& ctx, const Variable& o, const Variable& gate) const override {
+    const Variable normed =
+        over_all_heads() ? norm_.forward(ctx, merge_heads(ctx, o)) : merge_heads(ctx, norm_.forward(ctx, o));
+    return gate.defined() ? apply<SwiGlu>(ctx, {}, gate, normed) : normed;
   }
 
- private:
-  static const NalaformerConfig& checked(const NalaformerConfig& config) {
-    check_linear_family(config);
-    return config;
-  }
-  bool over_all_heads() const { return config_.out_norm == "layernorm"; }
+  bool over_all_heads() const { return config().out_norm == "layernorm"; }
 
   NormAwareMapSettings map_settings() const {
     using Settings = NormAwareMapSettings;
-    return {.map = config_.feature_map == "cosine" ? Settings::Map::cosine : Settings::Map::relu_split,
-            .phase = config_.phase == "tanh_direction" ? Settings::Phase::tanh_direction
-                     : config_.phase == "direction"    ? Settings::Phase::direction
-                     : config_.phase == "tanh_raw"     ? Settings::Phase::tanh_row
-                                                       : Settings::Phase::none,
-            .lambda = config_.lambda,
-            .tau = config_.tau,
-            .norm_scale = config_.qnorm_scale,
-            .eps = config_.direction_eps};
+    return {.map = config().feature_map == "cosine" ? Settings::Map::cosine : Settings::Map::relu_split,
+            .phase = config().phase == "tanh_direction" ? Settings::Phase::tanh_direction
+                     : config().phase == "direction"    ? Settings::Phase::direction
+                     : config().phase == "tanh_raw"     ? Settings::Phase::tanh_row
+                                                        : Settings::Phase::none,
+            .lambda = config().lambda,
+            .tau = config().tau,
+            .norm_scale = config().qnorm_scale,
+            .eps = config().direction_eps};
   }
   NormAwareMapSettings query_map() const {
     NormAwareMapSettings settings = map_settings();
     settings.base = NormAwareMapSettings::Base::direction;
     settings.power_from_norm = true;
-    if (config_.q_rescale) settings.direction_scale = std::sqrt(static_cast<double>(config_.head_dim));
+    if (config().q_rescale) settings.direction_scale = std::sqrt(static_cast<double>(config().head_dim));
     return settings;
   }
   NormAwareMapSettings key_map() const {
     NormAwareMapSettings settings = map_settings();
-    if (config_.key_norm == "unit") settings.base = NormAwareMapSettings::Base::direction;
+    if (config().key_norm == "unit") settings.base = NormAwareMapSettings::Base::direction;
     return settings;
   }
 
-  Variable heads(Context& ctx, const Variable& rows) const {
-    return reshape(ctx, rows, {rows.size(0), rows.size(1), config_.num_heads, config_.head_dim});
-  }
   /// Each half of the features is rotated by itself.
   Variable rotate(Context& ctx, const Variable& features, const Positions& positions) const {
-    const auto width = static_cast<int64_t>(config_.rope_fraction * static_cast<double>(config_.head_dim));
-    const Shape halves{features.size(0), features.size(1), 2 * config_.num_heads, config_.head_dim};
+    const auto width = static_cast<int64_t>(config().rope_fraction * static_cast<double>(config().head_dim));
+    const Shape halves{features.size(0), features.size(1), 2 * config().num_heads, config().head_dim};
     const Variable rotated =
         apply<Rope>(ctx, {}, reshape(ctx, features, halves),
-                    positions.rope(config_.rope_theta, width, features.value().dtype(), ctx.stream));
+                    positions.rope(config().rope_theta, width, features.value().dtype(), ctx.stream));
     return reshape(ctx, rotated, features.shape());
   }
-  /// o [B,T,H,Dh] -> [B,T,H*Dh]
-  Variable normed(Context& ctx, const Variable& o) const {
-    const Shape merged{o.size(0), o.size(1), config_.width()};
-    if (over_all_heads()) return norm_.forward(ctx, reshape(ctx, o, merged));
-    return reshape(ctx, norm_.forward(ctx, o), merged);
-  }
-  Variable gated(Context& ctx, const Variable& x, const Variable& y) const {
-    return gate_ ? apply<SwiGlu>(ctx, {}, gate_->forward(ctx, x), y) : y;
-  }
-
-  NalaformerConfig config_;
-  ModelShape shape_;
-  LinearLayer query_, key_, value_;
-  ShortConvs short_convs_;
-  std::unique_ptr<LinearLayer> gate_;
   NormLayer norm_;
-  LinearLayer output_;
   Parameter* lambda_ = nullptr;
 };
 

@@ -10,7 +10,8 @@ constexpr double kQkNormEps = 1e-6;
 
 }  // namespace
 
-Projections::Projections(const AttentionConfig& config, const ModelShape& shape, int64_t short_conv)
+Projections::Projections(const AttentionConfig& config, const ModelShape& shape,
+                         const ShortConvs::Options& short_convs)
     : num_heads_(config.num_heads),
       num_kv_heads_(config.num_kv_heads),
       head_dim_(config.head_dim),
@@ -21,8 +22,7 @@ Projections::Projections(const AttentionConfig& config, const ModelShape& shape,
       query_(shape.model_dim, num_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
       key_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
       value_(shape.model_dim, num_kv_heads_ * head_dim_, Init::normal(shape.init_std), config.bias),
-      short_convs_(
-          {.taps = short_conv, .query_dim = num_heads_ * head_dim_, .key_dim = num_kv_heads_ * head_dim_}) {
+      short_convs_({short_convs, num_heads_ * head_dim_, num_kv_heads_ * head_dim_}) {
   add_child("query", query_);
   add_child("key", key_);
   add_child("value", value_);
@@ -62,6 +62,10 @@ QueryKeyValue Projections::place(Context& ctx, const QueryKeyValue& heads, const
 QueryKeyValue Projections::forward(Context& ctx, const Variable& x, const Positions& positions,
                                    std::vector<RowHistory>* past) const {
   return place(ctx, project(ctx, x, past), positions);
+}
+
+Variable merge_heads(Context& ctx, const Variable& y) {
+  return reshape(ctx, y, {y.size(0), y.size(1), y.size(2) * y.size(3)});
 }
 
 }  // namespace headway

@@ -1,4 +1,4 @@
-// What the kinds of the softmax family share: query, key and value projections, short convolutions where a
+// What both families share before attention: query, key and value projections, short convolutions where a
 // kind offers them, QK-norm and RoPE.
 #pragma once
 
@@ -18,8 +18,7 @@ namespace headway {
 /// paths.
 class Projections : public Module {
  public:
-  /// short_conv: taps of the convolutions, 0 for none.
-  Projections(const AttentionConfig&, const ModelShape&, int64_t short_conv = 0);
+  Projections(const AttentionConfig&, const ModelShape&, const ShortConvs::Options& = {});
   /// x [B,T,D] -> heads; query and key normalised and rotated as configured: place(project(x)). past: what
   /// the convolutions keep while decoding, or null.
   QueryKeyValue forward(Context&, const Variable& x, const Positions&,
@@ -39,5 +38,8 @@ class Projections : public Module {
   ShortConvs short_convs_;
   std::unique_ptr<HeadNorm> query_norm_, key_norm_;
 };
+
+/// [B,T,H,Dh] -> [B,T,H Dh]
+Variable merge_heads(Context&, const Variable&);
 
 }  // namespace headway

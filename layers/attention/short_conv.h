@@ -23,11 +23,13 @@ inline void describe_short_conv(FieldVisitor& v, int64_t& taps) {
 /// Owners add it as a child without a name of its own, so that these are the owner's paths.
 class ShortConvs : public Module {
  public:
-  struct Config {
-    int64_t taps = 0;
-    int64_t query_dim = 0;
-    int64_t key_dim = 0;       // of keys and of values
+  struct Options {
+    int64_t taps = 0;          // 0: no convolutions
     bool silu_values = false;  // SiLU after the convolution of the values
+  };
+  struct Config : Options {
+    int64_t query_dim = 0;
+    int64_t key_dim = 0;  // of keys and of values
   };
   explicit ShortConvs(const Config&);
 

@@ -189,7 +189,7 @@ TEST_F(CcaTest, ScoresAreBoundedByTheTemperature) {
     const Positions positions{.offset = 5, .count = T, .tables = &rope_tables};
     const Tensor table = positions.rope(10000, Dh, DType::f64, *stream);
     const Variable query = apply<Rope>(ctx, {}, q, table), key = apply<Rope>(ctx, {}, k, table);
-    const Variable y = causal_attention(ctx, {query, key, value}, {}, nullptr);
+    const Variable y = causal_attention(ctx, {.q = query, .k = key, .v = value}, {});
     const Tensor dy = random(y.shape());
     backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);
     ctx.recording = false;
