@@ -2,7 +2,7 @@
 import re
 import unittest
 
-from runs import Runs
+from runs import RECIPE, Runs
 
 MEDIUM = ("model.num_layers=4", "model.model_dim=256", "model.attention.num_heads=4", "data.seq_len=256",
           "train.micro_batch=8", "train.batch_tokens=4096", "train.stop_step=2", "schedule.warmup_steps=1",
@@ -33,6 +33,22 @@ class Plan(Runs):
         # 64 x 32 table, 2 blocks of 4 x 32^2 attention, 3 x 32 x 128 feed-forward and two norms, a last norm.
         count = 64 * 5 * 32 + 2 * (4 * 32**2 + 3 * 32 * 128 + 2 * 32) + 32
         self.assertRegex(text, rf"all .*\b{count}\b")
+
+    def test_matched_parameters_are_as_near_as_a_step_of_eight_comes(self):
+        self.write_recipe(RECIPE.format(folder=self.folder), "softmax.toml")
+        target = 64 * 5 * 32 + 2 * (4 * 32**2 + 3 * 32 * 128 + 2 * 32) + 32
+        for kind, extra in (("gated", 2 * 32 * 32), ("softmax", 0)):  # a gate per channel in two layers
+            done = self.headway("plan", self.recipe, f"model.attention.kind={kind}", "--match", "softmax")
+            self.assertEqual(done.returncode, 0, done.stdout)
+            self.assertIn(f"Parameters beside the {target} of {self.folder}/softmax.toml", done.stdout)
+            (present, count), (nearest, matched) = re.findall(r"mlp_dim = (\d+) +(\d+)", done.stdout)
+            self.assertEqual((int(present), int(count)), (128, target + extra))
+            step = 2 * 3 * 32 * 8
+            self.assertLessEqual(2 * abs(int(matched) - target), step)
+            self.assertEqual(int(matched), int(count) + (int(nearest) - 128) // 8 * step)
+        done = self.headway("plan", self.recipe, "--match", "nowhere")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("nowhere.toml does not exist", done.stdout)
 
     def work(self, *overrides):
         """MFLOP per token of both directions: executed, ideal."""
