@@ -9,6 +9,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "layers/attention/attention_layer.h"
 #include "trainers/config/settings.h"
 #include "trainers/recipe.h"
 #include "trainers/run_record.h"
@@ -59,7 +60,7 @@ struct SweepTables {
 
 std::string meaningless(const std::string& origin, std::string_view key) {
   return fmt::format(
-      "{}: {} means nothing in a sweep: expected name, folder, baseline, set.<key>, grid.<key>, "
+      "{}: {} means nothing in a sweep: expected name, folder, baseline, set.<key>, grid.<key>, kinds.<key>, "
       "runs.<name>.recipe or runs.<name>.<key>",
       origin, key);
 }
@@ -87,10 +88,45 @@ void check_not_in_grid(const Settings& settings, const Settings& grid) {
                                     setting.origin, key, setting.shown(), axis->second.origin));
 }
 
+/// "{kind}" in a text becomes the kind.
+Setting of_kind(Setting setting, const std::string& kind) {
+  constexpr std::string_view kPlaceholder = "{kind}";
+  for (size_t at; (at = setting.text.find(kPlaceholder)) != std::string::npos;)
+    setting.text.replace(at, kPlaceholder.size(), kind);
+  return setting;
+}
+
+/// Puts a recipe key, or the recipe itself, into a run's table.
+void set_key(RunTable& run, const std::string& full_key, std::string_view key, const Setting& setting) {
+  if (run.origin.empty()) run.origin = setting.origin;
+  run.place = run.place == 0 ? setting.place : std::min(run.place, setting.place);
+  if (key == "recipe") {
+    text_of(full_key, setting);
+    run.recipe = setting;
+  } else {
+    check_may_be_set(key, setting);
+    run.overrides[std::string(key)] = setting;
+  }
+}
+
+/// A run of every kind of attention, where there is a table [kinds]. What [runs.<kind>] says of one counts.
+void add_kinds(const RunTable& kinds, std::map<std::string, RunTable>& runs) {
+  if (kinds.origin.empty()) return;
+  for (const AttentionVariant* variant : all_attention()) {
+    const std::string kind(variant->name);
+    RunTable& run = runs[kind];
+    if (run.origin.empty()) run.origin = kinds.origin;
+    run.place = kinds.place;
+    if (run.recipe.text.empty()) run.recipe = of_kind(kinds.recipe, kind);
+    for (const auto& [key, setting] : kinds.overrides) run.overrides.try_emplace(key, of_kind(setting, kind));
+  }
+}
+
 /// Puts name and folder into the sweep.
 SweepTables read_tables(const fs::path& path, Sweep& sweep) {
   SweepTables tables;
   std::map<std::string, RunTable> runs;
+  RunTable kinds;
   Settings empty_tables;
   for (const auto& [full_key, setting] : read_toml(path, &empty_tables)) {
     std::string_view key = full_key;
@@ -111,19 +147,12 @@ SweepTables read_tables(const fs::path& path, Sweep& sweep) {
                                 full_key, setting.shown()));
       check_may_be_set(key, setting);
       tables.grid[std::string(key)] = setting;
+    } else if (take_prefix(key, "kinds.")) {
+      set_key(kinds, full_key, key, setting);
     } else if (take_prefix(key, "runs.") && key.find('.') != std::string_view::npos) {
       const std::string name(key.substr(0, key.find('.')));
-      RunTable& run = runs[name];
-      if (run.origin.empty()) run.origin = setting.origin;
-      run.place = run.place == 0 ? setting.place : std::min(run.place, setting.place);
       key.remove_prefix(name.size() + 1);
-      if (key == "recipe") {
-        text_of(full_key, setting);
-        run.recipe = setting;
-      } else {
-        check_may_be_set(key, setting);
-        run.overrides[std::string(key)] = setting;
-      }
+      set_key(runs[name], full_key, key, setting);
     } else {
       throw ConfigError(meaningless(setting.origin, full_key));
     }
@@ -131,18 +160,20 @@ SweepTables read_tables(const fs::path& path, Sweep& sweep) {
   for (const auto& [full_key, table] : empty_tables) {
     std::string_view key = full_key;
     if (key == "set" || key == "grid" || key == "runs") continue;  // as good as absent
-    HEADWAY_CHECK(key.starts_with("set.") || key.starts_with("grid.") || key.starts_with("runs."),
+    HEADWAY_CHECK(key.starts_with("set.") || key.starts_with("grid.") || key.starts_with("runs.") ||
+                      key == "kinds" || key.starts_with("kinds."),
                   ConfigError, meaningless(table.origin, key));
     const bool is_run = take_prefix(key, "runs.") && key.find('.') == std::string_view::npos;
     HEADWAY_CHECK(is_run, ConfigError,
                   fmt::format("{}: {} is empty: expected keys in it", table.origin, full_key));
     runs[std::string(key)].origin = table.origin;  // load_sweep misses its recipe
   }
+  add_kinds(kinds, runs);
   for (auto& [name, run] : runs) {
     run.name = name;
     tables.runs.push_back(std::move(run));
   }
-  std::ranges::sort(tables.runs, {}, &RunTable::place);
+  std::ranges::stable_sort(tables.runs, {}, &RunTable::place);
   return tables;
 }
 

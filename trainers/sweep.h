@@ -4,7 +4,9 @@
 //   baseline = "softmax"           # the run that others are compared with; by default the first
 //   [set]                          # of every run
 //   train.max_steps = 100
-//   [runs.gated]                   # one table per run; recipe is relative to the sweep file
+//   [kinds]                        # a run of every kind of attention, named after it
+//   recipe = "../{kind}.toml"      # relative to the sweep file; {kind} may stand in any text
+//   [runs.gated]                   # one table per run, or what one of the kinds has besides
 //   recipe = "../gated.toml"
 //   model.mlp_dim = 448            # any recipe key
 //   [grid]                         # every run with every combination of these

@@ -63,6 +63,30 @@ class Sweep(Runs):
         lines = output[output.rindex("\nrun ") + 1:].split("report: ")[0].splitlines()
         return [re.split("  +", line) for line in lines]
 
+    def test_a_table_of_kinds_runs_every_kind_of_attention(self):
+        sweep = self.write_recipe("""
+name = "small"
+folder = "FOLDER/sweeps"
+[set]
+train.stop_step = 1
+[kinds]
+recipe = "tiny.toml"
+model.attention.kind = "{kind}"
+[runs.moh]
+model.attention.num_heads = 8
+[runs.wide]
+recipe = "tiny.toml"
+model.mlp_dim = 256
+""".replace("FOLDER", str(self.folder)), "small.sweep.toml")
+        done = self.headway("sweep", sweep)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        kinds = re.findall(r'^model\.attention\.kind = "(\w+)"', self.headway("train", "--help-attention").stdout,
+                           re.MULTILINE)
+        self.assertEqual(list(self.results()), [*kinds, "wide"])
+        for kind in kinds:
+            resolved = (self.folder / "sweeps/small/runs" / kind / "recipe.resolved.toml").read_text()
+            self.assertRegex(resolved, rf'kind = "{kind}"')
+
     def test_every_arm_runs_once_and_the_report_compares_them(self):
         sweep = self.write_sweep(SWEEP.replace("log.every_steps", "eval.every_steps = 3\nlog.every_steps"))
         first = self.headway("sweep", sweep)
