@@ -14,12 +14,14 @@ except ImportError:
     print("h5py is missing: not run")
     sys.exit(77)
 
+from derivative import dot, exp
+
 LIMIT = 1e-9
 
 
 def rows_times(rows, matrix):
     """x W^T for a list of rows."""
-    return [[math.fsum(x * w for x, w in zip(row, out)) for out in matrix] for row in rows]
+    return [[dot(row, out) for out in matrix] for row in rows]
 
 
 def heads_of(row, num_heads):
@@ -40,12 +42,8 @@ def rotate(row, position, theta=10000.0, fraction=1.0):
     return out
 
 
-def dot(a, b):
-    return math.fsum(x * y for x, y in zip(a, b))
-
-
 def sigmoid(x):
-    return 1 / (1 + math.exp(-x))
+    return 1 / (1 + exp(-x))
 
 
 def silu(x):
@@ -53,17 +51,22 @@ def silu(x):
 
 
 class Case:
-    def __init__(self, path):
+    def __init__(self, name, attributes, tensors):
+        """tensors: nested lists by the names of the file's datasets."""
+        self.name, self.tensors = name, tensors
+        self.config = json.loads(attributes["config"])
+        self.layer_index = int(attributes["layer_index"])
+        self.num_layers = int(attributes["num_layers"])
+        self.training = bool(attributes["training"])
+        self.position_offset = int(attributes.get("position_offset", 0))
+
+    @classmethod
+    def read(cls, path):
+        tensors = {}
         with h5py.File(path) as file:
-            self.name = pathlib.Path(path).name
-            self.config = json.loads(file.attrs["config"])
-            self.layer_index = int(file.attrs["layer_index"])
-            self.num_layers = int(file.attrs["num_layers"])
-            self.training = bool(file.attrs["training"])
-            self.position_offset = int(file.attrs.get("position_offset", 0))
-            self.tensors = {}
-            file.visititems(lambda name, item: self.tensors.update({name: item[()].tolist()})
+            file.visititems(lambda name, item: tensors.update({name: item[()].tolist()})
                             if isinstance(item, h5py.Dataset) else None)
+            return cls(pathlib.Path(path).name, dict(file.attrs), tensors)
 
     def param(self, name):
         return self.tensors["param/" + name]
@@ -91,7 +94,7 @@ def main(layer, shared=lambda case: {}):
     Together they must give every output of the case, and no other."""
     failed = not sys.argv[1:]
     for path in sys.argv[1:]:
-        case = Case(path)
+        case = Case.read(path)
         sequences = [layer(case, b) for b in range(len(case.input("x")))]
         actual = {name: [s[name] for s in sequences] for name in sequences[0]} | shared(case)
         expected = {key.removeprefix("output/"): value for key, value in case.tensors.items()

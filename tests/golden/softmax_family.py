@@ -1,14 +1,15 @@
 """What the kinds of the softmax family share: heads of projections, QK-norm, RoPE, attention, merging."""
 import math
 
-from case import dot, flat, heads_of, rotate, rows_times
+from case import flat, heads_of, rotate, rows_times
+from derivative import dot, exp, sqrt, total
 
 
 def softmax(scores):
     largest = max(scores)
-    weights = [math.exp(s - largest) for s in scores]
-    total = math.fsum(weights)
-    return [w / total for w in weights]
+    weights = [exp(s - largest) for s in scores]
+    size = total(weights)
+    return [w / size for w in weights]
 
 
 def projected(case, x, name):
@@ -30,7 +31,7 @@ def placed(case, name, heads):
     """QK-norm, if on, then RoPE."""
     if case.config["qk_norm"]:
         weight = case.param(name + "_norm.weight")
-        heads = [[[z / math.sqrt(dot(head, head) / len(head) + 1e-6) * w for z, w in zip(head, weight)]
+        heads = [[[z / sqrt(dot(head, head) / len(head) + 1e-6) * w for z, w in zip(head, weight)]
                   for head in row] for row in heads]
     return turned(case, heads)
 
