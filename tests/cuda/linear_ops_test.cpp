@@ -135,13 +135,13 @@ TEST_F(GpuLinearAttention, DecayPerHeadAtAllLengths) {
     }
 }
 
-/// The normaliser over the same rests and segments, without a state in the gradients. Of a few tokens, values
+/// The normaliser over the same rests and segments, from a state and from none. Of a few tokens, values
 /// less output cancel, which the size of their terms says; of many, weights are so small that it would hide
 /// all.
 TEST_F(GpuLinearAttention, NormalisedAtAllLengths) {
   const std::vector<double> slopes{0, 0.0625, 2};
   const auto H = static_cast<int64_t>(slopes.size());
-  for (const auto& [F, V] : {std::array<int64_t, 2>{64, 64}, {128, 64}, {40, 16}, {128, 120}})
+  for (const auto& [F, V] : {std::array<int64_t, 2>{64, 64}, {128, 64}, {40, 16}, {128, 128}})
     for (const int64_t T : {1, 3, 63, 64, 65, 127, 129, 1000, 2049})
       for (const bool fades : {false, true}) {
         SCOPED_TRACE("T " + std::to_string(T) + ", F " + std::to_string(F) + ", V " + std::to_string(V) +
@@ -150,11 +150,12 @@ TEST_F(GpuLinearAttention, NormalisedAtAllLengths) {
         check_dtype(
             DType::bf16, 3e-2,
             {positive(values(features)), positive(values(features)), values({1, T, H, V}),
-             Input{.values = slopes, .shape = {H}, .kind = Input::Kind::vector}},
+             Input{.values = slopes, .shape = {H}, .kind = Input::Kind::vector},
+             positive(vector({1, H, F, V + 1}))},
             [fades = fades](Context& c, const Inputs& x) {
-              return linear_attention(
-                  c, {.q = x[0], .k = x[1], .v = x[2], .slope = fades ? x[3].value() : Tensor()},
-                  {.normalise = true, .eps = 0.25})[0];
+              LinearInputs in{.q = x[0], .k = x[1], .v = x[2]};
+              if (fades) in.slope = x[3].value(), in.state = x[4];
+              return linear_attention(c, in, {.normalise = true, .eps = 0.25})[0];
             },
             T < 63 ? 0.1 : 1e-6);
       }

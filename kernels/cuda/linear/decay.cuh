@@ -33,14 +33,24 @@ struct TokenDecay {
     const float factor = power_of_2(log_decay * static_cast<float>(max(distance, 0)));
     const __nv_bfloat16 high = __float2bfloat16_rn(factor),
                         low = __float2bfloat16_rn(factor - __bfloat162float(high));
-    const int step = j / 16, half = j / 8 % 2, quad_lane = j / 2 % 4;
-    const unsigned to = address + static_cast<unsigned>(quad_lane * 64 + step * 16 + half * 8 + j % 2 * 2);
+    const unsigned to = place(threadIdx.x);
     asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(__bfloat16_as_ushort(high)) : "memory");
     asm volatile("st.shared.b16 [%0], %1;" ::"r"(to + 4), "h"(__bfloat16_as_ushort(low)) : "memory");
+  }
+  /// Of token j.
+  __device__ float factor(unsigned j) const {
+    const unsigned at = place(j);
+    return load_shared_bf16(at) + load_shared_bf16(at + 4);
   }
   /// Of tokens 16 step..: those of the lower and the upper eight, high and low part.
   __device__ uint4 load(int step) const {
     return load_shared(address + threadIdx.x % 4 * 64 + static_cast<unsigned>(step * 16));
+  }
+
+ private:
+  __device__ unsigned place(unsigned j) const {
+    const unsigned step = j / 16, half = j / 8 % 2, quad_lane = j / 2 % 4;
+    return address + quad_lane * 64 + step * 16 + half * 8 + j % 2 * 2;
   }
 };
 

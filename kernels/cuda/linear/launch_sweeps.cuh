@@ -17,40 +17,45 @@ inline int num_segments(int64_t blocks, int chunks, int num_multiprocessors) {
                                               std::max(1, chunks / kLeastChunks)));
 }
 
-template <int kChannels, bool kNormalised>
+template <int kChannels, Extra kExtra>
 void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
             Stream& stream) {
-  constexpr int kColumns = columns_of_block(kChannels);
+  constexpr int kColumns = columns_of_warpgroup(kChannels), kWarpgroups = warpgroups_of_block(kExtra);
   const auto& x = sweeps[0].x.size;
-  const int64_t rows = x[3], columns = sweeps[0].z.size[3], width = columns + (kNormalised ? 1 : 0);
+  const int64_t rows = x[3], columns = sweeps[0].z.size[3];
   SweepArgs args{};
   args.count = static_cast<int>(sweeps.size());
   args.slope = slope;
   args.segment_states = segment_states;
   args.B = static_cast<int>(x[0]), args.T = static_cast<int>(x[1]), args.H = static_cast<int>(x[2]);
-  args.column_blocks = static_cast<int>((columns + kColumns - 1) / kColumns);
+  const int64_t block_columns = kWarpgroups * kColumns,
+                column_blocks = (columns + block_columns - 1) / block_columns;
+  args.column_blocks = kWarpgroups * static_cast<int>(column_blocks);
   for (int i = 0; i < args.count; ++i) {
     const Sweep& sweep = sweeps[static_cast<size_t>(i)];
     const auto map = [](const View<const bf16, 4>& of) {
       return tensor_map<const bf16, 4>(of, {1, kChunk, 1, 64});
     };
+    const int64_t width = (sweep.transposed ? rows : columns) + (sweep.wide_state ? 1 : 0);
     args.sweep[i] = {.x = map(sweep.x),
                      .y = map(sweep.y),
                      .z = map(sweep.z),
                      .to = tensor_map<bf16, 4>(sweep.to, {1, kChunk, 1, kColumns}),
                      .before = sweep.before,
                      .after = sweep.after,
-                     .head_stride = rows * width,
+                     .head_stride = (sweep.transposed ? columns : rows) * width,
                      .row_stride = sweep.transposed ? 1 : width,
-                     .column_stride = sweep.transposed ? rows : 1,
+                     .column_stride = sweep.transposed ? width : 1,
                      .rows = static_cast<int>(rows),
                      .columns = static_cast<int>(columns),
                      .from_end = sweep.from_end,
+                     .bias = sweep.bias,
+                     .bias_of_y = sweep.bias_of_y,
                      .denominator = sweep.denominator,
                      .token_eps = sweep.token_eps,
                      .eps = sweep.eps};
   }
-  const int64_t heads = x[0] * x[2], blocks = heads * args.column_blocks * args.count,
+  const int64_t heads = x[0] * x[2], blocks = heads * column_blocks * args.count,
                 chunks = (x[1] + kChunk - 1) / kChunk;
   const auto multiprocessors = static_cast<int>(num_multiprocessors(stream));
   const int wanted = num_segments(blocks, static_cast<int>(chunks), multiprocessors);
@@ -61,15 +66,14 @@ void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_st
       std::string(name) + ": " + std::to_string(blocks) + " blocks are more than the GPU kernel can take");
 
   if (args.segments > 1) {
-    using Shape = SegmentStates<kChannels, kNormalised>;
+    using Shape = SegmentStates<kChannels, kExtra>;
     allow_shared(segment_states_kernel<Shape>, Shape::kBytes, name);
-    segment_states_kernel<Shape>
-        <<<static_cast<unsigned>(blocks * (args.segments - 1)), kWarpgroup, Shape::kBytes, stream.native()>>>(
-            args);
+    segment_states_kernel<Shape><<<static_cast<unsigned>(blocks * kWarpgroups * (args.segments - 1)),
+                                   kWarpgroup, Shape::kBytes, stream.native()>>>(args);
     check_launch(name);
   }
-  using Shape = OnePass<kChannels, kNormalised>;
-  static_assert(Shape::BlockState::kFloats <= kMostSegmentFloats);
+  using Shape = OnePass<kChannels, kExtra>;
+  static_assert(kWarpgroups * Shape::BlockState::kFloats <= kMostSegmentFloats);
   allow_shared(one_pass_kernel<Shape>, Shape::kBytes, name);
   one_pass_kernel<Shape>
       <<<static_cast<unsigned>(blocks * args.segments), Shape::kThreads, Shape::kBytes, stream.native()>>>(
@@ -80,9 +84,12 @@ void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_st
 template <int kChannels>
 void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
                    Stream& stream) {
-  if constexpr (kChannels <= 128)
-    if (sweeps[0].denominator) return launch<kChannels, true>(sweeps, slope, segment_states, name, stream);
-  launch<kChannels, false>(sweeps, slope, segment_states, name, stream);
+  if constexpr (kChannels <= 128) {
+    if (sweeps[0].denominator)
+      return launch<kChannels, Extra::normaliser>(sweeps, slope, segment_states, name, stream);
+    if (sweeps[0].bias) return launch<kChannels, Extra::bias>(sweeps, slope, segment_states, name, stream);
+  }
+  launch<kChannels, Extra::none>(sweeps, slope, segment_states, name, stream);
 }
 
 }  // namespace headway::cuda::linear

@@ -16,12 +16,13 @@ __device__ inline uint64_t descriptor_of_eight(unsigned address) {
   constexpr uint64_t kMatrix = 128 >> 4;
   return (address & 0x3ffffu) >> 4 | kMatrix << 16 | kMatrix << 32;
 }
-__device__ inline void wgmma_eight(float (&c)[4], uint64_t left, uint64_t right, bool adds) {
+template <Major kLeft = Major::depth>
+__device__ void wgmma_eight(float (&c)[4], uint64_t left, uint64_t right, bool adds) {
   asm volatile(
       "{ .reg .pred p; setp.ne.b32 p, %6, 0;"
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, %4, %5, p, 1, 1, 0, 0; }"
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, %4, %5, p, 1, 1, %7, 0; }"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "l"(left), "l"(right), "r"(static_cast<int>(adds)));
+      : "l"(left), "l"(right), "r"(static_cast<int>(adds)), "n"(static_cast<int>(kLeft)));
 }
 __device__ inline void wgmma_eight(float (&c)[4], const unsigned (&left)[4], uint64_t right) {
   asm volatile(

@@ -4,8 +4,8 @@
 #include <array>
 
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/linear/divide.cuh"
 #include "kernels/cuda/linear/sweep.h"
-#include "kernels/cuda/linear/widen.cuh"
 #include "kernels/cuda/tile/tma.cuh"
 
 namespace headway::cuda::linear {
@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kWidest = 256;
 // With a normaliser: features, and values in the gradients.
-constexpr int64_t kMostFeatures = 128, kMostValues = 128 - kMoreChannels;
+constexpr int64_t kMostFeatures = 128, kMostValues = 128;
 
 /// Of the inputs and other rows.
 template <class... E>
@@ -49,32 +49,37 @@ void sweep(std::span<const Sweep> sweeps, const float* slope, std::byte* segment
   launch(sweeps, slope, reinterpret_cast<float*>(segment_states), name, stream);
 }
 
-/// dn and v with kMoreChannels more, in so many bytes of memory.
-size_t widened_bytes(const LinearAttentionBackward<bf16>& args) {
-  return 2 * static_cast<size_t>(args.denominator.numel() * (args.in.v.size[3] + kMoreChannels)) *
-         sizeof(bf16);
+/// What the gradients of a normalised output are sweeps of, and the memory it takes.
+struct Divided {
+  View<const bf16, 4> dn;
+  const float* dd;
+};
+int64_t tokens_of_chunks(int64_t T) { return (T + kChunk - 1) / kChunk * kChunk; }
+size_t divided_bytes(const LinearAttentionBackward<bf16>& args) {
+  const auto& q = args.in.q.size;
+  return static_cast<size_t>(args.dout.numel()) * sizeof(bf16) +
+         static_cast<size_t>(q[0] * q[2] * tokens_of_chunks(q[1])) * sizeof(float);
 }
-std::array<View<const bf16, 4>, 2> widen(const LinearAttentionBackward<bf16>& args, std::byte* memory,
-                                         Stream& stream) {
-  const auto& size = args.in.v.size;
-  const int64_t rows = args.denominator.numel(), width = size[3] + kMoreChannels;
-  auto* const wide = reinterpret_cast<bf16*>(memory);
-  widen_kernel<<<blocks_for(rows * kWidenLanes, 256), 256, 0, stream.native()>>>(
+Divided divide(const LinearAttentionBackward<bf16>& args, std::byte* memory, Stream& stream) {
+  auto* const dn = reinterpret_cast<bf16*>(memory);
+  auto* const dd = reinterpret_cast<float*>(dn + args.dout.numel());
+  const auto& size = args.dout.size;
+  const int64_t rows = size[0] * size[1] * size[2];
+  divide_kernel<<<blocks_for(rows * kDivideLanes, 256), 256, 0, stream.native()>>>(
       {.dout = args.dout.data,
        .o = args.o.data,
-       .v = args.in.v.data,
        .denominator = args.denominator.data,
        .rows = rows,
        .V = size[3],
-       .wide_dn = wide,
-       .wide_v = wide + rows * width});
+       .T = size[1],
+       .H = size[2],
+       .padded = tokens_of_chunks(size[1]),
+       .dn = dn,
+       .dd = dd});
   check_launch(args.name);
-  const auto view = [&](const bf16* data) {
-    return View<const bf16, 4>{.data = data,
-                               .size = {size[0], size[1], size[2], width},
-                               .stride = {size[1] * size[2] * width, size[2] * width, width, 1}};
-  };
-  return {view(wide), view(wide + rows * width)};
+  View<const bf16, 4> rows_of_dn = args.dout;
+  rows_of_dn.data = dn;
+  return {rows_of_dn, dd};
 }
 
 }  // namespace
@@ -84,8 +89,6 @@ std::string forward_refusal(const LinearAttentionForward<bf16>& args, const Stre
 }
 std::string backward_refusal(const LinearAttentionBackward<bf16>& args, const Stream& stream) {
   const auto& in = args.in;
-  if (in.normalise && (in.state || args.dstate || args.dstate_in))
-    return "a state with a normaliser takes part in the gradients";
   if (in.normalise && in.v.size[3] > kMostValues)
     return "a head has " + std::to_string(in.v.size[3]) + " values and a normaliser, more than " +
            std::to_string(kMostValues);
@@ -101,6 +104,7 @@ void forward(const LinearAttentionForward<bf16>& args, Stream& stream) {
                 .to = args.o,
                 .before = in.state.data,
                 .after = args.state.data,
+                .wide_state = in.normalise,
                 .denominator = in.normalise ? args.denominator.data : nullptr,
                 .token_eps = in.token_eps.data,
                 .eps = static_cast<float>(in.eps)};
@@ -109,32 +113,40 @@ void forward(const LinearAttentionForward<bf16>& args, Stream& stream) {
 
 void backward(const LinearAttentionBackward<bf16>& args, Stream& stream) {
   const auto& in = args.in;
-  View<const bf16, 4> dn = args.dout, wide_dn = dn, wide_v = in.v;
-  const size_t widened = in.normalise ? widened_bytes(args) : 0;
-  std::byte* const memory = sweep_memory(widened, stream);
-  if (in.normalise) {
-    const auto wide = widen(args, memory, stream);
-    wide_dn = dn = wide[0], wide_v = wide[1];
-    dn.size[3] = in.v.size[3];
-  }
-  const Sweep dq{
-      .x = wide_dn, .y = wide_v, .z = in.k, .to = args.dq, .before = in.state.data, .transposed = true},
+  const size_t divided = in.normalise ? divided_bytes(args) : 0;
+  std::byte* const memory = sweep_memory(divided, stream);
+  const auto [dn, dd] = in.normalise ? divide(args, memory, stream) : Divided{args.dout, nullptr};
+  // R after the first token comes with the sweep that has all of it.
+  float* const after = args.dstate_in.data;
+  const Sweep dq{.x = dn,
+                 .y = in.v,
+                 .z = in.k,
+                 .to = args.dq,
+                 .before = in.state.data,
+                 .transposed = true,
+                 .wide_state = in.normalise,
+                 .bias = dd},
       dv{.x = in.k,
          .y = in.q,
          .z = dn,
          .to = args.dv,
          .before = args.dstate.data,
-         .after = args.dstate_in.data,
+         .after = in.normalise ? nullptr : after,
+         .wide_state = in.normalise,
          .from_end = true},
-      dk{.x = wide_v,
-         .y = wide_dn,
+      dk{.x = in.v,
+         .y = dn,
          .z = in.q,
          .to = args.dk,
          .before = args.dstate.data,
+         .after = in.normalise ? after : nullptr,
          .transposed = true,
-         .from_end = true};
+         .wide_state = in.normalise,
+         .from_end = true,
+         .bias = dd,
+         .bias_of_y = true};
   const auto run = [&](std::span<const Sweep> sweeps) {
-    sweep(sweeps, in.slope.data, memory + widened, args.name, stream);
+    sweep(sweeps, in.slope.data, memory + divided, args.name, stream);
   };
   if (in.q.size[3] == in.v.size[3] && !in.normalise) return run(std::array{dq, dv, dk});
   run(std::array{dq, dk});

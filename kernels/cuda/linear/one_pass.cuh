@@ -8,7 +8,8 @@
 //   while          the next <x, y> is under way       the output leaves
 //
 // A block has its multiprocessor for itself: registers for the weights of all pairs are worth more than a
-// second block. A fifth warp asks for the copies.
+// second block. One more warp asks for the copies. Where pairs have a bias, two warpgroups of a block share x
+// and y, and each has columns of z of its own.
 #pragma once
 
 #include "kernels/cuda/linear/state.cuh"
@@ -18,27 +19,36 @@
 namespace headway::cuda::linear {
 
 /// Sizes, and places in shared memory, for up to kChannels channels of x and y.
-template <int kChannels_, bool kNormalised_>
+template <int kChannels_, Extra kExtra>
 struct OnePass {
-  static constexpr int kChannels = kChannels_, kColumns = columns_of_block(kChannels),
-                       kStages = kChannels == 256 ? 2 : 4;
-  static constexpr bool kNormalised = kNormalised_;
-  static constexpr bool kIsTight = kChannels == 256 || (kChannels == 128 && kNormalised);  // in registers
+  static constexpr bool kNormalised = kExtra == Extra::normaliser, kBiased = kExtra == Extra::bias;
+  static constexpr int kChannels = kChannels_, kColumns = columns_of_warpgroup(kChannels),
+                       kWarpgroups = warpgroups_of_block(kExtra),
+                       kStages = kChannels == 256 || (kChannels == 128 && kBiased) ? 2 : 4;
+  static constexpr bool kIsTight =  // in registers
+      kChannels == 256 || (kChannels == 128 && kExtra != Extra::none);
   using PairDecay = std::conditional_t<kIsTight, PairDecayInMemory, PairDecayInRegisters>;
-  using BlockState = State<kChannels / 64, kColumns, kNormalised>;
+  using BlockState = State<kChannels / 64, kColumns, kExtra>;
 
   static constexpr int kPanels = kChannels / 64, kPanelBytes = kChunk * 128,
                        kOperandBytes = kPanels * kPanelBytes;
-  static constexpr int kStageBytes = 2 * kOperandBytes + kPanelBytes;  // x, y, z
+  static constexpr int kStageBytes = 2 * kOperandBytes + kWarpgroups * kPanelBytes;  // x, y, z
   static constexpr int kOutputBytes = kChunk * kColumns * 2;
-  static constexpr int kStates = kStages * kStageBytes, kOutputs = kStates + 2 * kOperandBytes,
-                       kTokenDecays = kOutputs + 2 * kOutputBytes,
+  static constexpr int kStates = kStages * kStageBytes,  // two of each warpgroup, as what follows
+      kOutputs = kStates + kWarpgroups * 2 * kOperandBytes,
+                       kTokenDecays = kOutputs + kWarpgroups * 2 * kOutputBytes,
                        kPairDecays = kTokenDecays + 2 * TokenDecay::kBytes,
                        kOnes = kPairDecays + PairDecay::kBytes,
                        kKeySums = kOnes + (kNormalised ? Ones::kBytes : 0),
                        kKeySumBytes = decltype(BlockState::keys)::kOperandBytes,
-                       kBarriers = kKeySums + 2 * kKeySumBytes, kBytes = kBarriers + kStages * 16;
-  static constexpr int kThreads = kWarpgroup + kWarp;
+                       kBiases = kKeySums + 2 * kKeySumBytes, kBiasBytes = kBiased ? BiasSum::kBytes : 0,
+                       kBiasFactors = kBiases + kStages * kBiasBytes,
+                       kBiasFactorBytes = kBiased ? BiasFactors::kBytes : 0,
+                       kBiasSums = kBiasFactors + kWarpgroups * 2 * kBiasFactorBytes,
+                       kBarriers = kBiasSums + kWarpgroups * 2 * kBiasBytes,
+                       kBytes = kBarriers + kStages * 16;
+  /// Two warpgroups take registers of a third, of which one thread asks for the copies.
+  static constexpr int kThreads = kWarpgroups == 1 ? kWarpgroup + kWarp : 3 * kWarpgroup;
 };
 
 /// The copies of a block's operands into its ring, and the barriers they are waited for by.
@@ -49,19 +59,26 @@ struct Ring {
   __device__ unsigned stage(int s) const { return base + static_cast<unsigned>(s * G::kStageBytes); }
   __device__ unsigned full(int s) const { return base + static_cast<unsigned>(G::kBarriers + s * 16); }
   __device__ unsigned empty(int s) const { return full(s) + 8; }
+  __device__ unsigned biases(int s) const {
+    return base + static_cast<unsigned>(G::kBiases + s * G::kBiasBytes);
+  }
 
   __device__ void load(const SweepArgs& a, const Work& w, int step, int s) const {
     const MappedSweep& sweep = a.sweep[w.sweep];
     const int token = w.token(a, step);
-    mbarrier_expect(full(s), G::kStageBytes);
+    mbarrier_expect(full(s), G::kStageBytes + G::kBiasBytes);
 #pragma unroll
     for (int p = 0; p < G::kPanels; ++p) {
       const unsigned to = stage(s) + static_cast<unsigned>(p * G::kPanelBytes);
       tma_load(to + G::kOperandBytes, sweep.y, full(s), p * 64, w.head_of_batch, token, w.batch);
       tma_load(to, sweep.x, full(s), p * 64, w.head_of_batch, token, w.batch);
     }
-    tma_load(stage(s) + 2 * G::kOperandBytes, sweep.z, full(s), w.column_block * G::kColumns / 64 * 64,
-             w.head_of_batch, token, w.batch);
+#pragma unroll
+    for (int g = 0; g < G::kWarpgroups; ++g)
+      tma_load(stage(s) + static_cast<unsigned>(2 * G::kOperandBytes + g * G::kPanelBytes), sweep.z, full(s),
+               (w.column_block * G::kWarpgroups + g) * G::kColumns / 64 * 64, w.head_of_batch, token,
+               w.batch);
+    if constexpr (G::kBiased) bulk_load(biases(s), w.biases(a, step), G::kBiasBytes, full(s));
   }
 };
 
@@ -80,13 +97,18 @@ __device__ inline void wait_beside_products(unsigned barrier, unsigned parity) {
     }
 }
 
-/// By the warpgroup that computes.
+/// By a warpgroup that computes, with columns of its own of the block's.
 template <class G>
-__device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ring, float log_decay) {
+__device__ void walk_chunks(const SweepArgs& a, const Work& block, const Ring<G>& ring, float log_decay) {
   constexpr int kPanels = G::kPanels, kColumns = G::kColumns, kValues = kColumns / 2;
   constexpr uint64_t kPanel = G::kPanelBytes / 16;  // in a descriptor
-  const MappedSweep& sweep = a.sweep[w.sweep];
-  const int thread = static_cast<int>(threadIdx.x), warp = uniform(thread / kWarp), lane = thread % kWarp;
+  const MappedSweep& sweep = a.sweep[block.sweep];
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup), warp = uniform(thread / kWarp),
+            lane = thread % kWarp;
+  const int group =
+      G::kWarpgroups == 1 ? 0 : uniform(static_cast<int>(threadIdx.x) / kWarpgroup);  // of the block's
+  Work w = block;
+  w.column_block = block.column_block * G::kWarpgroups + group;
   // The chunk that may be short is the sequence's last.
   const int rest = a.T - (a.chunks() - 1) * kChunk,
             short_step = sweep.from_end ? (w.segment == 0 ? 0 : -1) : a.chunks() - 1 - w.first_step;
@@ -109,10 +131,19 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
   // Rows of 128 bytes, pieces of 16 exchanged as products and copies want them.
   const unsigned z_column = static_cast<unsigned>(w.column_block * kColumns % 64 * 2);
   const int matrix_row = lane % 16;
-  const unsigned state_row = ring.base + G::kStates + static_cast<unsigned>((16 * warp + matrix_row) * 128);
+  const unsigned states = ring.base + static_cast<unsigned>(G::kStates + group * 2 * G::kOperandBytes),
+                 state_row = states + static_cast<unsigned>((16 * warp + matrix_row) * 128);
   const auto key_sum = [&](int buffer) {
     return ring.base + static_cast<unsigned>(G::kKeySums + buffer * G::kKeySumBytes);
   };
+  const auto bias_sum = [&](int buffer) {
+    return ring.base + static_cast<unsigned>(G::kBiasSums + (group * 2 + buffer) * G::kBiasBytes);
+  };
+  const auto bias_factors = [&](int buffer) {
+    return BiasFactors{ring.base +
+                       static_cast<unsigned>(G::kBiasFactors + (group * 2 + buffer) * G::kBiasFactorBytes)};
+  };
+  const bool bias_of_y = sweep.bias_of_y;
   /// The state before a chunk as an operand; then it fades over the chunk.
   const auto put_state = [&](int buffer, float decay) {
 #pragma unroll
@@ -126,6 +157,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
                        round_pair(s[6], s[7]));
       }
     if constexpr (G::kNormalised) state.keys.put(key_sum(buffer));
+    if constexpr (G::kBiased) state.biases.put(bias_sum(buffer));
     state.scale(decay);  // here, not before the product, where ptxas would wait for all products
     state.pin();
   };
@@ -133,7 +165,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     return step == w.steps ? 1.0f : step == short_step ? decay_of_rest : decay_of_chunk;
   };
   unsigned out[kColumns / 4];  // the output of a chunk, rounded
-  const unsigned outputs = ring.base + G::kOutputs;
+  const unsigned outputs = ring.base + static_cast<unsigned>(G::kOutputs + group * 2 * G::kOutputBytes);
   const auto stage_output = [&](unsigned to) {
 #pragma unroll
     for (int n = 0; n < kColumns / 16; ++n) {
@@ -154,14 +186,22 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
       wgmma(pairs, x + (k / 4) * kPanel + (k % 4) * 2, y + (k / 4) * kPanel + (k % 4) * 2, k > 0);
     wgmma_commit();
   };
+  const auto token_decay = [&](int step) {
+    return TokenDecay{ring.base + G::kTokenDecays + (step == short_step ? TokenDecay::kBytes : 0)};
+  };
   const auto load_left = [&](int step, unsigned stage) {
-    const TokenDecay decay{ring.base + G::kTokenDecays + (step == short_step ? TokenDecay::kBytes : 0)};
-    load_decayed(decayed, stage + G::kOperandBytes, decay);
+    load_decayed(decayed, stage + G::kOperandBytes, token_decay(step));
   };
 
   put_state(0, decay_over(0));
+  if constexpr (G::kBiased) {
+    for (int buffer = 0; buffer < 2; ++buffer) bias_factors(buffer).clear();
+    mbarrier_wait(ring.full(0), 0);
+    named_barrier_wait(1 + group, kWarpgroup);
+    bias_factors(0).set(token_decay(0), ring.biases(0), bias_of_y);
+  }
   fence_async_proxy();
-  named_barrier_wait(1, kWarpgroup);
+  named_barrier_wait(1 + group, kWarpgroup);
   mbarrier_wait(ring.full(0), 0);
   multiply_pairs(ring.stage(0));
   load_left(0, ring.stage(0));
@@ -170,10 +210,12 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
   unsigned parity = 0;
   do {
     const unsigned stage = ring.stage(s);
-    const uint64_t z = wgmma_descriptor(stage + 2 * G::kOperandBytes + z_column, 16),
+    const uint64_t z = wgmma_descriptor(stage + 2 * G::kOperandBytes +
+                                            static_cast<unsigned>(group * G::kPanelBytes) + z_column,
+                                        16),
                    x = wgmma_descriptor(stage, 16),
-                   before = wgmma_descriptor(
-                       ring.base + G::kStates + static_cast<unsigned>((step & 1) * G::kOperandBytes), 16);
+                   before =
+                       wgmma_descriptor(states + static_cast<unsigned>((step & 1) * G::kOperandBytes), 16);
 #pragma unroll
     for (int p = 0; p < kPanels; ++p)
 #pragma unroll
@@ -189,10 +231,33 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
                     descriptor_of_eight(key_sum(step & 1)) + k * 16, k > 0);
     wgmma_commit();
     state.add(decayed, z, ring.base + G::kOnes);
+    if constexpr (G::kBiased) state.biases.add(z, bias_factors(step & 1));
     wgmma_commit();
 
     wgmma_wait<2>();
     pin_registers(pairs);
+    float gain[2];  // of Z
+    if constexpr (G::kBiased) {
+      float of_row[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float bias = load_shared_float(ring.biases(s) + static_cast<unsigned>((row + half * 8) * 4));
+        of_row[half] = bias_of_y ? 0.0f : bias;
+        gain[half] = bias_of_y ? 1.0f : bias;
+      }
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        float2 of_column = load_shared_pair(ring.biases(s) + static_cast<unsigned>(n * 32 + lane % 4 * 8));
+        if (!bias_of_y) of_column = make_float2(0, 0);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          pairs[4 * n + 2 * half] += of_row[half] + of_column.x;
+          pairs[4 * n + 2 * half + 1] += of_row[half] + of_column.y;
+        }
+      }
+      pin_registers(pairs);
+      pin_registers(gain);
+    }
     unsigned weights[4][4];
     pair_decay.weigh(weights, pairs);
     float factor[2] = {1, 1};
@@ -211,6 +276,18 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     for (int k = 0; k < 4; ++k) pin_registers(weights[k]);
     wgmma_wait<1>();
     pin_registers(o);
+    if constexpr (G::kBiased) {
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; ++n) {
+        const float2 sum =
+            load_shared_pair(bias_sum(step & 1) + static_cast<unsigned>(n * 32 + lane % 4 * 8));
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          o[4 * n + 2 * half] += gain[half] * sum.x;
+          o[4 * n + 2 * half + 1] += gain[half] * sum.y;
+        }
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kValues; ++i) o[i] *= state_decay[i / 2 % 2];
     if constexpr (G::kNormalised) {
@@ -250,6 +327,8 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     state.pin();
     put_state((step + 1) & 1, decay_over(step + 1));
     load_left(step + 1, ring.stage(next));
+    if constexpr (G::kBiased)
+      bias_factors((step + 1) & 1).set(token_decay(step + 1), ring.biases(next), bias_of_y);
     wgmma_wait<1>();
     pin_registers(o);
     if (lane == 0) mbarrier_arrive(ring.empty(s));
@@ -261,7 +340,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     fence_async_proxy();
     if (thread == kWarp) bulk_wait_read<0>();  // the store before has left the buffer that is next
     __syncwarp();
-    named_barrier_wait(1, kWarpgroup);
+    named_barrier_wait(1 + group, kWarpgroup);
     if (thread == kWarp) {
       tma_store(sweep.to, output, w.column_block * kColumns, w.head_of_batch, w.token(a, step), w.batch);
       bulk_commit();
@@ -278,6 +357,7 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& w, const Ring<G>& ri
     state.each(sweep, w, [&](float& value, int64_t index) { sweep.after[index] = value; });
     if (w.column_block == 0 && lane % 4 == 0)
       state.each_key(sweep, w, [&](const float* twice, int64_t index) { sweep.after[index] = twice[0]; });
+    state.each_bias(sweep, w, [&](float high, float low, int64_t index) { sweep.after[index] = high + low; });
   }
   if (thread == kWarp) bulk_wait<0>();
 }
@@ -289,15 +369,16 @@ __global__ void __launch_bounds__(G::kThreads, 1) one_pass_kernel(const __grid_c
 #ifdef HEADWAY_WGMMA
   extern __shared__ __align__(1024) uint4 memory[];
   const Ring<G> ring{shared_address(memory)};
-  const Work w(a, a.segments);
+  const Work w(a, a.segments, G::kWarpgroups);
   const MappedSweep& sweep = a.sweep[w.sweep];
-  if (threadIdx.x == kWarpgroup) {  // copies come first: all else is done while they are under way
+  constexpr int kComputing = G::kWarpgroups * kWarpgroup;
+  if (threadIdx.x == kComputing) {  // copies come first: all else is done while they are under way
     prefetch_tensor_map(sweep.y);
     prefetch_tensor_map(sweep.x);
     prefetch_tensor_map(sweep.z);
     for (int s = 0; s < G::kStages; ++s) {
       mbarrier_init(ring.full(s), 1);
-      mbarrier_init(ring.empty(s), kWarpgroup / kWarp);
+      mbarrier_init(ring.empty(s), kComputing / kWarp);
     }
     fence_mbarrier_init();
     for (int step = 0; step < min(G::kStages, w.steps); ++step) ring.load(a, w, step, step);
@@ -315,9 +396,12 @@ __global__ void __launch_bounds__(G::kThreads, 1) one_pass_kernel(const __grid_c
   }
   __syncthreads();
 
-  if (uniform(static_cast<int>(threadIdx.x) / kWarp) < kWarpgroup / kWarp) {
+  if (uniform(static_cast<int>(threadIdx.x) / kWarp) < kComputing / kWarp) {
+    if constexpr (G::kWarpgroups > 1) warpgroup_reg_alloc<240>();
     walk_chunks<G>(a, w, ring, log_decay);
-  } else if (threadIdx.x == kWarpgroup) {
+  } else {
+    if constexpr (G::kWarpgroups > 1) warpgroup_reg_dealloc<24>();
+    if (threadIdx.x != kComputing) return;
     int s = 0;
     unsigned parity = 0;
     for (int step = G::kStages; step < w.steps; ++step) {

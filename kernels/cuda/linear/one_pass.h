@@ -1,6 +1,6 @@
 // Linear attention in one pass over the sequence, on Hopper in bf16: the output is one sweep and the
 // gradients are three (see sweep.h). It takes any decay per head and up to 256 features and values, and with
-// a normaliser up to 128 and 120; the kernels of linear_attention_tensor.cuh take other GPUs and decays per
+// a normaliser up to 128 of each; the kernels of linear_attention_tensor.cuh take other GPUs and decays per
 // token.
 #pragma once
 

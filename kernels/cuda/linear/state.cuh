@@ -3,12 +3,16 @@
 
 #include <cuda.h>
 
-#include "kernels/cuda/linear/normaliser.cuh"
+#include "kernels/cuda/linear/bias.cuh"
 
 namespace headway::cuda::linear {
 
-/// Columns of z in a block of the kernels for so many channels of x and y.
-constexpr int columns_of_block(int channels) { return channels <= 128 ? 64 : 32; }
+/// What S has more than y^T z.
+enum class Extra : uint8_t { none, normaliser, bias };
+
+/// Columns of z of a warpgroup, for so many channels of x and y.
+constexpr int columns_of_warpgroup(int channels) { return channels <= 128 ? 64 : 32; }
+constexpr int warpgroups_of_block(Extra extra) { return extra == Extra::bias ? 2 : 1; }
 
 /// A sweep as the kernels see it.
 struct MappedSweep {
@@ -18,6 +22,8 @@ struct MappedSweep {
   int64_t head_stride, row_stride, column_stride;  // of these, in elements
   int rows, columns;                               // of S, without Z
   bool from_end;
+  const float* bias;
+  bool bias_of_y;
   float* denominator;
   const float* token_eps;
   float eps;
@@ -30,7 +36,7 @@ struct SweepArgs {
   int count;
   const float* slope;  // [H] or null
   int B, T, H;
-  int column_blocks;  // blocks that share a head's columns
+  int column_blocks;  // of a head's columns
   int segments, segment_chunks;
   float* segment_states;  // [count,B*H,column_blocks,segments] of what a block holds
 
@@ -41,10 +47,11 @@ struct SweepArgs {
 struct Work {
   int sweep, head, batch, head_of_batch, column_block, segment, first_step, steps;
 
-  /// `segments` of the launch take part. The later sweeps alternate: they read the same tensors from the
-  /// same end, once from memory and once from the L2 cache.
-  __device__ Work(const SweepArgs& a, int segments) {
-    const int heads = a.B * a.H, blocks = heads * a.column_blocks * segments;
+  /// `segments` of the launch take part; a block has the columns of so many warpgroups. The later sweeps
+  /// alternate: they read the same tensors from the same end, once from memory and once from the L2 cache.
+  __device__ Work(const SweepArgs& a, int segments, int warpgroups = 1) {
+    const int heads = a.B * a.H, column_blocks = a.column_blocks / warpgroups,
+              blocks = heads * column_blocks * segments;
     int rest = static_cast<int>(blockIdx.x);
     sweep = 0;
     if (rest >= blocks) {
@@ -52,8 +59,8 @@ struct Work {
       sweep = 1 + rest % (a.count - 1);
       rest /= a.count - 1;
     }
-    column_block = rest % a.column_blocks;
-    rest /= a.column_blocks;
+    column_block = rest % column_blocks;
+    rest /= column_blocks;
     head = rest % heads;
     segment = rest / heads;
     batch = head / a.H;
@@ -66,14 +73,21 @@ struct Work {
     const int chunk = first_step + step;
     return (a.sweep[sweep].from_end ? a.chunks() - 1 - chunk : chunk) * kChunk;
   }
+  /// Those of its tokens.
+  __device__ const float* biases(const SweepArgs& a, int step) const {
+    return a.sweep[sweep].bias + static_cast<int64_t>(head) * a.chunks() * kChunk + token(a, step);
+  }
 };
 
-template <int kPanels, int kColumns, bool kNormalised>
+template <int kPanels, int kColumns, Extra kExtra>
 struct State {
+  static constexpr bool kNormalised = kExtra == Extra::normaliser, kBiased = kExtra == Extra::bias;
   static constexpr int kValues = kColumns / 2;  // of a panel in a thread
-  static constexpr int kFloats = kPanels * (kValues + (kNormalised ? 4 : 0)) * kWarpgroup;  // of a block
+  static constexpr int kFloats =                // of a warpgroup
+      (kPanels * (kValues + (kNormalised ? 4 : 0)) + (kBiased ? 4 : 0)) * kWarpgroup;
   float values[kPanels][kValues];
   std::conditional_t<kNormalised, KeySum<kPanels>, NoKeySum> keys;
+  std::conditional_t<kBiased, BiasSum, NoBiasSum> biases;
 
   /// Of a segment's state among those of the launch.
   __device__ static float* segment_state(const SweepArgs& a, const Work& w, int segment) {
@@ -87,6 +101,7 @@ struct State {
 #pragma unroll
       for (int i = 0; i < kValues; ++i) values[p][i] = 0;
     keys.clear();
+    biases.clear();
   }
   /// use(value, its index in the state's tensor)
   template <class Use>
@@ -112,6 +127,17 @@ struct State {
               w.head * sweep.head_stride + row * sweep.row_stride + sweep.columns * sweep.column_stride);
       });
   }
+  /// use(first part of the biases' row, second part, its index in the state's tensor)
+  template <class Use>
+  __device__ void each_bias(const MappedSweep& sweep, const Work& w, Use use) {
+    if constexpr (kBiased)
+      biases.each([&](int column, float& high, float& low) {
+        const int c = w.column_block * kColumns + column;
+        if (c < sweep.columns)
+          use(high, low,
+              w.head * sweep.head_stride + sweep.rows * sweep.row_stride + c * sweep.column_stride);
+      });
+  }
   /// What the sweep begins with, or what its segments before this one leave of it.
   __device__ void begin(const SweepArgs& a, const Work& w, float log_decay) {
     const MappedSweep& sweep = a.sweep[w.sweep];
@@ -119,6 +145,7 @@ struct State {
     if (sweep.before) {
       each(sweep, w, [&](float& value, int64_t index) { value = sweep.before[index]; });
       each_key(sweep, w, [&](float* twice, int64_t index) { twice[0] = twice[1] = sweep.before[index]; });
+      each_bias(sweep, w, [&](float& high, float&, int64_t index) { high = sweep.before[index]; });
     }
     const int missing = a.chunks() * kChunk - a.T;
     for (int segment = 0; segment < w.segment; ++segment) {
@@ -133,6 +160,7 @@ struct State {
         if constexpr (kNormalised)
           fade_and_add(keys.values[p], decay, from + (kPanels * kValues + p * 4) * kWarpgroup);
       }
+      if constexpr (kBiased) fade_and_add(biases.values, decay, from + kPanels * kValues * kWarpgroup);
     }
   }
   __device__ void leave(const SweepArgs& a, const Work& w) const {
@@ -146,6 +174,7 @@ struct State {
       for (int i = 0; i < kValues; i += 4) store(p * kValues + i, values[p] + i);
       if constexpr (kNormalised) store(kPanels * kValues + p * 4, keys.values[p]);
     }
+    if constexpr (kBiased) store(kPanels * kValues, biases.values);
   }
   __device__ void scale(float factor) {
 #pragma unroll
@@ -153,11 +182,13 @@ struct State {
 #pragma unroll
       for (int i = 0; i < kValues; ++i) values[p][i] *= factor;
     keys.scale(factor);
+    biases.scale(factor);
   }
   __device__ void pin() {
 #pragma unroll
     for (int p = 0; p < kPanels; ++p) pin_registers(values[p]);
     keys.pin();
+    biases.pin();
   }
 #ifdef HEADWAY_WGMMA
   /// += y^T z of a chunk, whose z is described by `right`; ones: see Ones.

@@ -13,8 +13,8 @@
 //   dk    v     dout  q     dstate^T        -            from the end
 //
 // The output can be normalised: divided by d_i = scale_i <x_i, Z> + sum_j w_ij <x_i, y_j> + eps_i, where Z is
-// the sum of the rows of y as S is that of y^T z. Its gradients are sweeps over wider rows (see
-// widen.cuh).
+// the sum of the rows of y as S is that of y^T z. Its gradients are sweeps whose pairs <x_i, y_j> + b have a
+// bias of token i or j (see divide.cuh and bias.cuh).
 //
 // S stays in registers from the first chunk to the last: what moves is each operand once. Where heads are too
 // few for the GPU, a sequence is cut into segments: a first kernel leaves what each of them adds to the
@@ -39,7 +39,12 @@ struct Sweep {
   const float* before = nullptr;  // S before the first chunk, optional: zero; [B,H,R,C], or ...
   float* after = nullptr;         // S after the last chunk, optional; ... [B,H,C,R] where it is transposed
   bool transposed = false;
+  bool wide_state = false;  // rows of before and after have one more number
   bool from_end = false;
+
+  // With a bias of the pairs, which all sweeps of a launch have: S has one more row.
+  const float* bias = nullptr;  // [B,H,tokens in whole chunks], zeros behind T
+  bool bias_of_y = false;       // of token j, not i
 
   // With a normaliser, which a launch has for its only sweep: S has one more column, Z.
   float* denominator = nullptr;      // [B,T,H]: d
@@ -49,10 +54,10 @@ struct Sweep {
 
 /// Where sequences are cut, all segments together are no more than so many to a multiprocessor, and each
 /// leaves no more than so many fp32 numbers.
-inline constexpr int kMostSegments = 2, kMostSegmentFloats = 10240;
+inline constexpr int kMostSegments = 2, kMostSegmentFloats = 17408;
 
-/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256, and 128 with a normaliser; all have
-/// the same B, T, H, R and C. slope [H], optional: no decay. segment_states: kMostSegments x
+/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256, and 128 with a normaliser or
+/// biases; all have the same B, T, H, R and C. slope [H], optional: no decay. segment_states: kMostSegments x
 /// kMostSegmentFloats for each multiprocessor.
 template <int kChannels>
 void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
