@@ -23,25 +23,25 @@
 
 namespace headway {
 
-/// q [B,T,H,Dh], k [B,T,K,Dh], log_sum_exp [B,H,T]; key_bias and key_end as in the variant's slots.
+/// Of q [B,T,H,Dh], k [B,T,K,Dh], the variant's slots, and log_sum_exp [B,H,T].
 template <class V>
 class AttentionFigures {
  public:
-  AttentionFigures(Context& ctx, const typename V::Params& params, double scale, const Tensor& q,
-                   const Tensor& k, const Tensor& log_sum_exp, const Tensor& key_bias, const Tensor& key_end)
+  AttentionFigures(Context& ctx, const typename V::Params& params, double scale,
+                   const SoftmaxRecord<Tensor>& inputs, const Tensor& log_sum_exp)
       : params_(params),
         scale_(scale),
-        B_(q.size(0)),
-        T_(q.size(1)),
-        H_(q.size(2)),
-        K_(k.size(2)),
-        Dh_(q.size(3)),
+        B_(inputs.q.size(0)),
+        T_(inputs.q.size(1)),
+        H_(inputs.q.size(2)),
+        K_(inputs.k.size(2)),
+        Dh_(inputs.q.size(3)),
         plan_{params, 0, static_cast<int>(T_), static_cast<int>(T_)},
-        queries_(to_doubles(q, ctx.stream)),
+        queries_(to_doubles(inputs.q, ctx.stream)),
         log_sum_exp_(to_doubles(log_sum_exp, ctx.stream)),
-        keys_(to_doubles(k, ctx.stream)) {
-    if constexpr (has(V::slots, Slots::key_bias)) biases_ = to_doubles(key_bias, ctx.stream);
-    if constexpr (has(V::slots, Slots::key_end)) ends_ = key_end.to_vector<int32_t>(ctx.stream);
+        keys_(to_doubles(inputs.k, ctx.stream)) {
+    if constexpr (has(V::slots, Slots::key_bias)) biases_ = to_doubles(inputs.key_bias, ctx.stream);
+    if constexpr (has(V::slots, Slots::key_end)) ends_ = inputs.key_end.to_vector<int32_t>(ctx.stream);
   }
 
   double sink_share() const {
@@ -145,11 +145,10 @@ class AttentionFigures {
 /// "sink_rate", "entropy" and "max_logit". Nothing for single rows and for continuations. Needs
 /// Context::metrics.
 template <class V>
-void report_attention(Context& ctx, const typename V::Params& params, double scale, const Tensor& q,
-                      const Tensor& k, const Tensor& log_sum_exp, const Tensor& key_bias,
-                      const Tensor& key_end) {
-  if (q.size(1) < 2 || q.size(1) != k.size(1)) return;
-  const AttentionFigures<V> figures(ctx, params, scale, q, k, log_sum_exp, key_bias, key_end);
+void report_attention(Context& ctx, const typename V::Params& params, double scale,
+                      const SoftmaxRecord<Tensor>& inputs, const Tensor& log_sum_exp) {
+  if (inputs.q.size(1) < 2 || inputs.q.size(1) != inputs.k.size(1)) return;
+  const AttentionFigures<V> figures(ctx, params, scale, inputs, log_sum_exp);
   ctx.metrics->add("sink_share", figures.sink_share());
   ctx.metrics->add("sink_share_uniform", figures.uniform_sink_share());
   ctx.metrics->add("sink_rate", figures.sink_rate());

@@ -13,7 +13,7 @@ std::string shape_text(std::span<const int64_t> sizes) {
 
 }  // namespace
 
-void throw_shape_error(const char* op, const char* name, std::span<const int64_t> got,
+void throw_shape_error(const char* op, const std::string& name, std::span<const int64_t> got,
                        std::span<const int64_t> expected) {
   const std::string found = got.empty() ? "is missing" : fmt::format("has shape [{}]", shape_text(got));
   throw ShapeError(fmt::format("{}: {} {}, expected [{}]", op, name, found, shape_text(expected)));

@@ -24,17 +24,6 @@
 
 namespace headway {
 
-/// The slots a variant declares; the others stay empty. A is float, or double for double inputs.
-template <class A>
-struct SlotViews {
-  View<const A, 3> row_scale = {};        // [B,H,T]
-  View<const A, 3> row_bias = {};         // [B,H,T]
-  View<const A, 3> key_bias = {};         // [B,K,Tk]
-  View<const int32_t, 3> key_end = {};    // [B,K,Tk]
-  View<const int32_t, 3> row_index = {};  // [B,H,N]
-  View<const A, 1> sink = {};             // [H]
-};
-
 /// Whether O differs from Y, so that backward needs Y beside O.
 template <class V>
 inline constexpr bool kScalesRows = has(V::slots, Slots::row_scale | Slots::row_bias);
@@ -42,12 +31,12 @@ inline constexpr bool kScalesRows = has(V::slots, Slots::row_scale | Slots::row_
 namespace detail {
 
 /// Throws the ShapeError of an argument; got is empty where it is missing.
-[[noreturn]] void throw_shape_error(const char* op, const char* name, std::span<const int64_t> got,
+[[noreturn]] void throw_shape_error(const char* op, const std::string& name, std::span<const int64_t> got,
                                     std::span<const int64_t> expected);
 
 template <class T, int Rank>
 void check_shape(const View<T, Rank>& view, const int64_t (&expected)[Rank], const char* op,
-                 const char* name) {
+                 const std::string& name) {
   if (!view && !std::equal(expected, expected + Rank, view.size)) throw_shape_error(op, name, {}, expected);
   if (!std::equal(expected, expected + Rank, view.size)) throw_shape_error(op, name, view.size, expected);
 }
@@ -57,6 +46,18 @@ void check_rows(const View<T, 4>& view, const int64_t (&expected)[4], const char
   check_shape(view, expected, op, name);
   HEADWAY_CHECK(view.stride[3] == 1 || view.size[3] == 1, ShapeError,
                 std::string(op) + ": " + name + " must be contiguous along the head's width");
+}
+
+/// Of a slot or its gradient, for queries and keys of these sizes.
+template <class Slot, class T, int Rank>
+void check_slot(const View<T, Rank>& view, const int64_t (&q)[4], const int64_t (&k)[4], const char* op,
+                const std::string& name) {
+  int64_t expected[Rank];
+  for (int dim = 0; dim < Rank; ++dim) {
+    const int64_t sizes[] = {q[0], q[2], k[2], q[1], k[1], view.size[dim]};  // in the order of Extent
+    expected[dim] = sizes[static_cast<size_t>(Slot::info.shape[dim])];
+  }
+  check_shape(view, expected, op, name);
 }
 
 /// Shapes of what both directions read.
@@ -74,14 +75,11 @@ void check_softmax_inputs(const Args& args) {
   HEADWAY_CHECK(args.query_offset >= 0, ShapeError,
                 std::string(op) + ": query_offset = " + std::to_string(args.query_offset) + " is negative");
   check_shape(args.log_sum_exp, {B, H, T}, op, "log_sum_exp");
-  const auto& slots = args.slots;
-  if constexpr (has(V::slots, Slots::row_scale)) check_shape(slots.row_scale, {B, H, T}, op, "row_scale");
-  if constexpr (has(V::slots, Slots::row_bias)) check_shape(slots.row_bias, {B, H, T}, op, "row_bias");
-  if constexpr (has(V::slots, Slots::key_bias)) check_shape(slots.key_bias, {B, K, Tk}, op, "key_bias");
-  if constexpr (has(V::slots, Slots::key_end)) check_shape(slots.key_end, {B, K, Tk}, op, "key_end");
-  if constexpr (has(V::slots, Slots::row_index))
-    check_shape(slots.row_index, {B, H, slots.row_index.size[2]}, op, "row_index");
-  if constexpr (has(V::slots, Slots::sink)) check_shape(slots.sink, {H}, op, "sink");
+  for_each_slot(
+      [&]<class Slot>(Slot, const auto& view) {
+        if constexpr (has(V::slots, Slot::info.bit)) check_slot<Slot>(view, q, k, op, Slot::info.name);
+      },
+      args.slots);
 }
 
 }  // namespace detail
@@ -127,9 +125,7 @@ struct SoftmaxBackward {
   View<const Acc<T>, 3> log_sum_exp;
   View<const T, 4> dout;  // [B,T,H,Dh]
   View<T, 4> dq, dk, dv;
-  View<Acc<T>, 3> drow_scale = {}, drow_bias = {};  // [B,H,T]
-  View<Acc<T>, 3> dkey_bias = {};                   // [B,K,Tk]
-  View<Acc<T>, 1> dsink = {};                       // [H]
+  SlotGradients<Acc<T>> dslots = {};
 
   void check() const {
     detail::check_softmax_inputs<V>(*this);
@@ -139,10 +135,12 @@ struct SoftmaxBackward {
     detail::check_rows(dq, {B, T_, H, Dh}, name, "dq");
     detail::check_rows(dk, {B, Tk, K, Dh}, name, "dk");
     detail::check_rows(dv, {B, Tk, K, Dh}, name, "dv");
-    if (drow_scale) detail::check_shape(drow_scale, {B, H, T_}, name, "drow_scale");
-    if (drow_bias) detail::check_shape(drow_bias, {B, H, T_}, name, "drow_bias");
-    if (dkey_bias) detail::check_shape(dkey_bias, {B, K, Tk}, name, "dkey_bias");
-    if (dsink) detail::check_shape(dsink, {H}, name, "dsink");
+    for_each_slot_with_gradient(
+        [&]<class Slot>(Slot, const auto& gradient) {
+          if (gradient)
+            detail::check_slot<Slot>(gradient, q.size, k.size, name, std::string("d") + Slot::info.name);
+        },
+        dslots);
   }
 };
 

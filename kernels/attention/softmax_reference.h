@@ -179,8 +179,8 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
       for (int h = kv * group; h < (kv + 1) * group; ++h) {
         for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = 0;
-          if (args.drow_scale) args.drow_scale(b, h, t) = 0;
-          if (args.drow_bias) args.drow_bias(b, h, t) = 0;
+          if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = 0;
+          if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = 0;
         }
         for (const int t : detail::reference_rows<V>(args, b, h)) {
           const detail::ReferenceRow<Numbers, V, SoftmaxBackward<V, T>> row(args, b, h, t);
@@ -213,25 +213,25 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
             }
           }
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = static_cast<T>(scale * dq[d]);
-          if (args.drow_scale) args.drow_scale(b, h, t) = static_cast<Acc<T>>(row_dot);
-          if (args.drow_bias) args.drow_bias(b, h, t) = static_cast<Acc<T>>(dbias);
+          if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = static_cast<Acc<T>>(row_dot);
+          if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = static_cast<Acc<T>>(dbias);
           if constexpr (has(V::slots, Slots::sink))
             dsink[b * H + h] -=
                 std::exp(static_cast<Real>(args.slots.sink(h)) - lse) * row.row_scale() * row_dot;
         }
       }
       for (int j = 0; j < Tk; ++j) {
-        if (args.dkey_bias) args.dkey_bias(b, kv, j) = static_cast<Acc<T>>(ddelta[j]);
+        if (args.dslots.key_bias) args.dslots.key_bias(b, kv, j) = static_cast<Acc<T>>(ddelta[j]);
         for (int d = 0; d < Dh; ++d) {
           args.dk(b, j, kv, d) = static_cast<T>(scale * dk[static_cast<size_t>(j) * Dh + d]);
           args.dv(b, j, kv, d) = static_cast<T>(dv[static_cast<size_t>(j) * Dh + d]);
         }
       }
     }
-  for (int h = 0; h < H && args.dsink; ++h) {
+  for (int h = 0; h < H && args.dslots.sink; ++h) {
     Real sum = 0;
     for (int b = 0; b < B; ++b) sum += dsink[b * H + h];
-    args.dsink(h) = static_cast<Acc<T>>(sum);
+    args.dslots.sink(h) = static_cast<Acc<T>>(sum);
   }
 }
 

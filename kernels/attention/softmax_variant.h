@@ -1,5 +1,5 @@
-// What one kind of softmax attention may choose: its slots (optional inputs of the core) and its policies
-// (which keys a row sees, what happens to a score). The core computes, for the query at position i,
+// What one kind of softmax attention may choose: its slots (optional inputs of the core, slots.h) and its
+// policies (which keys a row sees, what happens to a score). The core computes, for the query at position i,
 //
 //   S_ij = scale * q_i.k_j          P_ij = softmax over visible j of ( score(S_ij) + delta_j )
 //   Y_i  = sum_j P_ij v_j           C_i  = sum over visible j of v_j         O_i = r_i Y_i + beta_i C_i
@@ -13,25 +13,9 @@
 
 #include "core/dual.h"
 #include "core/host_device.h"
+#include "kernels/attention/slots.h"
 
 namespace headway {
-
-/// Optional inputs of the core, and who indexes them. A slot a variant declares must be given.
-enum class Slots : uint32_t {
-  none = 0,
-  row_scale = 1,   // r [B,H,T]: O_i = r_i Y_i
-  row_bias = 2,    // beta [B,H,T]: adds beta_i times the sum of the visible values
-  key_bias = 4,    // delta [B,K,Tk]: added to the score of key j
-  key_end = 8,     // e [B,K,Tk] i32: key j is seen only from positions i < e_j
-  row_index = 16,  // [B,H,N] i32: ascending rows of q to compute, -1 after the last; other rows give zero
-  sink = 32,       // [H]: a logit in every row's denominator that carries no value
-};
-constexpr Slots operator|(Slots a, Slots b) {
-  return static_cast<Slots>(static_cast<uint32_t>(a) | static_cast<uint32_t>(b));
-}
-HEADWAY_HD constexpr bool has(Slots set, Slots slot) {
-  return (static_cast<uint32_t>(set) & static_cast<uint32_t>(slot)) != 0;
-}
 
 /// Which score a hook is asked about. Positions count from the first key, for queries and keys alike.
 struct Coord {

@@ -30,15 +30,15 @@ class SoftmaxAttentionOp : public ::testing::Test {
   /// sum(dout * o) differentiated through the graph, compared with central differences in every input.
   template <class V>
   void expect_gradients(const Problem<V, double>& p, double dropout = 0) {
-    SoftmaxInputs in{.q = leaf(p.q),
-                     .k = leaf(p.k),
-                     .v = leaf(p.v),
-                     .row_scale = leaf(p.row_scale),
-                     .row_bias = leaf(p.row_bias),
-                     .key_bias = leaf(p.key_bias),
-                     .sink = leaf(p.sink),
-                     .key_end = p.key_end,
-                     .row_index = p.row_index};
+    SoftmaxInputs in{.q = leaf(p.q), .k = leaf(p.k), .v = leaf(p.v)};
+    for_each_slot(
+        []<class Slot>(Slot, auto& input, const Tensor& slot) {
+          if constexpr (Slot::info.has_gradient)
+            input = leaf(slot);
+          else
+            input = slot;
+        },
+        in, p);
     const typename SoftmaxAttention<V>::Config config{
         .params = p.params, .query_offset = p.dims.query_offset, .dropout = dropout};
     const auto output = [&] {
@@ -55,13 +55,9 @@ class SoftmaxAttentionOp : public ::testing::Test {
     backward(ctx, std::span(&o, 1), std::span(&p.dout, 1), MicroStep::last);
 
     const double step = std::cbrt(std::numeric_limits<double>::epsilon());
-    const std::pair<const char*, const Variable&> inputs[] = {{"q", in.q},
-                                                              {"k", in.k},
-                                                              {"v", in.v},
-                                                              {"row_scale", in.row_scale},
-                                                              {"row_bias", in.row_bias},
-                                                              {"key_bias", in.key_bias},
-                                                              {"sink", in.sink}};
+    std::vector<std::pair<const char*, Variable>> inputs{{"q", in.q}, {"k", in.k}, {"v", in.v}};
+    for_each_slot_with_gradient(
+        [&]<class Slot>(Slot, const Variable& input) { inputs.emplace_back(Slot::info.name, input); }, in);
     for (const auto& [name, input] : inputs) {
       if (!input.defined()) continue;
       ASSERT_TRUE(input.value().is_contiguous());

@@ -9,6 +9,7 @@
 
 #include "autograd/ops/softmax_attention.h"
 #include "tests/cuda/gpu_test.h"
+#include "tests/kernels/attention/cases.h"
 
 namespace headway::testing {
 
@@ -28,27 +29,27 @@ class GpuAttentionTest : public GpuTest {
     const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
     std::vector<Input> inputs{values({d.B, d.T, d.H, d.Dh}, size), values({d.B, d.Tk, d.K, d.Dh}, size),
                               values({d.B, d.Tk, d.K, d.Dh})};
-    const auto add = [&](Slots slot, const Input& input) {
-      if (!has(V::slots, slot)) return size_t{0};
-      inputs.push_back(input);
-      return inputs.size() - 1;
-    };
-    const size_t row_scale = add(Slots::row_scale, vector({d.B, d.H, d.T}, 1)),
-                 row_bias = add(Slots::row_bias, vector({d.B, d.H, d.T})),
-                 key_bias = add(Slots::key_bias, vector({d.B, d.K, d.Tk})),
-                 sink = add(Slots::sink, vector({d.H}, 1)), key_end = add(Slots::key_end, key_ends(d));
+    for_each_slot([&]<class Slot>(Slot) {
+      if (!has(V::slots, Slot::info.bit)) return;
+      const Shape shape = slot_shape<Slot>({d.B, d.T, d.H, d.K, d.Dh, d.Tk});
+      // Sinks and row scales that are seldom near zero, as those of models are.
+      const bool is_factor = has(Slots::row_scale | Slots::sink, Slot::info.bit);
+      inputs.push_back(Slot::info.number == SlotNumber::real ? vector(shape, is_factor ? 1 : 0)
+                                                             : key_ends(d));
+    });
     const auto attend = [&](Context& c, const std::vector<Variable>& x) {
-      const auto given = [&](size_t index) { return index == 0 ? Variable() : x[index]; };
-      return softmax_attention<V>(c,
-                                  {.q = x[0],
-                                   .k = x[1],
-                                   .v = x[2],
-                                   .row_scale = given(row_scale),
-                                   .row_bias = given(row_bias),
-                                   .key_bias = given(key_bias),
-                                   .sink = given(sink),
-                                   .key_end = given(key_end).value()},
-                                  config);
+      SoftmaxInputs in{.q = x[0], .k = x[1], .v = x[2]};
+      size_t next = 3;
+      for_each_slot(
+          [&]<class Slot>(Slot, auto& input) {
+            if (!has(V::slots, Slot::info.bit)) return;
+            if constexpr (Slot::info.has_gradient)
+              input = x[next++];
+            else
+              input = x[next++].value();
+          },
+          in);
+      return softmax_attention<V>(c, in, config);
     };
     // Gradients of q and k are differences, of what a row gets from its keys and of what o says that it gets.
     constexpr double kTerm = 0.5;

@@ -516,8 +516,8 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
     const int t = rows.row[r];
     T* dq = &args.dq(b, t, h, 0);
     for (int d = 0; d < s.Dh; ++d) dq[d] = static_cast<T>(scale * work.dq[r * P + d]);
-    if (args.drow_scale) args.drow_scale(b, h, t) = work.row_dot[r];
-    if (args.drow_bias) args.drow_bias(b, h, t) = work.dbias[r];
+    if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = work.row_dot[r];
+    if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = work.dbias[r];
   }
 }
 
@@ -526,8 +526,8 @@ template <class V, class T>
 void clear_backward(const SoftmaxBackward<V, T>& args, int b, int h, const Sizes& s) {
   for (int t = 0; t < s.T; ++t) {
     std::fill_n(&args.dq(b, t, h, 0), s.Dh, T(0));
-    if (args.drow_scale) args.drow_scale(b, h, t) = 0;
-    if (args.drow_bias) args.drow_bias(b, h, t) = 0;
+    if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = 0;
+    if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = 0;
   }
 }
 
@@ -554,7 +554,7 @@ void backward_kv_head(const SoftmaxBackward<V, T>& args, int b, int kv, const Ke
       dk[d] = static_cast<T>(work.dk[int64_t{j} * s.padded_dim + d]);
       dv[d] = static_cast<T>(work.dv[int64_t{j} * s.padded_dim + d]);
     }
-    if (args.dkey_bias) args.dkey_bias(b, kv, j) = work.ddelta[j];
+    if (args.dslots.key_bias) args.dslots.key_bias(b, kv, j) = work.ddelta[j];
   }
 }
 
@@ -634,10 +634,10 @@ void softmax_tiled_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
     for (int b = 0; b < s.B; ++b)
       for (int kv = 0; kv < s.K; ++kv) tiled::backward_kv_head(args, b, kv, keys, s, work, dsink);
   }
-  for (int h = 0; h < s.H && args.dsink; ++h) {
+  for (int h = 0; h < s.H && args.dslots.sink; ++h) {
     A sum = 0;
     for (int b = 0; b < s.B; ++b) sum += dsink[b * s.H + h];
-    args.dsink(h) = sum;
+    args.dslots.sink(h) = sum;
   }
 }
 

@@ -92,7 +92,7 @@ void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
                 .dq = args.dq,
                 .dk = args.dk,
                 .dv = args.dv,
-                .drow_scale = args.drow_scale,
+                .drow_scale = args.dslots.row_scale,
                 .scale = args.scale,
                 .plan = {.params = {.window = window_of<V>(args.params)},
                          .query_offset = static_cast<int>(args.query_offset),

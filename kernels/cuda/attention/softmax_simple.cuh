@@ -161,7 +161,7 @@ __global__ void sink_kernel(SoftmaxBackward<V, T> a, View<const float, 3> row_do
           expf(a.slots.sink(h) - a.log_sum_exp(i / T_, h, t)) * pairs.row_scale(t) * row_dots(i / T_, h, t);
   }
   sum = block_sum(sum);
-  if (threadIdx.x == 0) a.dsink(h) = sum;
+  if (threadIdx.x == 0) a.dslots.sink(h) = sum;
 }
 
 template <class V, class T>
@@ -207,9 +207,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       if (const int d = lane + c * kWarp; d < Dh) a.dq(b, t, h, d) = from_float<T>(scale * dq[r][c]);
     const float sum = warp_sum(dbias[r]);
     if (lane != 0) continue;
-    if (a.drow_bias) a.drow_bias(b, h, t) = sum;
-    if (a.drow_scale)
-      a.drow_scale(b, h, t) =
+    if (a.dslots.row_bias) a.dslots.row_bias(b, h, t) = sum;
+    if (a.dslots.row_scale)
+      a.dslots.row_scale(b, h, t) =
           pairs.computes(t) ? row_dots[(static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t] : 0.0f;
   }
 }
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
       a.dv(b, j, kv, d) = from_float<T>(dv[r][c]);
     }
     const float sum = warp_sum(ddelta[r]);
-    if (lane == 0 && a.dkey_bias) a.dkey_bias(b, kv, j) = sum;
+    if (lane == 0 && a.dslots.key_bias) a.dslots.key_bias(b, kv, j) = sum;
   }
 }
 
@@ -304,7 +304,7 @@ template <class V, class T>
 void sum_sink_gradients(const SoftmaxBackward<V, T>& args, const View<const float, 3>& row_dots,
                         Stream& stream) {
   if constexpr (has(V::slots, Slots::sink)) {
-    if (!args.dsink) return;
+    if (!args.dslots.sink) return;
     sink_kernel<<<static_cast<unsigned>(args.q.size[2]), 512, 0, stream.native()>>>(args, row_dots);
     check_launch(args.name);
   }

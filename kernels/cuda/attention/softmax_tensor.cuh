@@ -387,8 +387,8 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     const int t = row_of(half);
     const float sum = quad_sum(dbias[half]);
     if (t >= T || lane % 4 != 0) continue;
-    if (a.drow_bias) a.drow_bias(pairs.batch, pairs.head, t) = sum;
-    if (a.drow_scale) a.drow_scale(pairs.batch, pairs.head, t) = row_dot[half];
+    if (a.dslots.row_bias) a.dslots.row_bias(pairs.batch, pairs.head, t) = sum;
+    if (a.dslots.row_scale) a.dslots.row_scale(pairs.batch, pairs.head, t) = row_dot[half];
   }
 }
 
@@ -533,7 +533,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   for (int half = 0; half < 2; ++half) {
     const int j = key_of(half);
     const float sum = quad_sum(dkey_bias[half]);
-    if (j < Tk && lane % 4 == 0 && a.dkey_bias) a.dkey_bias(b, kv, j) = sum;
+    if (j < Tk && lane % 4 == 0 && a.dslots.key_bias) a.dslots.key_bias(b, kv, j) = sum;
   }
 }
 

@@ -6,29 +6,34 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "core/backend.h"
 #include "core/rng.h"
 #include "kernels/attention/softmax.h"
-#include "kernels/attention/variants/key_masked.h"
-#include "kernels/attention/variants/plain.h"
-#include "kernels/attention/variants/row_affine.h"
-#include "kernels/attention/variants/row_scaled.h"
-#include "kernels/attention/variants/sink.h"
-#include "kernels/attention/variants/sliding_window.h"
 #include "kernels/attention/weight_dropout.h"
 #include "tests/kernels/attention/policies.h"
+#include "tests/kernels/attention/product_variants.h"
 #include "tests/support/guarded.h"
 
 namespace headway::testing {
 
-/// Every variant of the product, which variant_test.cpp looks after, and policies of the tests.
-using AllVariants =
-    ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink, attention::RowAffine,
-                     attention::RowScaled, attention::KeyMasked, GatheredRows, SoftCap, FirstAndWindow,
-                     Documents, Everything, WithDropout<attention::Plain>, WithDropout<Everything>>;
+/// The product's variants, and policies of the tests.
+template <class... Products>
+using WithPolicies =
+    ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, Everything>;
+using EveryVariant = ProductVariants<WithPolicies>;
 
+/// These, and two with dropout of their weights.
+template <class... Products>
+using WithPoliciesAndDropout =
+    ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, Everything,
+                     WithDropout<attention::Plain>, WithDropout<Everything>>;
+using AllVariants = ProductVariants<WithPoliciesAndDropout>;
+
+/// Parameters under which a variant is tested: its defaults, but for a window.
 template <class V>
 typename V::Params params_of() {
   if constexpr (V::drops_weights)
@@ -71,22 +76,53 @@ Tensor converted(const Tensor& tensor, Stream& stream) {
 
 /// Inputs and the upstream gradient of one call, of float or double.
 template <class V, class T>
-struct Problem {
+struct Problem : SoftmaxRecord<Tensor> {
   Dims dims;
-  Tensor q, k, v, dout;
-  Tensor row_scale, row_bias, key_bias, key_end, row_index, sink;
+  Tensor dout;
   typename V::Params params = params_of<V>();
 
   SlotViews<T> slots() const {
-    return {.row_scale = row_scale.optional_view<const T, 3>("row_scale"),
-            .row_bias = row_bias.optional_view<const T, 3>("row_bias"),
-            .key_bias = key_bias.optional_view<const T, 3>("key_bias"),
-            .key_end = key_end.optional_view<const int32_t, 3>("key_end"),
-            .row_index = row_index.optional_view<const int32_t, 3>("row_index"),
-            .sink = sink.optional_view<const T, 1>("sink")};
+    SlotViews<T> views;
+    for_each_slot(
+        []<class Slot, class Number, int rank>(Slot, View<Number, rank>& view, const Tensor& input) {
+          view = input.optional_view<Number, rank>(Slot::info.name);
+        },
+        views, *this);
+    return views;
   }
   double scale() const { return 1 / std::sqrt(static_cast<double>(dims.Dh)); }
 };
+
+/// Of a slot, in a problem of these sizes; a list of rows may name all.
+template <class Slot>
+Shape slot_shape(const Dims& d) {
+  const int64_t sizes[] = {d.B, d.H, d.K, d.T, d.Tk, d.T};  // in the order of Extent
+  Shape shape;
+  for (int dim = 0; dim < Slot::info.rank; ++dim)
+    shape.append(sizes[static_cast<size_t>(Slot::info.shape[dim])]);
+  return shape;
+}
+
+/// Lives of 0 to 40 tokens; the first key of each head is never seen.
+inline std::vector<int32_t> random_key_ends(const Dims& d, const RandomKey& key) {
+  std::vector<int32_t> ends(static_cast<size_t>(d.B * d.K * d.Tk));
+  for (size_t i = 0; i < ends.size(); ++i) {
+    const int32_t j = static_cast<int32_t>(i % static_cast<size_t>(d.Tk));
+    ends[i] = j == 0 ? 0 : j + static_cast<int32_t>(random_bits(key, i) % 41);
+  }
+  return ends;
+}
+
+/// About two rows of three, another choice for each head.
+inline std::vector<int32_t> random_row_lists(const Dims& d, const RandomKey& key) {
+  std::vector<int32_t> rows;
+  for (int64_t head = 0; head < d.B * d.H; ++head) {
+    for (int32_t t = 0; t < d.T; ++t)
+      if (random_bits(key, static_cast<uint64_t>(head * d.T + t)) % 3 != 0) rows.push_back(t);
+    rows.resize(static_cast<size_t>((head + 1) * d.T), -1);
+  }
+  return rows;
+}
 
 template <class V>
 Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed = kProblemSeed) {
@@ -104,29 +140,20 @@ Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed =
   p.k = fused.slice(1, 0, d.Tk).slice(2, d.H, d.H + d.K);
   p.v = fused.slice(1, 0, d.Tk).slice(2, d.H + d.K, d.H + 2 * d.K);
   p.dout = random({d.B, d.T, d.H, d.Dh}, 2);
-  if (has(V::slots, Slots::row_scale)) p.row_scale = random({d.B, d.H, d.T}, 3);
-  if (has(V::slots, Slots::row_bias)) p.row_bias = random({d.B, d.H, d.T}, 4);
-  if (has(V::slots, Slots::key_bias)) p.key_bias = random({d.B, d.K, d.Tk}, 5);
-  if (has(V::slots, Slots::sink)) p.sink = random({d.H}, 6);
-  if (has(V::slots, Slots::key_end)) {  // lives of 0 to 40 tokens; the first key of each head is never seen
-    const RandomKey key{.seed = seed, .step = 0, .stream = 7, .first_element = 0};
-    std::vector<int32_t> ends(static_cast<size_t>(d.B * d.K * d.Tk));
-    for (size_t i = 0; i < ends.size(); ++i) {
-      const int32_t j = static_cast<int32_t>(i % static_cast<size_t>(d.Tk));
-      ends[i] = j == 0 ? 0 : j + static_cast<int32_t>(random_bits(key, i) % 41);
-    }
-    p.key_end = Tensor::from<int32_t>(ends, {d.B, d.K, d.Tk}, stream);
-  }
-  if (has(V::slots, Slots::row_index)) {  // about two rows of three, another choice for each head
-    const RandomKey key{.seed = seed, .step = 0, .stream = 8, .first_element = 0};
-    std::vector<int32_t> rows;
-    for (int64_t head = 0; head < d.B * d.H; ++head) {
-      for (int32_t t = 0; t < d.T; ++t)
-        if (random_bits(key, static_cast<uint64_t>(head * d.T + t)) % 3 != 0) rows.push_back(t);
-      rows.resize(static_cast<size_t>((head + 1) * d.T), -1);
-    }
-    p.row_index = Tensor::from<int32_t>(rows, {d.B, d.H, d.T}, stream);
-  }
+  for_each_slot(
+      [&]<class Slot>(Slot, Tensor& slot) {
+        if (!has(V::slots, Slot::info.bit)) return;
+        const Shape shape = slot_shape<Slot>(d);
+        constexpr uint32_t kId = 3 + Slot::index;
+        if constexpr (Slot::info.number == SlotNumber::real)
+          slot = random(shape, kId);
+        else
+          slot =
+              Tensor::from<int32_t>(Slot::info.bit == Slots::key_end ? random_key_ends(d, {seed, 0, kId, 0})
+                                                                     : random_row_lists(d, {seed, 0, kId, 0}),
+                                    shape, stream);
+      },
+      p);
   return p;
 }
 
@@ -143,23 +170,22 @@ Problem<V, float> in_float(const Problem<V, double>& p, Stream& stream) {
           for (int64_t d = 0; d < x.size(3); ++d) *to++ = static_cast<float>(view(b, t, h, d));
     return y;
   };
-  return {.dims = p.dims,
-          .q = compact(p.q),
-          .k = compact(p.k),
-          .v = compact(p.v),
-          .dout = converted<float>(p.dout, stream),
-          .row_scale = converted<float>(p.row_scale, stream),
-          .row_bias = converted<float>(p.row_bias, stream),
-          .key_bias = converted<float>(p.key_bias, stream),
-          .key_end = p.key_end,
-          .row_index = p.row_index,
-          .sink = converted<float>(p.sink, stream),
-          .params = p.params};
+  Problem<V, float> single;
+  single.dims = p.dims;
+  single.params = p.params;
+  single.q = compact(p.q), single.k = compact(p.k), single.v = compact(p.v);
+  single.dout = converted<float>(p.dout, stream);
+  for_each_slot(
+      [&]<class Slot>(Slot, Tensor& to, const Tensor& from) {
+        to = Slot::info.number == SlotNumber::real ? converted<float>(from, stream) : from;
+      },
+      single, p);
+  return single;
 }
 
 /// Outputs and gradients, by name, in the order they were written.
 struct NamedTensor {
-  const char* name;
+  std::string name;
   Tensor tensor;
 };
 struct Results {
@@ -184,12 +210,7 @@ Results run(const Problem<V, T>& p, void (*forward)(const SoftmaxForward<V, T>&,
   const Dims& d = p.dims;
   const Guarded<T> o({d.B, d.T, d.H, d.Dh}), y({d.B, d.T, d.H, d.Dh}), log_sum_exp({d.B, d.H, d.T});
   const Guarded<T> dq({d.B, d.T, d.H, d.Dh}), dk({d.B, d.Tk, d.K, d.Dh}), dv({d.B, d.Tk, d.K, d.Dh});
-  const Guarded<T> drow_scale({d.B, d.H, d.T}), drow_bias({d.B, d.H, d.T}), dkey_bias({d.B, d.K, d.Tk}),
-      dsink({d.H});
   const auto view4 = [](const auto& guarded) { return guarded.tensor().template view<T, 4>("output"); };
-  const auto slot = [](const auto& guarded, Slots which) {
-    return has(V::slots, which) ? guarded.tensor().template view<T, 3>("slot") : View<T, 3>{};
-  };
   const auto q = p.q.template view<const T, 4>("q"), k = p.k.template view<const T, 4>("k"),
              v = p.v.template view<const T, 4>("v");
 
@@ -207,38 +228,38 @@ Results run(const Problem<V, T>& p, void (*forward)(const SoftmaxForward<V, T>&,
   forward_args.check();
   forward(forward_args, stream);
   if (!backward) return {{{"o", o.tensor()}, {"log_sum_exp", log_sum_exp.tensor()}}};
-  const SoftmaxBackward<V, T> backward_args{
-      .q = q,
-      .k = k,
-      .v = v,
-      .slots = p.slots(),
-      .params = p.params,
-      .scale = p.scale(),
-      .query_offset = d.query_offset,
-      .y = kScalesRows<V> ? view4(y) : view4(o),
-      .log_sum_exp = forward_args.log_sum_exp,
-      .dout = p.dout.template view<const T, 4>("dout"),
-      .dq = view4(dq),
-      .dk = view4(dk),
-      .dv = view4(dv),
-      .drow_scale = slot(drow_scale, Slots::row_scale),
-      .drow_bias = slot(drow_bias, Slots::row_bias),
-      .dkey_bias = slot(dkey_bias, Slots::key_bias),
-      .dsink = has(V::slots, Slots::sink) ? dsink.tensor().template view<T, 1>("dsink") : View<T, 1>{}};
+  SoftmaxBackward<V, T> backward_args{.q = q,
+                                      .k = k,
+                                      .v = v,
+                                      .slots = p.slots(),
+                                      .params = p.params,
+                                      .scale = p.scale(),
+                                      .query_offset = d.query_offset,
+                                      .y = kScalesRows<V> ? view4(y) : view4(o),
+                                      .log_sum_exp = forward_args.log_sum_exp,
+                                      .dout = p.dout.template view<const T, 4>("dout"),
+                                      .dq = view4(dq),
+                                      .dk = view4(dk),
+                                      .dv = view4(dv)};
+  std::vector<std::pair<std::string, Guarded<T>>> dslots;
+  for_each_slot_with_gradient(
+      [&]<class Slot>(Slot, auto& view) {
+        if (!has(V::slots, Slot::info.bit)) return;
+        dslots.emplace_back(std::string("d") + Slot::info.name, Guarded<T>(slot_shape<Slot>(d)));
+        view = dslots.back().second.tensor().template view<T, Slot::info.rank>(Slot::info.name);
+      },
+      backward_args.dslots);
   backward_args.check();
   backward(backward_args, stream);
 
   Results results;
-  const auto keep = [&](const char* name, const Guarded<T>& guarded, bool is_written = true) {
-    guarded.expect_untouched_margins(name);
+  const auto keep = [&](const std::string& name, const Guarded<T>& guarded, bool is_written = true) {
+    guarded.expect_untouched_margins(name.c_str());
     if (is_written) results.tensors.push_back({name, guarded.tensor()});
   };
   keep("o", o), keep("log_sum_exp", log_sum_exp), keep("y", y, kScalesRows<V>);
   keep("dq", dq), keep("dk", dk), keep("dv", dv);
-  keep("drow_scale", drow_scale, has(V::slots, Slots::row_scale));
-  keep("drow_bias", drow_bias, has(V::slots, Slots::row_bias));
-  keep("dkey_bias", dkey_bias, has(V::slots, Slots::key_bias));
-  keep("dsink", dsink, has(V::slots, Slots::sink));
+  for (const auto& [name, guarded] : dslots) keep(name, guarded);
   return results;
 }
 

@@ -89,9 +89,6 @@ class Identity : public ::testing::Test {
   ::testing::ScopedTrace trace_{__FILE__, __LINE__, "HEADWAY_TEST_SEED=" + std::to_string(seed)};
 };
 
-using EveryVariant = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink,
-                                      attention::RowAffine, attention::RowScaled, attention::KeyMasked,
-                                      GatheredRows, SoftCap, FirstAndWindow, Documents, Everything>;
 TYPED_TEST_SUITE(Identity, EveryVariant);
 
 // A factor on the queries is a factor on the keys: only their products count.

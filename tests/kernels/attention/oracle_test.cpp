@@ -64,17 +64,15 @@ TYPED_TEST(Oracle, GradientsAreTheCentralDifferences) {
   check4("q", p.q, results["dq"]);
   check4("k", p.k, results["dk"]);
   check4("v", p.v, results["dv"]);
-  const auto check_slot = [&](const char* name, const Tensor& x) {
-    if (!x) return;
-    const Tensor& gradient = results[std::string("d") + name];
-    for (int64_t i = 0; i < x.numel(); ++i)
-      ASSERT_NO_FATAL_FAILURE(
-          expect_derivative(name, x.data<double>()[i], gradient.template data<double>()[i]));
-  };
-  check_slot("row_scale", p.row_scale);
-  check_slot("row_bias", p.row_bias);
-  check_slot("key_bias", p.key_bias);
-  check_slot("sink", p.sink);
+  for_each_slot_with_gradient(
+      [&]<class Slot>(Slot, const Tensor& slot) {
+        if (!slot) return;
+        const Tensor& gradient = results[std::string("d") + Slot::info.name];
+        for (int64_t i = 0; i < slot.numel(); ++i)
+          ASSERT_NO_FATAL_FAILURE(expect_derivative(Slot::info.name, slot.data<double>()[i],
+                                                    gradient.template data<double>()[i]));
+      },
+      p);
 }
 
 TYPED_TEST(Oracle, RoundingOperandsCostsABf16Unit) {
