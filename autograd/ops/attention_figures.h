@@ -6,7 +6,8 @@
 //   exceeds
 //     0.3
 //   entropy: mean over rows of -sum_j P_ij log P_ij, in nats; what a sink takes counts as one more key
-//   largest logit: of score(S_ij) + delta_j. Without a sink it lies between the row's log-sum-exp and log T
+//   largest logit, of a softmax: of score(S_ij) + delta_j. Without a sink it lies between the row's
+//   log-sum-exp and log T
 //     below that, so it is looked for in the rows of the largest log-sum-exp
 #pragma once
 
@@ -112,7 +113,9 @@ class AttentionFigures {
     return biases_.empty() ? score : score + biases_[key(b, h, j)];
   }
   double log_weight(int64_t b, int64_t h, int64_t i, int64_t j) const {
-    return logit(b, h, i, j) - log_sum_exp_[static_cast<size_t>((b * H_ + h) * T_ + i)];
+    double x = logit(b, h, i, j);
+    if constexpr (!HasLogSumExp<V>) x = std::log(V::Weight::weight(x, [](double y) { return std::exp(y); }));
+    return x - log_sum_exp_[static_cast<size_t>((b * H_ + h) * T_ + i)];
   }
   double weight_of_first_key(int64_t b, int64_t h, int64_t i) const {
     return sees(b, h, i, 0) ? std::exp(log_weight(b, h, i, 0)) : 0;
@@ -142,18 +145,19 @@ class AttentionFigures {
 };
 
 /// Adds "sink_share", "sink_share_uniform" (what rows with equal weights on all tokens would have),
-/// "sink_rate", "entropy" and "max_logit". Nothing for single rows and for continuations. Needs
-/// Context::metrics.
+/// "sink_rate", "entropy" and, of a softmax, "max_logit". Nothing for single rows, for continuations, and for
+/// weights that are not normalised and so no shares. Needs Context::metrics.
 template <class V>
 void report_attention(Context& ctx, const typename V::Params& params, double scale,
                       const SoftmaxRecord<Tensor>& inputs, const Tensor& log_sum_exp) {
+  if constexpr (!V::Weight::is_normalised) return;
   if (inputs.q.size(1) < 2 || inputs.q.size(1) != inputs.k.size(1)) return;
   const AttentionFigures<V> figures(ctx, params, scale, inputs, log_sum_exp);
   ctx.metrics->add("sink_share", figures.sink_share());
   ctx.metrics->add("sink_share_uniform", figures.uniform_sink_share());
   ctx.metrics->add("sink_rate", figures.sink_rate());
   ctx.metrics->add("entropy", figures.entropy());
-  ctx.metrics->add("max_logit", figures.largest_logit());
+  if constexpr (HasLogSumExp<V>) ctx.metrics->add("max_logit", figures.largest_logit());
 }
 
 }  // namespace headway

@@ -9,7 +9,9 @@
 //   dv_j  = sum_i (r_i P_ij + beta_i) G_i    dr_i = D_i                       dbeta_i = G_i.C_i
 //   ddelta_j = sum_i dA_ij                   dsink = - sum_i exp(sink - LSE_i) r_i D_i
 // Sums over i run over the visible pairs and, for what belongs to a key, over the query heads of its group.
-// A row without a key has o = 0 and LSE = -inf (LSE = sink with that slot) and contributes no gradient.
+// Other weights than a softmax's have another dA (weights.h), and the logarithm of their denominator stands
+// where LSE does: 0 where they are not normalised. A row without a key has o = 0 and LSE = -inf (LSE = sink
+// with that slot) and contributes no gradient.
 #pragma once
 
 #include <algorithm>
@@ -88,9 +90,14 @@ void check_softmax_inputs(const Args& args) {
 /// units. Strides are free except along Dh.
 template <class V, class T>
 struct SoftmaxForward {
-  static_assert(IsSoftmaxVariant<V>,
-                "a softmax variant derives from SoftmaxVariant, its begin and end return int, and its score "
-                "returns its argument's type for double, float and Dual<double>");
+  static_assert(
+      IsSoftmaxVariant<V>,
+      "a softmax variant derives from SoftmaxVariant, its begin and end return int, and its score "
+      "returns its argument's type for double, float and Dual<double>; its Weight is OnlineSoftmax or "
+      "has weight() and is_normalised");
+  static_assert(
+      kSlotsFitWeights<V>,
+      "a variant whose Weight is not OnlineSoftmax has no log-sum-exp, so it cannot have the slot sink");
   static constexpr const char* name = "softmax_attention_forward";
 
   View<const T, 4> q, k, v;

@@ -63,6 +63,17 @@ class ReferenceRow {
       logit += static_cast<Real>(args_.slots.key_bias(b_, kv_, j));
     return logit;
   }
+  /// Of a pair that is seen; a softmax's relative to the row's largest logit.
+  Real weight(Real logit, Real maximum) const {
+    if constexpr (HasLogSumExp<V>)
+      return std::exp(logit - maximum);
+    else
+      return V::Weight::weight(logit, kExp);
+  }
+  /// norm: of the row, as row_norm returns it.
+  WeightAndSlope<Real> weight_and_slope(Real logit, Real norm) const {
+    return pair_weight<V>(logit, norm, kExp);
+  }
   /// x times Z_ij of weight_dropout.h
   Real dropped(int j, Real x) const {
     if constexpr (V::drops_weights)
@@ -81,6 +92,8 @@ class ReferenceRow {
   }
 
  private:
+  static constexpr detail::AnyExp kExp{};
+
   const Args& args_;
   TilePlan<V> plan_;
   int b_, h_, t_, kv_;
@@ -127,11 +140,11 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
       }
       for (const int t : detail::reference_rows<V>(args, b, h)) {
         const detail::ReferenceRow<Numbers, V, SoftmaxForward<V, T>> row(args, b, h, t);
-        Real maximum = -kInfinity;
+        Real maximum = HasLogSumExp<V> ? -kInfinity : Real(0);
         if constexpr (has(V::slots, Slots::sink)) maximum = static_cast<Real>(args.slots.sink(h));
         for (int j = 0; j < Tk; ++j) {
           logit[j] = row.sees(j) ? row.logit(j, row.raw_score(j)) : -kInfinity;
-          maximum = logit[j] > maximum ? logit[j] : maximum;
+          if constexpr (HasLogSumExp<V>) maximum = logit[j] > maximum ? logit[j] : maximum;
         }
         Real sum = 0;
         if constexpr (has(V::slots, Slots::sink))
@@ -140,7 +153,7 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
         std::fill(c.begin(), c.end(), Real(0));
         for (int j = 0; j < Tk; ++j) {
           if (!row.sees(j)) continue;
-          const Real weight = std::exp(logit[j] - maximum);
+          const Real weight = row.weight(logit[j], maximum);
           sum += weight;
           const Real dropped = row.dropped(j, weight);
           const auto* v = &args.v(b, j, kv, 0);
@@ -150,6 +163,7 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
             c[d] += value;
           }
         }
+        if constexpr (!V::Weight::is_normalised) sum = 1;
         // Zero is the sum of a row without keys; one that is no number stays so.
         args.log_sum_exp(b, h, t) = static_cast<Acc<T>>(sum == 0 ? -kInfinity : maximum + std::log(sum));
         for (int d = 0; d < Dh; ++d) {
@@ -174,8 +188,8 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
 #pragma omp parallel for collapse(2) schedule(dynamic) if (detail::is_worth_a_team(args))
   for (int b = 0; b < B; ++b)
     for (int kv = 0; kv < K; ++kv) {
-      std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(dk), ddelta(Tk), raw(Tk), weight(Tk), dp(Tk),
-          dq(Dh);
+      std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(dk), ddelta(Tk), raw(Tk), weight(Tk), slope(Tk),
+          dp(Tk), dq(Dh);
       for (int h = kv * group; h < (kv + 1) * group; ++h) {
         for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = 0;
@@ -185,12 +199,14 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
         for (const int t : detail::reference_rows<V>(args, b, h)) {
           const detail::ReferenceRow<Numbers, V, SoftmaxBackward<V, T>> row(args, b, h, t);
           const Real lse = static_cast<Real>(args.log_sum_exp(b, h, t));
+          const Real norm = row_norm<V>(lse, detail::AnyExp{});
           const auto* g = &args.dout(b, t, h, 0);
           Real row_dot = 0, dbias = 0;  // D_i = G_i.Y_i and G_i.C_i
           for (int j = 0; j < Tk; ++j) {
             if (!row.sees(j)) continue;
             raw[j] = row.raw_score(j);
-            weight[j] = std::exp(row.logit(j, raw[j]) - lse);
+            const WeightAndSlope<Real> pair = row.weight_and_slope(row.logit(j, raw[j]), norm);
+            weight[j] = pair.value, slope[j] = pair.slope;
             const auto* v = &args.v(b, j, kv, 0);
             dp[j] = 0;
             for (int d = 0; d < Dh; ++d)
@@ -198,10 +214,11 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
             row_dot += weight[j] * row.dropped(j, dp[j]);
             dbias += dp[j];
           }
+          const Real centre = V::Weight::is_normalised ? row_dot : Real(0);
           std::fill(dq.begin(), dq.end(), Real(0));
           for (int j = 0; j < Tk; ++j) {
             if (!row.sees(j)) continue;
-            const Real da = weight[j] * row.row_scale() * (row.dropped(j, dp[j]) - row_dot);
+            const Real da = slope[j] * row.row_scale() * (row.dropped(j, dp[j]) - centre);
             const Real ds = Numbers::operand(da * score_slope<V>(args.params, raw[j], row.at(j)));
             const Real a = Numbers::operand(row.row_scale() * row.dropped(j, weight[j]) + row.row_bias());
             ddelta[j] += da;

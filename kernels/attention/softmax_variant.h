@@ -1,5 +1,6 @@
 // What one kind of softmax attention may choose: its slots (optional inputs of the core, slots.h) and its
-// policies (which keys a row sees, what happens to a score). The core computes, for the query at position i,
+// policies (which keys a row sees, what happens to a score, how scores become weights: weights.h). The core
+// computes, for the query at position i,
 //
 //   S_ij = scale * q_i.k_j          P_ij = softmax over visible j of ( score(S_ij) + delta_j )
 //   Y_i  = sum_j P_ij v_j           C_i  = sum over visible j of v_j         O_i = r_i Y_i + beta_i C_i
@@ -14,6 +15,7 @@
 #include "core/dual.h"
 #include "core/host_device.h"
 #include "kernels/attention/slots.h"
+#include "kernels/attention/weights.h"
 
 namespace headway {
 
@@ -36,6 +38,7 @@ struct SoftmaxVariant {
   /// with i; which tiles a kernel visits is derived from them. They are clamped to the existing keys.
   static constexpr int intervals = 1;
   static constexpr Slots slots = Slots::none;
+  using Weight = OnlineSoftmax;
   /// Set by WithDropout (weight_dropout.h), whose Params tell which weights are dropped.
   static constexpr bool drops_weights = false;
   struct Params {};
@@ -79,7 +82,8 @@ concept IsSoftmaxVariant = std::derived_from<V, SoftmaxVariant> &&
   { V::end(params, 0, 0) } -> std::same_as<int>;
   requires V::intervals >= 1;
   { V::slots } -> std::convertible_to<Slots>;
-} && detail::ScoresIn<V, double> && detail::ScoresIn<V, float> && detail::ScoresIn<V, Dual<double>>;
+} && IsWeight<typename V::Weight> && detail::ScoresIn<V, double> && detail::ScoresIn<V, float> &&
+    detail::ScoresIn<V, Dual<double>>;
 
 namespace detail {
 /// A function as a type. Types can be compared where addresses cannot: under the undefined-behaviour
@@ -87,6 +91,10 @@ namespace detail {
 template <auto kFunction>
 struct Hook {};
 }  // namespace detail
+
+/// Whether a variant's slots go with its weights: a sink is a logit in the denominator of a softmax.
+template <class V>
+inline constexpr bool kSlotsFitWeights = HasLogSumExp<V> || !has(V::slots, Slots::sink);
 
 /// Whether a variant leaves scores as they are, because it does not hide the default.
 template <class V>

@@ -9,6 +9,7 @@
 
 #include "core/dtype.h"
 #include "core/view.h"
+#include "kernels/attention/weights.h"
 #include "kernels/op.h"
 
 namespace headway {
@@ -39,5 +40,13 @@ struct MergeAttention {
                   ShapeError, std::string(name) + ": log_sum_exp must be [B,H,T] where o is [B,T,H,Dh]");
   }
 };
+
+/// The door to it for results of variant V: only those of a softmax can be merged.
+template <class V, class T>
+void merge_attention(const MergeAttention<T>& args, Stream& stream) {
+  static_assert(HasLogSumExp<V>,
+                "a variant whose Weight is not OnlineSoftmax has no log-sum-exp to merge by");
+  launch(args, stream);
+}
 
 }  // namespace headway

@@ -291,9 +291,41 @@ struct ForwardTile {
   }
 };
 
+/// The exponential of weight policies.
+struct VectorExp {
+  template <class A>
+  A operator()(A x) const {
+    return vector_exp(x);
+  }
+};
+
+/// Scores of row r become weights, each a function of its score alone.
+template <bool Masked, class V, class A, class Args>
+requires(!HasLogSumExp<V>) void weigh_row(const Args& args, int b, int h, int r, int tile, int width,
+                                          const TileMask<V, A>& mask, const KeyTiles<A>& keys, const Sizes&,
+                                          ForwardTile<A>& work) {
+  A* score = work.scores + r * kTileKeys;
+  const int k0 = tile * kTileKeys, position = mask.position(r);
+  const typename V::Params params = args.params;
+  const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int c = 0; c < width; ++c) {
+    A x = V::score(params, score[c], Coord{b, h, position, k0 + c});
+    if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
+    const bool visible = !Masked || mask.sees(r, k0 + c);
+    const A weight = visible ? V::Weight::weight(x, VectorExp{}) : A(0);
+    if constexpr (has(V::slots, Slots::row_bias)) work.visible[r * kTileKeys + c] = visible ? A(1) : A(0);
+    score[c] = weight * kept.factor(c);
+    sum += weight;
+  }
+  work.sum[r] += sum;
+}
+
 /// One step of the online softmax for row r: scores become weights relative to the row's new maximum, and
 /// what was summed before is brought to it.
 template <bool Masked, class V, class A, class Args>
+requires HasLogSumExp<V>
 void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const TileMask<V, A>& mask,
                const KeyTiles<A>& keys, const Sizes& s, ForwardTile<A>& work) {
   A* score = work.scores + r * kTileKeys;
@@ -341,7 +373,7 @@ void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile&
   load_rows(args.q, b, h, rows, s, static_cast<A>(args.scale), work.q);
   std::fill_n(work.y, rows.count * P, A(0));
   if constexpr (has(V::slots, Slots::row_bias)) std::fill_n(work.c, rows.count * P, A(0));
-  A first_maximum = -kInfinity<A>, first_sum = 0;
+  A first_maximum = HasLogSumExp<V> ? -kInfinity<A> : A(0), first_sum = 0;
   if constexpr (has(V::slots, Slots::sink)) first_maximum = args.slots.sink(h), first_sum = 1;
   std::fill_n(work.maximum, rows.count, first_maximum);
   std::fill_n(work.sum, rows.count, first_sum);
@@ -370,7 +402,7 @@ void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile&
   for (int r = 0; r < rows.count; ++r) {
     const int t = rows.row[r];
     // Zero is the sum of a row without keys; one that is no number stays so.
-    const A sum = work.sum[r], inverse = sum == 0 ? A(0) : 1 / sum;
+    const A sum = V::Weight::is_normalised ? work.sum[r] : A(1), inverse = sum == 0 ? A(0) : 1 / sum;
     args.log_sum_exp(b, h, t) = sum == 0 ? -kInfinity<A> : work.maximum[r] + std::log(sum);
     const A scale = row_scale<V, A>(args, b, h, t), bias = row_bias<V, A>(args, b, h, t);
     T* o = &args.o(b, t, h, 0);
@@ -402,8 +434,9 @@ struct BackwardTile {
   A* dq;         // the same: gradient of q times the scale
   A* scores;     // [kTileRows][kTileKeys]: S, then dS
   A* weights;    // the same: dP, then r P + beta
-  A* lse;        // [kTileRows], 0 for rows without a key
+  A* norm;       // [kTileRows]: row_norm, 0 for rows without a key
   A* row_dot;    // D
+  A* centre;     // D where weights are normalised, else 0
   A* row_scale;  // r
   A* row_bias;   // beta
   A* dbias;      // dbeta
@@ -418,8 +451,9 @@ struct BackwardTile {
     dq = carver.take<A>(rows);
     scores = carver.take<A>(kTileRows * kTileKeys);
     weights = carver.take<A>(kTileRows * kTileKeys);
-    lse = carver.take<A>(kTileRows);
+    norm = carver.take<A>(kTileRows);
     row_dot = carver.take<A>(kTileRows);
+    centre = carver.take<A>(kTileRows);
     row_scale = carver.take<A>(kTileRows);
     row_bias = carver.take<A>(kTileRows);
     dbias = carver.take<A>(kTileRows);
@@ -428,6 +462,18 @@ struct BackwardTile {
     ddelta = carver.take<A>(keys);
   }
 };
+
+/// Zero where the pair is not visible.
+template <class V, class A>
+WeightAndSlope<A> visible_weight(bool visible, A x, A norm) {
+  if constexpr (HasLogSumExp<V>) {
+    const A weight = vector_exp(visible ? x - norm : -kInfinity<A>);
+    return {weight, weight};
+  } else {
+    const WeightAndSlope<A> pair = pair_weight<V>(x, norm, VectorExp{});
+    return {visible ? pair.value : A(0), visible ? pair.slope : A(0)};
+  }
+}
 
 /// From S and dP of row r to dS and r P + beta.
 template <bool Masked, class V, class A, class Args>
@@ -439,7 +485,7 @@ void differentiate_row(const Args& args, int b, int h, int r, int tile, int widt
   A* ddelta = work.ddelta + k0;
   const int position = mask.position(r);
   const typename V::Params params = args.params;
-  const A lse = work.lse[r], row_dot = work.row_dot[r], scale = work.row_scale[r], bias = work.row_bias[r];
+  const A norm = work.norm[r], centre = work.centre[r], scale = work.row_scale[r], bias = work.row_bias[r];
   const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
   A dbias = 0;
 #pragma omp simd reduction(+ : dbias)
@@ -448,9 +494,9 @@ void differentiate_row(const Args& args, int b, int h, int r, int tile, int widt
     const bool visible = !Masked || mask.sees(r, k0 + c);
     A x = V::score(params, score[c], at);
     if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
-    const A p = vector_exp(visible ? x - lse : -kInfinity<A>);
+    const auto [p, slope] = visible_weight<V>(visible, x, norm);
     const A dp = weight[c];
-    const A da = p * scale * (kept.factor(c) * dp - row_dot);
+    const A da = slope * scale * (kept.factor(c) * dp - centre);
     const A ds = da * score_slope<V>(params, score[c], at);
     score[c] = visible ? ds : A(0);
     if constexpr (has(V::slots, Slots::key_bias)) ddelta[c] += da;
@@ -480,8 +526,9 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
     A row_dot = 0;
 #pragma omp simd reduction(+ : row_dot)
     for (int d = 0; d < s.Dh; ++d) row_dot += work.dout[r * P + d] * static_cast<A>(y[d]);
-    work.lse[r] = lse == -kInfinity<A> ? A(0) : lse;
+    work.norm[r] = lse == -kInfinity<A> ? A(0) : row_norm<V>(lse, VectorExp{});
     work.row_dot[r] = row_dot;
+    work.centre[r] = V::Weight::is_normalised ? row_dot : A(0);
     work.row_scale[r] = row_scale<V, A>(args, b, h, t);
     work.row_bias[r] = row_bias<V, A>(args, b, h, t);
     work.dbias[r] = 0;

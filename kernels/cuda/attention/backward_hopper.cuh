@@ -50,6 +50,7 @@ template <class V>
 std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream& stream) {
   if (!kHasCausalMask<V> && !kHasWindowMask<V>)
     return "the variant's rows do not see a window of the latest keys";
+  if (!HasLogSumExp<V>) return "the variant's weights are not a softmax's";
   if (!kHasDefaultScore<V>) return "the variant changes scores";
   if (V::drops_weights) return "weights are dropped";
   if (V::slots != Slots::none && V::slots != Slots::row_scale && V::slots != Slots::sink)

@@ -123,11 +123,12 @@ struct MaskOf<V> {
 inline constexpr Slots kForeignSlots = Slots::key_bias | Slots::key_end | Slots::row_bias | Slots::row_index;
 template <class V>
 inline constexpr bool kTakesVariant =
-    kHasDefaultScore<V> && !V::drops_weights && !has(V::slots, kForeignSlots);
+    HasLogSumExp<V>&& kHasDefaultScore<V> && !V::drops_weights && !has(V::slots, kForeignSlots);
 
 /// Why a call is not for these kernels, after "because"; empty where it is.
 template <class V>
 std::string forward_refusal(const SoftmaxForward<V, bf16>& args, const Stream& stream) {
+  if (!HasLogSumExp<V>) return "the variant's weights are not a softmax's";
   if (!kHasDefaultScore<V>) return "the variant has a score of its own";
   if (V::drops_weights) return "weights are dropped";
   if (has(V::slots, kForeignSlots)) return "the variant has slots other than row_scale and sink";

@@ -76,6 +76,10 @@ struct Pairs {
     return x;
   }
   __device__ float logit(float raw, int t, int j) const { return logit(raw, t, j, key(j)); }
+  /// Of a pair that is seen, from its logit; for weights that are functions of one score.
+  __device__ static float weight(float logit) {
+    return V::Weight::weight(logit, [](float x) { return expf(x); });
+  }
   __device__ float slope(float raw, int t, int j) const { return score_slope<V>(args.params, raw, at(t, j)); }
   /// Z_ij of weight_dropout.h
   __device__ float kept(int t, int j) const {

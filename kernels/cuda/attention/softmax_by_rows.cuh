@@ -1,6 +1,7 @@
-// A warp owns a row and goes over its keys twice, 32 at a time: lane j scores the j-th. First the largest
-// score, which no order changes; then, in the order of the keys and leaving out those the row does not see,
-// the sums of weights and of weighted values, of which a lane holds channels lane, lane + 32, ...
+// A warp owns a row and goes over its keys twice, 32 at a time: lane j scores the j-th. First a
+// softmax's largest score, which no order changes; then, in the order of the keys and leaving out those the
+// row does not see, the sums of weights and of weighted values, of which a lane holds channels lane, lane +
+// 32, ...
 #pragma once
 
 #include <cmath>
@@ -36,15 +37,19 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxByRows<V,
     return pairs.logit(dot * static_cast<float>(a.scale), t, j);
   };
 
-  float largest = -INFINITY, total = 0, sums[kPerLane] = {}, visible[kPerLane] = {};
+  float largest = HasLogSumExp<V> ? -INFINITY : 0.0f, total = 0, sums[kPerLane] = {}, visible[kPerLane] = {};
   if constexpr (has(V::slots, Slots::sink)) largest = a.slots.sink(h);
-  for (int first = range.first; computes && first < range.last; first += kWarp)
+  for (int first = range.first; HasLogSumExp<V> && computes && first < range.last; first += kWarp)
     largest = fmaxf(largest, warp_max(logit(first)));
   if constexpr (has(V::slots, Slots::sink)) total = expf(a.slots.sink(h) - largest);
   for (int first = range.first; computes && first < range.last; first += kWarp) {
     const float x = logit(first);
     const bool sees = first + lane < range.last && pairs.sees(t, first + lane);
-    const float weight = sees ? expf(x - largest) : 0.0f;
+    float weight = 0;
+    if constexpr (HasLogSumExp<V>)
+      weight = sees ? expf(x - largest) : 0.0f;
+    else if (sees)
+      weight = pairs.weight(x);
     for (unsigned left = __ballot_sync(0xffffffffu, sees); left != 0; left &= left - 1) {
       const int from = __ffs(static_cast<int>(left)) - 1;
       const float w = __shfl_sync(0xffffffffu, weight, from);
@@ -58,6 +63,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxByRows<V,
         }
     }
   }
+  if (!V::Weight::is_normalised && computes) total = 1;
   // Zero is the sum of a row without keys; one that is no number stays so.
   const bool is_empty = total == 0;
   const float row_scale = computes ? pairs.row_scale(t) : 0.0f,

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
   float sums[kRowsPerWarp][kPerLane] = {}, visible[kRowsPerWarp][kPerLane] = {};
   float largest[kRowsPerWarp], total[kRowsPerWarp];
   for (int r = 0; r < kRowsPerWarp; ++r) {
-    largest[r] = -INFINITY;
+    largest[r] = HasLogSumExp<V> ? -INFINITY : 0.0f;
     total[r] = 0;
     if constexpr (has(V::slots, Slots::sink)) largest[r] = a.slots.sink(h), total[r] = 1;
   }
@@ -79,12 +79,18 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
       const bool sees = j < a.k.size[1] && pairs.sees(t, j);
       const float raw = dot(own + (warp * kRowsPerWarp + r) * Dh, keys, Dh) * static_cast<float>(a.scale);
       const float logit = sees ? pairs.logit(raw, t, j) : -INFINITY;
-      const float next = fmaxf(largest[r], warp_max(logit));
-      const float weight = sees ? expf(logit - next) : 0.0f;
-      const float factor = largest[r] == next ? 1.0f : expf(largest[r] - next);
-      total[r] = total[r] * factor + warp_sum(weight);
-      largest[r] = next;
-      for (float& sum : sums[r]) sum *= factor;
+      float weight;
+      if constexpr (HasLogSumExp<V>) {
+        const float next = fmaxf(largest[r], warp_max(logit));
+        weight = sees ? expf(logit - next) : 0.0f;
+        const float factor = largest[r] == next ? 1.0f : expf(largest[r] - next);
+        total[r] = total[r] * factor + warp_sum(weight);
+        largest[r] = next;
+        for (float& sum : sums[r]) sum *= factor;
+      } else {
+        weight = sees ? pairs.weight(logit) : 0.0f;
+        total[r] += warp_sum(weight);
+      }
       add_rows(sums[r], weight * pairs.kept(t, j), values, Dh);
       if constexpr (has(V::slots, Slots::row_bias)) add_rows(visible[r], sees ? 1.0f : 0.0f, values, Dh);
     }
@@ -93,6 +99,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
     const int t = first + warp * kRowsPerWarp + r;
     if (t >= T_) continue;
     const bool computes = pairs.computes(t);
+    if constexpr (!V::Weight::is_normalised) total[r] = 1;
     // Zero is the sum of a row without keys; one that is no number stays so.
     const bool is_empty = total[r] == 0 || !computes;
     const float inverse = is_empty ? 0.0f : 1 / total[r];
@@ -116,11 +123,13 @@ struct PairGradient {
 };
 
 /// row_dot: D_i = G_i.Y_i
-template <class P>
-__device__ PairGradient pair_gradient(const P& pairs, float raw, float dp, float log_sum_exp, float row_dot,
-                                      int t, int j) {
-  const float weight = expf(pairs.logit(raw, t, j) - log_sum_exp), kept = pairs.kept(t, j);
-  const float da = weight * pairs.row_scale(t) * (kept * dp - row_dot);
+template <class V, class Args>
+__device__ PairGradient pair_gradient(const Pairs<V, Args>& pairs, float raw, float dp, float log_sum_exp,
+                                      float row_dot, int t, int j) {
+  const auto exp = [](float x) { return expf(x); };
+  const auto [weight, slope] = pair_weight<V>(pairs.logit(raw, t, j), row_norm<V>(log_sum_exp, exp), exp);
+  const float kept = pairs.kept(t, j), centre = V::Weight::is_normalised ? row_dot : 0.0f;
+  const float da = slope * pairs.row_scale(t) * (kept * dp - centre);
   return {kept * weight, da, da * pairs.slope(raw, t, j)};
 }
 

@@ -22,7 +22,17 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 /// Whether a logit is the scaled product itself, so that one multiplication makes it a power of two's
 /// exponent.
 template <class V>
-inline constexpr bool kLogitIsScore = !has(V::slots, Slots::key_bias) && kHasDefaultScore<V>;
+inline constexpr bool kLogitIsScore =
+    HasLogSumExp<V> && !has(V::slots, Slots::key_bias) && kHasDefaultScore<V>;
+
+struct FastExp {
+  __device__ float operator()(float x) const { return power_of_2(x * kLog2E); }
+};
+/// What backward takes of a row: a softmax's log-sum-exp times log2 e, else row_norm.
+template <class V>
+__device__ float row_norm_in_base_2(float log_sum_exp) {
+  return HasLogSumExp<V> ? log_sum_exp * kLog2E : row_norm<V>(log_sum_exp, FastExp{});
+}
 
 /// What the slots say of the keys of a streamed tile: asked for with it, shown to all threads before it is
 /// waited for, in one of two stages. Empty where a variant has no such slots.
@@ -126,12 +136,16 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
   const auto row_of = [&](int half) { return first + own + rows_of_warp() + half * 8 + lane / 4; };
   // Logits are kept in units of this, and exponents of powers of two are that many times them.
   const float scale = static_cast<float>(a.scale), unit = kLogitIsScore<V> ? scale : 1, power = unit * kLog2E;
+  // What takes a score's place: the logit of a softmax, which its power replaces below, or the weight itself.
   const auto logit = [&](float x, int t, int j, const KeySlots& key) {
     if constexpr (kLogitIsScore<V>)
       return x;
-    else
+    else if constexpr (HasLogSumExp<V>)
       return pairs.logit(x * scale, t, j, key);
+    else
+      return V::Weight::weight(pairs.logit(x * scale, t, j, key), FastExp{});
   };
+  constexpr float kHidden = HasLogSumExp<V> ? -INFINITY : 0.0f;
 
   const IndexRange range = pairs.plan.keys_of(first, min(first + Sizes::kRows, T) - 1);
   int tile = range.first / kKeys * kKeys;
@@ -151,7 +165,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
   bool computes[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    largest[half] = -INFINITY;
+    largest[half] = kHidden;
     if constexpr (has(V::slots, Slots::sink)) largest[half] = a.slots.sink(pairs.head) / unit;
     const int t = row_of(half);
     computes[half] = t < T && pairs.computes(t);
@@ -185,13 +199,13 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
         const int t = row_of(half), j = tile + column;
         const KeySlots key = key_slots.at(here, column);
         const bool sees = computes[half] && pairs.sees(t, j, key);
-        scores[i] = sees ? logit(scores[i], t, j, key) : -INFINITY;
+        scores[i] = sees ? logit(scores[i], t, j, key) : kHidden;
         if constexpr (kHasRowBias) seen[i] = sees ? 1.0f : 0.0f;
       });
     }
     float offset[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; HasLogSumExp<V> && half < 2; ++half) {
       float next = largest[half];
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
@@ -204,7 +218,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
       sums.scale(half, factor);
     }
     scores.each([&](int i, int half, int) {
-      scores[i] = power_of_2(scores[i] * power - offset[half]);
+      if constexpr (HasLogSumExp<V>) scores[i] = power_of_2(scores[i] * power - offset[half]);
       total[half] += scores[i];
       if constexpr (V::drops_weights) scores[i] = kept.apply(i, scores[i]);
     });
@@ -227,6 +241,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     float sum = quad_sum(total[half]);
     if constexpr (has(V::slots, Slots::sink))
       sum += power_of_2(a.slots.sink(pairs.head) * kLog2E - largest[half] * power);
+    if constexpr (!V::Weight::is_normalised) sum = 1;
     // Zero is the sum of a row without keys; one that is no number stays so.
     const bool is_empty = sum == 0 || !computes[half];
     const int t = row_of(half);
@@ -279,22 +294,31 @@ struct BackwardSizes {
   };
 };
 
-/// The weight of a pair from its product, and the derivative of its logit: zero and one where it is not seen.
+/// The weight of a pair from its product, its derivative by the logit, and the derivative of that by the
+/// score: zero, zero and one where it is not seen.
 template <class V, class Args>
 struct PairWeight {
   const Pairs<V, Args>& pairs;
   float scale;
 
-  /// log_sum_exp: times log2 e.
-  __device__ float operator()(bool sees, float product, int t, int j, const KeySlots& key, float log_sum_exp,
-                              float& slope) const {
-    slope = 1;
-    if constexpr (kLogitIsScore<V>)
-      return power_of_2(sees ? product * (scale * kLog2E) - log_sum_exp : -INFINITY);
-    if (!sees) return 0;
+  /// norm: as row_norm_in_base_2 returns it.
+  __device__ WeightAndSlope<float> operator()(bool sees, float product, int t, int j, const KeySlots& key,
+                                              float norm, float& score_slope) const {
+    score_slope = 1;
+    if constexpr (kLogitIsScore<V>) {
+      const float weight = power_of_2(sees ? product * (scale * kLog2E) - norm : -INFINITY);
+      return {weight, weight};
+    }
+    if (!sees) return {0, 0};
     const float score = product * scale;
-    slope = pairs.slope(score, t, j);
-    return power_of_2(pairs.logit(score, t, j, key) * kLog2E - log_sum_exp);
+    score_slope = pairs.slope(score, t, j);
+    const float logit = pairs.logit(score, t, j, key);
+    if constexpr (HasLogSumExp<V>) {
+      const float weight = power_of_2(logit * kLog2E - norm);
+      return {weight, weight};
+    } else {
+      return pair_weight<V>(logit, norm, FastExp{});
+    }
   }
 };
 
@@ -328,15 +352,16 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   commit_copies();
   key_slots.read(pairs, tile);
 
-  float log_sum_exp[2], row_dot[2], row_scale[2], dbias[2] = {};
+  float norm[2], row_dot[2], centre[2], row_scale[2], dbias[2] = {};
   bool computes[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int t = row_of(half);
     computes[half] = t < T && pairs.computes(t);
-    log_sum_exp[half] = computes[half] ? a.log_sum_exp(pairs.batch, pairs.head, t) * kLog2E : 0.0f;
+    norm[half] = computes[half] ? row_norm_in_base_2<V>(a.log_sum_exp(pairs.batch, pairs.head, t)) : 0.0f;
     row_dot[half] =
         computes[half] ? row_dots[(pairs.batch * a.q.size[2] + pairs.head) * a.q.size[1] + t] : 0.0f;
+    centre[half] = V::Weight::is_normalised ? row_dot[half] : 0.0f;
     row_scale[half] = computes[half] ? pairs.row_scale(t) : 0.0f;
   }
   Sums<D> dq;
@@ -356,9 +381,9 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     Scores<kKeys> of_query;
     const auto weigh = [&](bool seen, int i, int half, int column) {
       float slope;
-      const float weight = weight_of(seen, scores[i], row_of(half), tile + column, key_slots.at(here, column),
-                                     log_sum_exp[half], slope);
-      of_query[i] = weight * slope;
+      const WeightAndSlope<float> weight = weight_of(seen, scores[i], row_of(half), tile + column,
+                                                     key_slots.at(here, column), norm[half], slope);
+      of_query[i] = weight.slope * slope;
       if constexpr (has(V::slots, Slots::row_scale)) of_query[i] *= row_scale[half];
     };
     const auto sees = [&](int half, int column) {
@@ -370,7 +395,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     scores.each([&](int i, int half, int column) {
       if constexpr (has(V::slots, Slots::row_bias))
         if (whole || sees(half, column)) dbias[half] += dp[i];
-      of_query[i] *= kept.apply(i, dp[i]) - row_dot[half];
+      of_query[i] *= kept.apply(i, dp[i]) - centre[half];
     });
     const Weights<kKeys> weights(of_query);
     wgmma_fence();
@@ -392,15 +417,15 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
   }
 }
 
-/// What the key kernel needs of the query rows of a tile, one array after the other: log-sum-exp times log2
-/// e, D_i, and r_i and beta_i where there are any.
+/// What the key kernel needs of the query rows of a tile, one array after the other: row_norm_in_base_2, D_i
+/// (0 where weights are not normalised), and r_i and beta_i where there are any.
 template <class V, int kQueries>
 struct RowValues {
   static constexpr int kArrays = kScalesRows<V> ? 4 : 2,
                        kBytes = kArrays * kQueries * static_cast<int>(sizeof(float));
   float* data;
 
-  __device__ float& log_sum_exp(int row) const { return data[row]; }
+  __device__ float& norm(int row) const { return data[row]; }
   __device__ float& dot(int row) const { return data[kQueries + row]; }
   __device__ float& scale(int row) const { return data[2 * kQueries + row]; }
   __device__ float& bias(int row) const { return data[3 * kQueries + row]; }
@@ -449,7 +474,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
       const bool computes = static_cast<int>(threadIdx.x) < kQueries && t < T && pairs.computes(t);
       // Weights of a row that is not computed are exp(-inf).
       log_sum_exp = computes ? a.log_sum_exp(b, h, t) : INFINITY;
-      dot = computes ? row_dots[(b * a.q.size[2] + h) * a.q.size[1] + t] : 0.0f;
+      dot = computes && V::Weight::is_normalised ? row_dots[(b * a.q.size[2] + h) * a.q.size[1] + t] : 0.0f;
       if constexpr (kScalesRows<V>) {
         row_scale = computes ? pairs.row_scale(t) : 0.0f;
         row_bias = computes ? pairs.row_bias(t) : 0.0f;
@@ -459,7 +484,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
       const int i = static_cast<int>(threadIdx.x);
       if (i >= kQueries) return;
       const Rows rows = rows_of(stage);
-      rows.log_sum_exp(i) = log_sum_exp * kLog2E;
+      rows.norm(i) = row_norm_in_base_2<V>(log_sum_exp);
       rows.dot(i) = dot;
       if constexpr (kScalesRows<V>) {
         rows.scale(i) = row_scale;
@@ -497,9 +522,10 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
           return pairs.sees(tile + column, key_of(half), key_slots[half]);
         };
         const auto weigh = [&](bool seen, int i, int half, int column) {
-          weights[i] = weight_of(seen, scores[i], tile + column, key_of(half), key_slots[half],
-                                 rows.log_sum_exp(column), slopes[i]);
-          of_value[i] = kept.apply(i, weights[i]);
+          const WeightAndSlope<float> weight = weight_of(seen, scores[i], tile + column, key_of(half),
+                                                         key_slots[half], rows.norm(column), slopes[i]);
+          weights[i] = weight.slope;
+          of_value[i] = kept.apply(i, weight.value);
           if constexpr (kScalesRows<V>)
             of_value[i] = seen ? rows.scale(column) * of_value[i] + rows.bias(column) : 0.0f;
         };

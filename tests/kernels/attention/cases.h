@@ -22,14 +22,15 @@ namespace headway::testing {
 
 /// The product's variants, and policies of the tests.
 template <class... Products>
-using WithPolicies =
-    ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, Everything>;
+using WithPolicies = ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents,
+                                      SigmoidWeights, SecondOrderWeights, Everything>;
 using EveryVariant = ProductVariants<WithPolicies>;
 
 /// These, and two with dropout of their weights.
 template <class... Products>
 using WithPoliciesAndDropout =
-    ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, Everything,
+    ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, SigmoidWeights,
+                     SecondOrderWeights, Everything, WithDropout<SigmoidWeights>,
                      WithDropout<attention::Plain>, WithDropout<Everything>>;
 using AllVariants = ProductVariants<WithPoliciesAndDropout>;
 
@@ -44,6 +45,8 @@ typename V::Params params_of() {
     return {.window = 6};
   else if constexpr (std::is_same_v<V, SoftCap>)
     return {.cap = 1.5f};
+  else if constexpr (std::is_same_v<V, SigmoidWeights>)
+    return {.bias = -2};
   else if constexpr (std::is_same_v<V, Documents>)
     return {.length = 5};
   else

@@ -49,13 +49,14 @@ class Merge : public ::testing::Test {
     return result;
   }
   void merge_into_first(const Output& a, const Output& b) {
-    launch(MergeAttention<double>{.o1 = a.o.view<const double, 4>("o1"),
-                                  .o2 = b.o.view<const double, 4>("o2"),
-                                  .log_sum_exp1 = a.log_sum_exp.view<const double, 3>("lse1"),
-                                  .log_sum_exp2 = b.log_sum_exp.view<const double, 3>("lse2"),
-                                  .o = a.o.view<double, 4>("o"),
-                                  .log_sum_exp = a.log_sum_exp.view<double, 3>("log_sum_exp")},
-           *stream);
+    merge_attention<attention::Plain>(
+        MergeAttention<double>{.o1 = a.o.view<const double, 4>("o1"),
+                               .o2 = b.o.view<const double, 4>("o2"),
+                               .log_sum_exp1 = a.log_sum_exp.view<const double, 3>("lse1"),
+                               .log_sum_exp2 = b.log_sum_exp.view<const double, 3>("lse2"),
+                               .o = a.o.view<double, 4>("o"),
+                               .log_sum_exp = a.log_sum_exp.view<double, 3>("log_sum_exp")},
+        *stream);
   }
 };
 

@@ -42,6 +42,23 @@ struct Documents : SoftmaxVariant {
   HEADWAY_HD static int begin(const Params& params, int i, int) { return i / params.length * params.length; }
   HEADWAY_HD static int end(const Params&, int i, int) { return i; }
 };
+/// Not normalised, with the bias of scores that its paper adds.
+struct SigmoidWeights : SoftmaxVariant {
+  using Weight = Sigmoid;
+  struct Params {
+    float bias;
+  };
+  template <class S>
+  HEADWAY_HD static S score(const Params& params, S s, Coord) {
+    return s + S(params.bias);
+  }
+};
+/// Normalised but no softmax, with the slots that such weights may have.
+struct SecondOrderWeights : WindowVariant {
+  using Weight = SecondOrder;
+  static constexpr Slots slots =
+      Slots::row_scale | Slots::row_bias | Slots::key_bias | Slots::key_end | Slots::row_index;
+};
 /// Every slot and every hook at once; the score also depends on where it is.
 struct Everything : FirstAndWindow {
   static constexpr Slots slots =
