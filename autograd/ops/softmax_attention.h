@@ -37,14 +37,15 @@ struct SoftmaxAttention {
     auto tensors() const { return std::tuple_cat(inputs.all(), std::tie(y, log_sum_exp)); }
   };
 
-  /// q [B,T,H,Dh], k v [B,Tk,K,Dh] and the variant's slots -> [B,T,H,Dh]
+  /// q [B,T,H,Dh], k [B,Tk,K,Dh], v [B,Tk,K,Dv] and the variant's slots -> [B,T,H,Dv]
   static Tensor forward(Context& ctx, Saved* saved, const Config& config, const Inputs<Tensor>& inputs) {
     const Tensor& q = inputs.q;
-    const Tensor o = Tensor::empty(q.shape(), q.dtype(), q.device());
+    const Shape shape{q.size(0), q.size(1), q.size(2), inputs.v.size(3)};
+    const Tensor o = Tensor::empty(shape, q.dtype(), q.device());
     const Tensor log_sum_exp =
         Tensor::empty({q.size(0), q.size(2), q.size(1)}, accumulator_of(q.dtype()), q.device());
     Tensor y;
-    if (kScalesRows<V> && saved) y = Tensor::empty(q.shape(), q.dtype(), q.device());
+    if (kScalesRows<V> && saved) y = Tensor::empty(shape, q.dtype(), q.device());
     dispatch<double, float, bf16>(q.dtype(), name, [&]<class T>() {
       auto args = with_inputs<SoftmaxForward<V, T>, T>(inputs, config);
       args.o = o.view<T, 4>("o");
@@ -112,7 +113,7 @@ struct SoftmaxAttention {
 /// q, k, v and the slots that the variant declares; shapes and dtypes as in kernels/attention/softmax.h.
 using SoftmaxInputs = SoftmaxRecord<Variable, Tensor>;
 
-/// [B,T,H,Dh]. ShapeError when a slot the variant declares is missing, or one it does not declare is given.
+/// [B,T,H,Dv]. ShapeError when a slot the variant declares is missing, or one it does not declare is given.
 template <class V>
 Variable softmax_attention(Context& ctx, const SoftmaxInputs& in,
                            const typename SoftmaxAttention<V>::Config& config) {

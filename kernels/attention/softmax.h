@@ -1,7 +1,8 @@
 // The softmax attention core as an operation: argument structs of its two directions (equations in
 // softmax_variant.h). Positions: query row t stands at position query_offset + t among the keys 0..Tk-1, so
 // training has query_offset = 0 and Tk = T, and decoding with a cache of n keys has query_offset = n, Tk = n
-// + T. Grouped queries: query head h reads key/value head h / (H / K).
+// + T. Values may be wider or narrower than keys: Dv channels, and so has the output. Grouped queries: query
+// head h reads key/value head h / (H / K).
 //
 // Backward, with G = dO, dP_ij = G_i.v_j and D_i = G_i.Y_i:
 //   dA_ij = P_ij r_i (dP_ij - D_i)           gradient at the softmax's input
@@ -70,7 +71,7 @@ void check_softmax_inputs(const Args& args) {
   const int64_t B = q[0], T = q[1], H = q[2], Dh = q[3], Tk = k[1], K = k[2];
   check_rows(args.q, {B, T, H, Dh}, op, "q");
   check_rows(args.k, {B, Tk, K, Dh}, op, "k");
-  check_rows(args.v, {B, Tk, K, Dh}, op, "v");
+  check_rows(args.v, {B, Tk, K, args.v.size[3]}, op, "v");
   HEADWAY_CHECK(K > 0 && H % K == 0, ShapeError,
                 std::string(op) + ": " + std::to_string(H) + " query heads do not divide into groups of " +
                     std::to_string(K) + " key/value heads");
@@ -86,8 +87,8 @@ void check_softmax_inputs(const Args& args) {
 
 }  // namespace detail
 
-/// q [B,T,H,Dh], k v [B,Tk,K,Dh] -> o [B,T,H,Dh], log_sum_exp [B,H,T] of the softmax's input, in natural
-/// units. Strides are free except along Dh.
+/// q [B,T,H,Dh], k [B,Tk,K,Dh], v [B,Tk,K,Dv] -> o [B,T,H,Dv], log_sum_exp [B,H,T] of the softmax's input, in
+/// natural units. Strides are free except along Dh.
 template <class V, class T>
 struct SoftmaxForward {
   static_assert(
@@ -111,7 +112,7 @@ struct SoftmaxForward {
 
   void check() const {
     detail::check_softmax_inputs<V>(*this);
-    const int64_t shape[4] = {q.size[0], q.size[1], q.size[2], q.size[3]};
+    const int64_t shape[4] = {q.size[0], q.size[1], q.size[2], v.size[3]};
     detail::check_rows(o, shape, name, "o");
     if (y) detail::check_rows(y, shape, name, "y");
   }
@@ -130,18 +131,19 @@ struct SoftmaxBackward {
   int64_t query_offset = 0;
   View<const T, 4> y;  // forward's y; its o where !kScalesRows<V>
   View<const Acc<T>, 3> log_sum_exp;
-  View<const T, 4> dout;  // [B,T,H,Dh]
+  View<const T, 4> dout;  // [B,T,H,Dv]
   View<T, 4> dq, dk, dv;
   SlotGradients<Acc<T>> dslots = {};
 
   void check() const {
     detail::check_softmax_inputs<V>(*this);
-    const int64_t B = q.size[0], T_ = q.size[1], H = q.size[2], Dh = q.size[3], Tk = k.size[1], K = k.size[2];
-    detail::check_rows(y, {B, T_, H, Dh}, name, "y");
-    detail::check_rows(dout, {B, T_, H, Dh}, name, "dout");
+    const int64_t B = q.size[0], T_ = q.size[1], H = q.size[2], Dh = q.size[3], Tk = k.size[1], K = k.size[2],
+                  Dv = v.size[3];
+    detail::check_rows(y, {B, T_, H, Dv}, name, "y");
+    detail::check_rows(dout, {B, T_, H, Dv}, name, "dout");
     detail::check_rows(dq, {B, T_, H, Dh}, name, "dq");
     detail::check_rows(dk, {B, Tk, K, Dh}, name, "dk");
-    detail::check_rows(dv, {B, Tk, K, Dh}, name, "dv");
+    detail::check_rows(dv, {B, Tk, K, Dv}, name, "dv");
     for_each_slot_with_gradient(
         [&]<class Slot>(Slot, const auto& gradient) {
           if (gradient)

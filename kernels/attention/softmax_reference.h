@@ -125,18 +125,18 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
   using Real = typename Numbers::Real;
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const int B = static_cast<int>(args.q.size[0]), T_ = static_cast<int>(args.q.size[1]),
-            H = static_cast<int>(args.q.size[2]), Dh = static_cast<int>(args.q.size[3]),
+            H = static_cast<int>(args.q.size[2]), Dv = static_cast<int>(args.v.size[3]),
             Tk = static_cast<int>(args.k.size[1]), group = H / static_cast<int>(args.k.size[2]);
 
 #pragma omp parallel for collapse(2) schedule(dynamic) if (detail::is_worth_a_team(args))
   for (int b = 0; b < B; ++b)
     for (int h = 0; h < H; ++h) {
       const int kv = h / group;
-      std::vector<Real> logit(Tk), y(Dh), c(Dh);
+      std::vector<Real> logit(Tk), y(Dv), c(Dv);
       for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
         args.log_sum_exp(b, h, t) = -std::numeric_limits<Acc<T>>::infinity();
-        for (int d = 0; d < Dh; ++d) args.o(b, t, h, d) = 0;
-        for (int d = 0; d < Dh && kScalesRows<V> && args.y; ++d) args.y(b, t, h, d) = 0;
+        for (int d = 0; d < Dv; ++d) args.o(b, t, h, d) = 0;
+        for (int d = 0; d < Dv && kScalesRows<V> && args.y; ++d) args.y(b, t, h, d) = 0;
       }
       for (const int t : detail::reference_rows<V>(args, b, h)) {
         const detail::ReferenceRow<Numbers, V, SoftmaxForward<V, T>> row(args, b, h, t);
@@ -157,7 +157,7 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
           sum += weight;
           const Real dropped = row.dropped(j, weight);
           const auto* v = &args.v(b, j, kv, 0);
-          for (int d = 0; d < Dh; ++d) {
+          for (int d = 0; d < Dv; ++d) {
             const Real value = Numbers::operand(static_cast<Real>(v[d]));
             y[d] += Numbers::operand(dropped) * value;
             c[d] += value;
@@ -166,7 +166,7 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
         if constexpr (!V::Weight::is_normalised) sum = 1;
         // Zero is the sum of a row without keys; one that is no number stays so.
         args.log_sum_exp(b, h, t) = static_cast<Acc<T>>(sum == 0 ? -kInfinity : maximum + std::log(sum));
-        for (int d = 0; d < Dh; ++d) {
+        for (int d = 0; d < Dv; ++d) {
           y[d] = sum == 0 ? 0 : y[d] / sum;
           args.o(b, t, h, d) = static_cast<T>(row.row_scale() * y[d] + row.row_bias() * c[d]);
           if (kScalesRows<V> && args.y) args.y(b, t, h, d) = static_cast<T>(y[d]);
@@ -181,15 +181,16 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
   using Real = typename Numbers::Real;
   const int B = static_cast<int>(args.q.size[0]), T_ = static_cast<int>(args.q.size[1]),
             H = static_cast<int>(args.q.size[2]), Dh = static_cast<int>(args.q.size[3]),
-            Tk = static_cast<int>(args.k.size[1]), K = static_cast<int>(args.k.size[2]), group = H / K;
+            Tk = static_cast<int>(args.k.size[1]), K = static_cast<int>(args.k.size[2]), group = H / K,
+            Dv = static_cast<int>(args.v.size[3]);
   const Real scale = static_cast<Real>(args.scale);
   std::vector<Real> dsink(static_cast<size_t>(B) * H, Real(0));  // of each batch and head
 
 #pragma omp parallel for collapse(2) schedule(dynamic) if (detail::is_worth_a_team(args))
   for (int b = 0; b < B; ++b)
     for (int kv = 0; kv < K; ++kv) {
-      std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(dk), ddelta(Tk), raw(Tk), weight(Tk), slope(Tk),
-          dp(Tk), dq(Dh);
+      std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(static_cast<size_t>(Tk) * Dv), ddelta(Tk),
+          raw(Tk), weight(Tk), slope(Tk), dp(Tk), dq(Dh);
       for (int h = kv * group; h < (kv + 1) * group; ++h) {
         for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = 0;
@@ -209,7 +210,7 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
             weight[j] = pair.value, slope[j] = pair.slope;
             const auto* v = &args.v(b, j, kv, 0);
             dp[j] = 0;
-            for (int d = 0; d < Dh; ++d)
+            for (int d = 0; d < Dv; ++d)
               dp[j] += Numbers::operand(static_cast<Real>(g[d])) * Numbers::operand(static_cast<Real>(v[d]));
             row_dot += weight[j] * row.dropped(j, dp[j]);
             dbias += dp[j];
@@ -226,8 +227,9 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
               dq[d] += ds * Numbers::operand(static_cast<Real>(args.k(b, j, kv, d)));
               dk[static_cast<size_t>(j) * Dh + d] +=
                   ds * Numbers::operand(static_cast<Real>(args.q(b, t, h, d)));
-              dv[static_cast<size_t>(j) * Dh + d] += a * Numbers::operand(static_cast<Real>(g[d]));
             }
+            for (int d = 0; d < Dv; ++d)
+              dv[static_cast<size_t>(j) * Dv + d] += a * Numbers::operand(static_cast<Real>(g[d]));
           }
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = static_cast<T>(scale * dq[d]);
           if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = static_cast<Acc<T>>(row_dot);
@@ -239,10 +241,10 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
       }
       for (int j = 0; j < Tk; ++j) {
         if (args.dslots.key_bias) args.dslots.key_bias(b, kv, j) = static_cast<Acc<T>>(ddelta[j]);
-        for (int d = 0; d < Dh; ++d) {
+        for (int d = 0; d < Dh; ++d)
           args.dk(b, j, kv, d) = static_cast<T>(scale * dk[static_cast<size_t>(j) * Dh + d]);
-          args.dv(b, j, kv, d) = static_cast<T>(dv[static_cast<size_t>(j) * Dh + d]);
-        }
+        for (int d = 0; d < Dv; ++d)
+          args.dv(b, j, kv, d) = static_cast<T>(dv[static_cast<size_t>(j) * Dv + d]);
       }
     }
   for (int h = 0; h < H && args.dslots.sink; ++h) {

@@ -81,7 +81,7 @@ class SoftmaxAttentionOp : public ::testing::Test {
     Problem<V, double> p = random_problem<V>(d, *stream);
     p.q = random_tensor({d.B, d.T, d.H, d.Dh}, 11, *stream);
     p.k = random_tensor({d.B, d.Tk, d.K, d.Dh}, 12, *stream);
-    p.v = random_tensor({d.B, d.Tk, d.K, d.Dh}, 13, *stream);
+    p.v = random_tensor({d.B, d.Tk, d.K, d.Dv}, 13, *stream);
     return p;
   }
 };
@@ -99,6 +99,12 @@ TEST_F(SoftmaxAttentionOp, DifferentiatesASink) {
 }
 TEST_F(SoftmaxAttentionOp, DifferentiatesEverySlot) {
   expect_gradients(contiguous_problem<Everything>(kDims));
+}
+
+TEST_F(SoftmaxAttentionOp, DifferentiatesValuesWiderThanKeys) {
+  Dims dims = kDims;
+  dims.Dv = 5;
+  expect_gradients(contiguous_problem<attention::RowAffine>(dims));
 }
 
 TEST_F(SoftmaxAttentionOp, DifferentiatesWithDropoutOfWeights) {

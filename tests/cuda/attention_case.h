@@ -15,6 +15,7 @@ namespace headway::testing {
 
 struct AttentionDims {
   int64_t B, T, Tk, H, K, Dh;
+  int64_t Dv = Dh;
 };
 
 class GpuAttentionTest : public GpuTest {
@@ -28,14 +29,15 @@ class GpuAttentionTest : public GpuTest {
     // Scores of about unit size, whatever the width: a softmax of one key has no gradient.
     const double size = std::pow(static_cast<double>(d.Dh), -0.25) * 2;
     std::vector<Input> inputs{values({d.B, d.T, d.H, d.Dh}, size), values({d.B, d.Tk, d.K, d.Dh}, size),
-                              values({d.B, d.Tk, d.K, d.Dh})};
+                              values({d.B, d.Tk, d.K, d.Dv})};
     for_each_slot([&]<class Slot>(Slot) {
       if (!has(V::slots, Slot::info.bit)) return;
-      const Shape shape = slot_shape<Slot>({d.B, d.T, d.H, d.K, d.Dh, d.Tk});
+      const Shape shape = slot_shape<Slot>(dims_of(d));
       // Sinks and row scales that are seldom near zero, as those of models are.
       const bool is_factor = has(Slots::row_scale | Slots::sink, Slot::info.bit);
       inputs.push_back(Slot::info.number == SlotNumber::real ? vector(shape, is_factor ? 1 : 0)
-                                                             : key_ends(d));
+                       : Slot::info.bit == Slots::key_end    ? key_ends(d)
+                                                             : row_lists(d));
     });
     const auto attend = [&](Context& c, const std::vector<Variable>& x) {
       SoftmaxInputs in{.q = x[0], .k = x[1], .v = x[2]};
@@ -57,6 +59,11 @@ class GpuAttentionTest : public GpuTest {
   }
 
  private:
+  static Dims dims_of(const AttentionDims& d) { return {d.B, d.T, d.H, d.K, d.Dh, d.Tk}; }
+  Input row_lists(const AttentionDims& d) const {
+    const std::vector<int32_t> rows = random_row_lists(dims_of(d), {seed_, 0, 1000, 0});
+    return {.values = {rows.begin(), rows.end()}, .shape = {d.B, d.H, d.T}, .kind = Input::Kind::ids};
+  }
   /// A third of the keys lives for ever.
   Input key_ends(const AttentionDims& d) {
     Input ends = ids({d.B, d.K, d.Tk}, 2 * d.Tk);

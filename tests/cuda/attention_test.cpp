@@ -10,10 +10,16 @@ namespace headway::testing {
 namespace {
 
 // The definition of the policies whose CUDA kernels are in policy_kernels.cu.
-HEADWAY_KERNEL(cpu, softmax_reference_forward<Exact<double>, SoftCap, double>);
-HEADWAY_KERNEL(cpu, softmax_reference_backward<Exact<double>, SoftCap, double>);
-HEADWAY_KERNEL(cpu, softmax_reference_forward<Exact<double>, FirstAndWindow, double>);
-HEADWAY_KERNEL(cpu, softmax_reference_backward<Exact<double>, FirstAndWindow, double>);
+template <class V>
+struct Definition {
+  Definition() {
+    register_kernel(Device::Kind::cpu, softmax_reference_forward<Exact<double>, V, double>);
+    register_kernel(Device::Kind::cpu, softmax_reference_backward<Exact<double>, V, double>);
+  }
+};
+[[maybe_unused]] const std::tuple<Definition<SoftCap>, Definition<FirstAndWindow>, Definition<SigmoidWeights>,
+                                  Definition<WithDropout<SigmoidWeights>>, Definition<SecondOrderWeights>>
+    kDefinitions;
 
 using GpuPolicies = GpuAttentionTest;
 
@@ -31,6 +37,28 @@ TEST_F(GpuPolicies, TwoIntervalsOfKeys) {
     for (const FirstAndWindow::Params& params :
          {FirstAndWindow::Params{.first = 3, .window = 20}, {.first = 70, .window = 100}})
       check_attention<FirstAndWindow>(d, {.params = params});
+}
+
+// Within a tile of 64 channels or of 128, in tiles of the wider one, and too wide or too odd for tensor
+// cores.
+constexpr AttentionDims kTwoWidths[] = {{2, 63, 63, 2, 1, 64, 40},   {1, 130, 130, 4, 2, 64, 128},
+                                        {1, 33, 160, 2, 2, 128, 16}, {1, 300, 300, 2, 1, 32, 96},
+                                        {1, 70, 70, 2, 1, 64, 200},  {1, 45, 45, 1, 1, 12, 64}};
+
+TEST_F(GpuPolicies, ValuesWiderAndNarrowerThanKeys) {
+  for (const AttentionDims& d : kTwoWidths) {
+    check_attention<attention::Plain>(d, {});
+    check_attention<attention::RowAffine>(d, {.params = {.window = 50}});
+    check_attention<SigmoidWeights>(d, {.params = {.bias = -3}});
+  }
+}
+
+TEST_F(GpuPolicies, WeightsThatAreNoSoftmax) {
+  for (const AttentionDims& d : kDims) {
+    check_attention<SigmoidWeights>(d, {.params = {.bias = -3}});
+    check_attention<SecondOrderWeights>(d, {.params = {.window = 100}});
+    check_attention<SigmoidWeights>(d, {.params = {.bias = -3}, .dropout = 0.3});
+  }
 }
 
 template <class V>

@@ -1,23 +1,27 @@
 // CUDA kernels of policies that no product variant has: a score hook, declared as docs/adding-a-variant.md
-// says, two intervals of keys, and forward in bf16 rows without a key.
+// says, two intervals of keys, weights that are no softmax, and forward in bf16 rows without a key.
 #include "kernels/cuda/attention/dispatch.cuh"
 #include "tests/kernels/attention/policies.h"
 
 namespace headway {
 namespace {
 
-using testing::Documents;
-using testing::FirstAndWindow;
-using testing::SoftCap;
+using namespace testing;
 
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxForward<SoftCap, float>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxForward<SoftCap, bf16>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxBackward<SoftCap, float>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxBackward<SoftCap, bf16>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxForward<FirstAndWindow, float>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxForward<FirstAndWindow, bf16>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxBackward<FirstAndWindow, float>>);
-HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxBackward<FirstAndWindow, bf16>>);
+template <class V>
+struct Kernels {
+  Kernels() {
+    register_kernel(Device::Kind::cuda, cuda::softmax_attention<SoftmaxForward<V, float>>);
+    register_kernel(Device::Kind::cuda, cuda::softmax_attention<SoftmaxForward<V, bf16>>);
+    register_kernel(Device::Kind::cuda, cuda::softmax_attention<SoftmaxBackward<V, float>>);
+    register_kernel(Device::Kind::cuda, cuda::softmax_attention<SoftmaxBackward<V, bf16>>);
+  }
+};
+const Kernels<SoftCap> kSoftCap;
+const Kernels<FirstAndWindow> kFirstAndWindow;
+const Kernels<SigmoidWeights> kSigmoid;
+const Kernels<WithDropout<SigmoidWeights>> kSigmoidWithDropout;
+const Kernels<SecondOrderWeights> kSecondOrder;
 HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxForward<Documents, bf16>>);
 
 }  // namespace

@@ -40,22 +40,30 @@ inline constexpr A kInfinity = std::numeric_limits<A>::infinity();
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+/// Channels of a row, and as many as whole vectors of them have.
+struct Width {
+  int dim, padded;
+};
+
 struct Sizes {
-  int B, T, H, Dh, Tk, K;
-  int group;       // query heads per key/value head
-  int key_tiles;   // of kTileKeys
-  int padded_dim;  // Dh rounded up to whole vectors
+  int B, T, H, Tk, K;
+  int group;         // query heads per key/value head
+  int key_tiles;     // of kTileKeys
+  Width key, value;  // Dh of queries and keys, Dv of values and outputs
 };
 
 template <class Args, class A>
 Sizes sizes_of(const Args& args) {
   Sizes s{};
   s.B = static_cast<int>(args.q.size[0]), s.T = static_cast<int>(args.q.size[1]);
-  s.H = static_cast<int>(args.q.size[2]), s.Dh = static_cast<int>(args.q.size[3]);
+  s.H = static_cast<int>(args.q.size[2]);
   s.Tk = static_cast<int>(args.k.size[1]), s.K = static_cast<int>(args.k.size[2]);
   s.group = s.H / s.K;
   s.key_tiles = round_up(s.Tk, kTileKeys) / kTileKeys;
-  s.padded_dim = round_up(s.Dh, kLanes<A>);
+  const auto width = [](int64_t dim) {
+    return Width{static_cast<int>(dim), round_up(static_cast<int>(dim), kLanes<A>)};
+  };
+  s.key = width(args.q.size[3]), s.value = width(args.v.size[3]);
   return s;
 }
 
@@ -63,9 +71,9 @@ Sizes sizes_of(const Args& args) {
 template <class A>
 struct KeyTiles {
   A* keys_transposed;    // [key_tiles][Dh][kTileKeys]
-  A* values_transposed;  // the same, for backward
-  A* keys;               // [key_tiles * kTileKeys][padded_dim], for backward
-  A* values;             // the same, for forward
+  A* values_transposed;  // [key_tiles][Dv][kTileKeys], for backward
+  A* keys;               // [key_tiles * kTileKeys][padded Dh], for backward
+  A* values;             // [key_tiles * kTileKeys][padded Dv], for forward
   A* bias;               // [key_tiles * kTileKeys]
   int* key_end;          // [key_tiles * kTileKeys]
   int* smallest_end;     // [key_tiles] of key_end in the tile
@@ -73,10 +81,10 @@ struct KeyTiles {
 
   KeyTiles(Carver& carver, const Sizes& s, Slots slots, bool for_backward) {
     const int64_t rows = int64_t{s.key_tiles} * kTileKeys;
-    keys_transposed = carver.take<A>(rows * s.Dh);
-    values_transposed = carver.take<A>(for_backward ? rows * s.Dh : 0);
-    keys = carver.take<A>(for_backward ? rows * s.padded_dim : 0);
-    values = carver.take<A>(for_backward ? 0 : rows * s.padded_dim);
+    keys_transposed = carver.take<A>(rows * s.key.dim);
+    values_transposed = carver.take<A>(for_backward ? rows * s.value.dim : 0);
+    keys = carver.take<A>(for_backward ? rows * s.key.padded : 0);
+    values = carver.take<A>(for_backward ? 0 : rows * s.value.padded);
     bias = carver.take<A>(has(slots, Slots::key_bias) ? rows : 0);
     key_end = carver.take<int>(has(slots, Slots::key_end) ? rows : 0);
     smallest_end = carver.take<int>(has(slots, Slots::key_end) ? s.key_tiles : 0);
@@ -85,35 +93,35 @@ struct KeyTiles {
 };
 
 template <class A, class T>
-void pack_transposed(const View<const T, 4>& x, int b, int kv, int tile, const Sizes& s, A* to) {
+void pack_transposed(const View<const T, 4>& x, int b, int kv, int tile, const Sizes& s, Width width, A* to) {
   const int first = tile * kTileKeys, count = std::min(kTileKeys, s.Tk - first);
   for (int c = 0; c < kTileKeys; ++c) {
     const T* row = c < count ? &x(b, first + c, kv, 0) : nullptr;
-    for (int d = 0; d < s.Dh; ++d) to[d * kTileKeys + c] = row ? static_cast<A>(row[d]) : A(0);
+    for (int d = 0; d < width.dim; ++d) to[d * kTileKeys + c] = row ? static_cast<A>(row[d]) : A(0);
   }
 }
 
 template <class A, class T>
-void pack_rows(const View<const T, 4>& x, int b, int kv, int tile, const Sizes& s, A* to) {
+void pack_rows(const View<const T, 4>& x, int b, int kv, int tile, const Sizes& s, Width width, A* to) {
   const int first = tile * kTileKeys, count = std::min(kTileKeys, s.Tk - first);
   for (int c = 0; c < kTileKeys; ++c)
-    for (int d = 0; d < s.padded_dim; ++d)
-      to[c * s.padded_dim + d] = c < count && d < s.Dh ? static_cast<A>((&x(b, first + c, kv, 0))[d]) : A(0);
+    for (int d = 0; d < width.padded; ++d)
+      to[c * width.padded + d] =
+          c < count && d < width.dim ? static_cast<A>((&x(b, first + c, kv, 0))[d]) : A(0);
 }
 
 /// Fills tile number `tile` of what this direction and these slots need.
 template <class V, class A, class Args>
 void pack_key_tile(const Args& args, int b, int kv, int tile, const Sizes& s, const KeyTiles<A>& to) {
-  const int64_t transposed = int64_t{tile} * kTileKeys * s.Dh,
-                plain = int64_t{tile} * kTileKeys * s.padded_dim;
-  pack_transposed(args.k, b, kv, tile, s, to.keys_transposed + transposed);
+  const int first = tile * kTileKeys;
+  pack_transposed(args.k, b, kv, tile, s, s.key, to.keys_transposed + int64_t{first} * s.key.dim);
   if constexpr (requires { args.dout; }) {
-    pack_transposed(args.v, b, kv, tile, s, to.values_transposed + transposed);
-    pack_rows(args.k, b, kv, tile, s, to.keys + plain);
+    pack_transposed(args.v, b, kv, tile, s, s.value, to.values_transposed + int64_t{first} * s.value.dim);
+    pack_rows(args.k, b, kv, tile, s, s.key, to.keys + int64_t{first} * s.key.padded);
   } else {
-    pack_rows(args.v, b, kv, tile, s, to.values + plain);
+    pack_rows(args.v, b, kv, tile, s, s.value, to.values + int64_t{first} * s.value.padded);
   }
-  const int first = tile * kTileKeys, last = std::min(first + kTileKeys, s.Tk);
+  const int last = std::min(first + kTileKeys, s.Tk);
   if constexpr (has(V::slots, Slots::key_bias))
     for (int j = first; j < last; ++j) to.bias[j] = args.slots.key_bias(b, kv, j);
   if constexpr (has(V::slots, Slots::key_end)) {
@@ -215,15 +223,14 @@ TilePlan<V> plan_of(const Args& args, const Sizes& s) {
   return {args.params, static_cast<int>(args.query_offset), s.T, s.Tk};
 }
 
-/// Copies rows of x, times a factor, to [count][padded_dim] with zeros behind Dh.
+/// Copies rows of x, times a factor, to [count][padded width] with zeros behind the channels.
 template <class A, class T>
-void load_rows(const View<const T, 4>& x, int b, int h, const RowTile& rows, const Sizes& s, A factor,
-               A* to) {
+void load_rows(const View<const T, 4>& x, int b, int h, const RowTile& rows, Width width, A factor, A* to) {
   for (int r = 0; r < rows.count; ++r) {
     const T* from = &x(b, rows.row[r], h, 0);
-    A* row = to + r * s.padded_dim;
-    for (int d = 0; d < s.Dh; ++d) row[d] = static_cast<A>(from[d]) * factor;
-    for (int d = s.Dh; d < s.padded_dim; ++d) row[d] = 0;
+    A* row = to + r * width.padded;
+    for (int d = 0; d < width.dim; ++d) row[d] = static_cast<A>(from[d]) * factor;
+    for (int d = width.dim; d < width.padded; ++d) row[d] = 0;
   }
 }
 
@@ -270,22 +277,21 @@ requires V::drops_weights struct KeptWeights<V, A> {
 
 template <class A>
 struct ForwardTile {
-  A* q;        // [kTileRows][padded_dim], times the scale
+  A* q;        // [kTileRows][padded Dh], times the scale
   A* scores;   // [kTileRows][kTileKeys]: S, then the unnormalised P
   A* visible;  // the same: 1 where visible, for C
-  A* y;        // [kTileRows][padded_dim]: unnormalised Y
+  A* y;        // [kTileRows][padded Dv]: unnormalised Y
   A* c;        // the same: C
   A* maximum;  // [kTileRows]
   A* sum;      // [kTileRows]
 
   ForwardTile(Carver& carver, const Sizes& s, Slots slots) {
-    const int64_t rows = int64_t{kTileRows} * s.padded_dim;
     const bool with_sum = has(slots, Slots::row_bias);
-    q = carver.take<A>(rows);
+    q = carver.take<A>(int64_t{kTileRows} * s.key.padded);
     scores = carver.take<A>(kTileRows * kTileKeys);
     visible = carver.take<A>(with_sum ? kTileRows * kTileKeys : 0);
-    y = carver.take<A>(rows);
-    c = carver.take<A>(with_sum ? rows : 0);
+    y = carver.take<A>(int64_t{kTileRows} * s.value.padded);
+    c = carver.take<A>(with_sum ? int64_t{kTileRows} * s.value.padded : 0);
     maximum = carver.take<A>(kTileRows);
     sum = carver.take<A>(kTileRows);
   }
@@ -350,9 +356,9 @@ void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const
     const A factor = std::exp(work.maximum[r] - base);
     work.maximum[r] = maximum;
     work.sum[r] *= factor;
-    A* y = work.y + r * s.padded_dim;
+    A* y = work.y + r * s.value.padded;
 #pragma omp simd
-    for (int d = 0; d < s.padded_dim; ++d) y[d] *= factor;
+    for (int d = 0; d < s.value.padded; ++d) y[d] *= factor;
   }
   const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
   A sum = 0;
@@ -368,9 +374,9 @@ void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const
 template <class V, class T, class A>
 void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile& rows,
                   const KeyTiles<A>& keys, const Sizes& s, ForwardTile<A>& work) {
-  const int P = s.padded_dim;
+  const int P = s.value.padded;
   const TileMask<V, A> mask(plan_of<V>(args, s), rows, keys);
-  load_rows(args.q, b, h, rows, s, static_cast<A>(args.scale), work.q);
+  load_rows(args.q, b, h, rows, s.key, static_cast<A>(args.scale), work.q);
   std::fill_n(work.y, rows.count * P, A(0));
   if constexpr (has(V::slots, Slots::row_bias)) std::fill_n(work.c, rows.count * P, A(0));
   A first_maximum = HasLogSumExp<V> ? -kInfinity<A> : A(0), first_sum = 0;
@@ -384,8 +390,8 @@ void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile&
     const int width = mask.width(tile);
     const A* values = keys.values + int64_t{tile} * kTileKeys * P;
     tile_gemm<TileWrite::overwrite>(
-        rows.count, round_up(width, kLanes<A>), s.Dh, TileOperand<A>{work.q, P, 1},
-        keys.keys_transposed + int64_t{tile} * kTileKeys * s.Dh, kTileKeys, work.scores, kTileKeys);
+        rows.count, round_up(width, kLanes<A>), s.key.dim, TileOperand<A>{work.q, s.key.padded, 1},
+        keys.keys_transposed + int64_t{tile} * kTileKeys * s.key.dim, kTileKeys, work.scores, kTileKeys);
     for (int r = 0; r < rows.count; ++r) {
       if (use == TileUse::masked)
         weigh_row<true>(args, b, h, r, tile, width, mask, keys, s, work);
@@ -406,7 +412,7 @@ void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile&
     args.log_sum_exp(b, h, t) = sum == 0 ? -kInfinity<A> : work.maximum[r] + std::log(sum);
     const A scale = row_scale<V, A>(args, b, h, t), bias = row_bias<V, A>(args, b, h, t);
     T* o = &args.o(b, t, h, 0);
-    for (int d = 0; d < s.Dh; ++d) {
+    for (int d = 0; d < s.value.dim; ++d) {
       const A y = work.y[r * P + d] * inverse;
       A u = scale * y;
       if constexpr (has(V::slots, Slots::row_bias)) u += bias * work.c[r * P + d];
@@ -422,16 +428,16 @@ template <class V, class T>
 void clear_forward(const SoftmaxForward<V, T>& args, int b, int h, const Sizes& s) {
   for (int t = 0; t < s.T; ++t) {
     args.log_sum_exp(b, h, t) = -kInfinity<Acc<T>>;
-    std::fill_n(&args.o(b, t, h, 0), s.Dh, T(0));
-    if (kScalesRows<V> && args.y) std::fill_n(&args.y(b, t, h, 0), s.Dh, T(0));
+    std::fill_n(&args.o(b, t, h, 0), s.value.dim, T(0));
+    if (kScalesRows<V> && args.y) std::fill_n(&args.y(b, t, h, 0), s.value.dim, T(0));
   }
 }
 
 template <class A>
 struct BackwardTile {
-  A* q;          // [kTileRows][padded_dim], times the scale
-  A* dout;       // the same: G
-  A* dq;         // the same: gradient of q times the scale
+  A* q;          // [kTileRows][padded Dh], times the scale
+  A* dout;       // [kTileRows][padded Dv]: G
+  A* dq;         // [kTileRows][padded Dh]: gradient of q times the scale
   A* scores;     // [kTileRows][kTileKeys]: S, then dS
   A* weights;    // the same: dP, then r P + beta
   A* norm;       // [kTileRows]: row_norm, 0 for rows without a key
@@ -440,15 +446,15 @@ struct BackwardTile {
   A* row_scale;  // r
   A* row_bias;   // beta
   A* dbias;      // dbeta
-  A* dk;         // [key_tiles * kTileKeys][padded_dim]
-  A* dv;         // the same
+  A* dk;         // [key_tiles * kTileKeys][padded Dh]
+  A* dv;         // [key_tiles * kTileKeys][padded Dv]
   A* ddelta;     // [key_tiles * kTileKeys]
 
   BackwardTile(Carver& carver, const Sizes& s) {
-    const int64_t rows = int64_t{kTileRows} * s.padded_dim, keys = int64_t{s.key_tiles} * kTileKeys;
-    q = carver.take<A>(rows);
-    dout = carver.take<A>(rows);
-    dq = carver.take<A>(rows);
+    const int64_t keys = int64_t{s.key_tiles} * kTileKeys;
+    q = carver.take<A>(int64_t{kTileRows} * s.key.padded);
+    dout = carver.take<A>(int64_t{kTileRows} * s.value.padded);
+    dq = carver.take<A>(int64_t{kTileRows} * s.key.padded);
     scores = carver.take<A>(kTileRows * kTileKeys);
     weights = carver.take<A>(kTileRows * kTileKeys);
     norm = carver.take<A>(kTileRows);
@@ -457,8 +463,8 @@ struct BackwardTile {
     row_scale = carver.take<A>(kTileRows);
     row_bias = carver.take<A>(kTileRows);
     dbias = carver.take<A>(kTileRows);
-    dk = carver.take<A>(keys * s.padded_dim);
-    dv = carver.take<A>(keys * s.padded_dim);
+    dk = carver.take<A>(keys * s.key.padded);
+    dv = carver.take<A>(keys * s.value.padded);
     ddelta = carver.take<A>(keys);
   }
 };
@@ -513,11 +519,11 @@ void differentiate_row(const Args& args, int b, int h, int r, int tile, int widt
 template <class V, class T, class A>
 void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTile& rows,
                    const KeyTiles<A>& keys, const Sizes& s, BackwardTile<A>& work, A& dsink) {
-  const int P = s.padded_dim;
+  const int P = s.key.padded, Pv = s.value.padded;
   const TileMask<V, A> mask(plan_of<V>(args, s), rows, keys);
   const A scale = static_cast<A>(args.scale);
-  load_rows(args.q, b, h, rows, s, scale, work.q);
-  load_rows(args.dout, b, h, rows, s, A(1), work.dout);
+  load_rows(args.q, b, h, rows, s.key, scale, work.q);
+  load_rows(args.dout, b, h, rows, s.value, A(1), work.dout);
   std::fill_n(work.dq, rows.count * P, A(0));
   for (int r = 0; r < rows.count; ++r) {
     const int t = rows.row[r];
@@ -525,7 +531,7 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
     const T* y = &args.y(b, t, h, 0);
     A row_dot = 0;
 #pragma omp simd reduction(+ : row_dot)
-    for (int d = 0; d < s.Dh; ++d) row_dot += work.dout[r * P + d] * static_cast<A>(y[d]);
+    for (int d = 0; d < s.value.dim; ++d) row_dot += work.dout[r * Pv + d] * static_cast<A>(y[d]);
     work.norm[r] = lse == -kInfinity<A> ? A(0) : row_norm<V>(lse, VectorExp{});
     work.row_dot[r] = row_dot;
     work.centre[r] = V::Weight::is_normalised ? row_dot : A(0);
@@ -540,11 +546,13 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
     const TileUse use = mask.use(tile);
     if (use == TileUse::skipped) continue;
     const int width = mask.width(tile), columns = round_up(width, kLanes<A>);
-    const int64_t transposed = int64_t{tile} * kTileKeys * s.Dh, plain = int64_t{tile} * kTileKeys * P;
-    tile_gemm<TileWrite::overwrite>(rows.count, columns, s.Dh, TileOperand<A>{work.q, P, 1},
-                                    keys.keys_transposed + transposed, kTileKeys, work.scores, kTileKeys);
-    tile_gemm<TileWrite::overwrite>(rows.count, columns, s.Dh, TileOperand<A>{work.dout, P, 1},
-                                    keys.values_transposed + transposed, kTileKeys, work.weights, kTileKeys);
+    const int64_t first_key = int64_t{tile} * kTileKeys;
+    tile_gemm<TileWrite::overwrite>(rows.count, columns, s.key.dim, TileOperand<A>{work.q, P, 1},
+                                    keys.keys_transposed + first_key * s.key.dim, kTileKeys, work.scores,
+                                    kTileKeys);
+    tile_gemm<TileWrite::overwrite>(rows.count, columns, s.value.dim, TileOperand<A>{work.dout, Pv, 1},
+                                    keys.values_transposed + first_key * s.value.dim, kTileKeys, work.weights,
+                                    kTileKeys);
     for (int r = 0; r < rows.count; ++r) {
       if (use == TileUse::masked)
         differentiate_row<true>(args, b, h, r, tile, width, mask, keys, work);
@@ -552,17 +560,17 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
         differentiate_row<false>(args, b, h, r, tile, width, mask, keys, work);
     }
     tile_gemm<TileWrite::accumulate>(rows.count, P, width, TileOperand<A>{work.scores, kTileKeys, 1},
-                                     keys.keys + plain, P, work.dq, P);
+                                     keys.keys + first_key * P, P, work.dq, P);
     tile_gemm<TileWrite::accumulate>(width, P, rows.count, TileOperand<A>{work.scores, 1, kTileKeys}, work.q,
-                                     P, work.dk + plain, P);
-    tile_gemm<TileWrite::accumulate>(width, P, rows.count, TileOperand<A>{work.weights, 1, kTileKeys},
-                                     work.dout, P, work.dv + plain, P);
+                                     P, work.dk + first_key * P, P);
+    tile_gemm<TileWrite::accumulate>(width, Pv, rows.count, TileOperand<A>{work.weights, 1, kTileKeys},
+                                     work.dout, Pv, work.dv + first_key * Pv, Pv);
   }
 
   for (int r = 0; r < rows.count; ++r) {
     const int t = rows.row[r];
     T* dq = &args.dq(b, t, h, 0);
-    for (int d = 0; d < s.Dh; ++d) dq[d] = static_cast<T>(scale * work.dq[r * P + d]);
+    for (int d = 0; d < s.key.dim; ++d) dq[d] = static_cast<T>(scale * work.dq[r * P + d]);
     if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = work.row_dot[r];
     if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = work.dbias[r];
   }
@@ -572,7 +580,7 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
 template <class V, class T>
 void clear_backward(const SoftmaxBackward<V, T>& args, int b, int h, const Sizes& s) {
   for (int t = 0; t < s.T; ++t) {
-    std::fill_n(&args.dq(b, t, h, 0), s.Dh, T(0));
+    std::fill_n(&args.dq(b, t, h, 0), s.key.dim, T(0));
     if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = 0;
     if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = 0;
   }
@@ -584,8 +592,8 @@ void backward_kv_head(const SoftmaxBackward<V, T>& args, int b, int kv, const Ke
                       const Sizes& s, BackwardTile<A>& work, A* dsink) {
   const int64_t key_rows = int64_t{s.key_tiles} * kTileKeys;
   for (int tile = 0; tile < s.key_tiles; ++tile) pack_key_tile<V>(args, b, kv, tile, s, keys);
-  std::fill_n(work.dk, key_rows * s.padded_dim, A(0));
-  std::fill_n(work.dv, key_rows * s.padded_dim, A(0));
+  std::fill_n(work.dk, key_rows * s.key.padded, A(0));
+  std::fill_n(work.dv, key_rows * s.value.padded, A(0));
   std::fill_n(work.ddelta, key_rows, A(0));
   for (int h = kv * s.group; h < (kv + 1) * s.group; ++h) {
     if constexpr (has(V::slots, Slots::row_index)) clear_backward(args, b, h, s);
@@ -597,10 +605,8 @@ void backward_kv_head(const SoftmaxBackward<V, T>& args, int b, int kv, const Ke
   }
   for (int j = 0; j < s.Tk; ++j) {
     T *dk = &args.dk(b, j, kv, 0), *dv = &args.dv(b, j, kv, 0);
-    for (int d = 0; d < s.Dh; ++d) {
-      dk[d] = static_cast<T>(work.dk[int64_t{j} * s.padded_dim + d]);
-      dv[d] = static_cast<T>(work.dv[int64_t{j} * s.padded_dim + d]);
-    }
+    for (int d = 0; d < s.key.dim; ++d) dk[d] = static_cast<T>(work.dk[int64_t{j} * s.key.padded + d]);
+    for (int d = 0; d < s.value.dim; ++d) dv[d] = static_cast<T>(work.dv[int64_t{j} * s.value.padded + d]);
     if (args.dslots.key_bias) args.dslots.key_bias(b, kv, j) = work.ddelta[j];
   }
 }

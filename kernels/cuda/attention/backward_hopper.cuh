@@ -56,6 +56,9 @@ std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&
   if (V::slots != Slots::none && V::slots != Slots::row_scale && V::slots != Slots::sink)
     return "the variant has other slots than a row scale or a sink";
   if (std::string refusal = hopper_refusal(stream); !refusal.empty()) return refusal;
+  if (args.v.size[3] != args.q.size[3])
+    return "values have " + std::to_string(args.v.size[3]) + " channels and keys " +
+           std::to_string(args.q.size[3]);
   if (args.q.size[3] > 128)
     return "a head has " + std::to_string(args.q.size[3]) + " channels, more than 128";
   if (!(args.scale > 0)) return "the scale " + std::to_string(args.scale) + " is not positive";

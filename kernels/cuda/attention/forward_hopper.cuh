@@ -133,6 +133,9 @@ std::string forward_refusal(const SoftmaxForward<V, bf16>& args, const Stream& s
   if (V::drops_weights) return "weights are dropped";
   if (has(V::slots, kForeignSlots)) return "the variant has slots other than row_scale and sink";
   if (std::string refusal = hopper_refusal(stream); !refusal.empty()) return refusal;
+  if (args.v.size[3] != args.q.size[3])
+    return "values have " + std::to_string(args.v.size[3]) + " channels and keys " +
+           std::to_string(args.q.size[3]);
   if (args.q.size[3] > 128)
     return "a head has " + std::to_string(args.q.size[3]) + " channels, more than 128";
   if (!(args.scale > 0)) return "the scale " + std::to_string(args.scale) + " is not positive";

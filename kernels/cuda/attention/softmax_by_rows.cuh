@@ -18,7 +18,7 @@ template <class V, class T, int kPack>
 __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxByRows<V, T> a) {
   const int lane = threadIdx.x % kWarp, t = static_cast<int>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (t >= a.q.size[1]) return;
-  const int Dh = static_cast<int>(a.q.size[3]);
+  const int Dh = static_cast<int>(a.q.size[3]), Dv = static_cast<int>(a.v.size[3]);
   const Pairs<V, SoftmaxForward<V, T>> pairs(a, blockIdx.z, blockIdx.y);
   const int b = pairs.batch, h = pairs.head, kv = pairs.kv;
   const bool computes = pairs.computes(t);
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxByRows<V,
       total += w;
 #pragma unroll
       for (int c = 0; c < kPerLane; ++c)
-        if (const int d = lane + c * kWarp; d < Dh) {
+        if (const int d = lane + c * kWarp; d < Dv) {
           const float value = to_float(a.v(b, first + from, kv, d));
           sums[c] += w * value;
           if constexpr (has(V::slots, Slots::row_bias)) visible[c] += value;
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxByRows<V,
               row_bias = computes ? pairs.row_bias(t) : 0.0f;
   for (int c = 0; c < kPerLane; ++c) {
     const int d = lane + c * kWarp;
-    if (d >= Dh) continue;
+    if (d >= Dv) continue;
     const float y = is_empty ? 0.0f : sums[c] / total;
     a.o(b, t, h, d) = from_float<T>(row_scale * y + row_bias * visible[c]);
     if (kScalesRows<V> && a.y) a.y(b, t, h, d) = from_float<T>(y);
@@ -82,8 +82,9 @@ template <class V, class T>
 void forward(const SoftmaxByRows<V, T>& args, Stream& stream) {
   const auto& q = args.q.size;
   if (q[0] * q[1] * q[2] == 0) return;
-  HEADWAY_CHECK(q[3] <= kMaxHeadDim, ShapeError,
-                std::string(args.name) + ": a head of " + std::to_string(q[3]) +
+  const int64_t head_dim = std::max(q[3], args.v.size[3]);
+  HEADWAY_CHECK(head_dim <= kMaxHeadDim, ShapeError,
+                std::string(args.name) + ": a head of " + std::to_string(head_dim) +
                     " channels is wider than the " + std::to_string(kMaxHeadDim) + " the GPU kernels take");
   constexpr int kPack = 16 / sizeof(T);
   const bool wide = moves_in_packs<kPack>(args.q) && moves_in_packs<kPack>(args.k);

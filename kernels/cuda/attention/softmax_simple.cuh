@@ -52,8 +52,9 @@ __device__ inline void add_rows(float (&sums)[kPerLane], float weight, const flo
 template <class V, class T>
 __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V, T> a) {
   extern __shared__ float memory[];
-  const int Dh = static_cast<int>(a.q.size[3]), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  float *const keys = memory, *const values = keys + kTile * (Dh + 1), *const own = values + kTile * (Dh + 1);
+  const int Dh = static_cast<int>(a.q.size[3]), Dv = static_cast<int>(a.v.size[3]),
+            lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  float *const keys = memory, *const values = keys + kTile * (Dh + 1), *const own = values + kTile * (Dv + 1);
   const Pairs<V, SoftmaxForward<V, T>> pairs(a, blockIdx.z, blockIdx.y);
   const int first = static_cast<int>(blockIdx.x) * kRows, T_ = static_cast<int>(a.q.size[1]);
   const int b = pairs.batch, h = pairs.head;
@@ -91,8 +92,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
         weight = sees ? pairs.weight(logit) : 0.0f;
         total[r] += warp_sum(weight);
       }
-      add_rows(sums[r], weight * pairs.kept(t, j), values, Dh);
-      if constexpr (has(V::slots, Slots::row_bias)) add_rows(visible[r], sees ? 1.0f : 0.0f, values, Dh);
+      add_rows(sums[r], weight * pairs.kept(t, j), values, Dv);
+      if constexpr (has(V::slots, Slots::row_bias)) add_rows(visible[r], sees ? 1.0f : 0.0f, values, Dv);
     }
   }
   for (int r = 0; r < kRowsPerWarp; ++r) {
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
                 row_bias = computes ? pairs.row_bias(t) : 0.0f;
     for (int c = 0; c < kPerLane; ++c) {
       const int d = lane + c * kWarp;
-      if (d >= Dh) continue;
+      if (d >= Dv) continue;
       const float y = sums[r][c] * inverse;
       a.o(b, t, h, d) = from_float<T>(row_scale * y + row_bias * visible[r][c]);
       if (kScalesRows<V> && a.y) a.y(b, t, h, d) = from_float<T>(y);
@@ -138,13 +139,13 @@ inline constexpr int kRowLanes = 8;
 /// row_dots [B,H,T]; 8 lanes per row, rows in the order of memory, V channels an access.
 template <class V, class T, int kPack>
 __global__ void row_dot_kernel(SoftmaxBackward<V, T> a, float* row_dots) {
-  const int64_t T_ = a.q.size[1], H = a.q.size[2], Dh = a.q.size[3];
+  const int64_t T_ = a.q.size[1], H = a.q.size[2], Dv = a.v.size[3];
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kRowLanes;
   const int64_t b = row / (H * T_), t = row / H % T_, h = row % H;
   const bool exists = b < a.q.size[0];
   float sum = 0;
   if (exists)
-    for (int64_t d = threadIdx.x % kRowLanes * kPack; d < Dh; d += kRowLanes * kPack) {
+    for (int64_t d = threadIdx.x % kRowLanes * kPack; d < Dv; d += kRowLanes * kPack) {
       float dout[kPack], y[kPack];
       load(&a.dout(b, t, h, d), dout);
       load(&a.y(b, t, h, d), y);
@@ -177,9 +178,10 @@ template <class V, class T>
 __global__ void __launch_bounds__(kWarps* kWarp)
     query_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
   extern __shared__ float memory[];
-  const int Dh = static_cast<int>(a.q.size[3]), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int Dh = static_cast<int>(a.q.size[3]), Dv = static_cast<int>(a.v.size[3]),
+            lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   float *const keys = memory, *const values = keys + kTile * (Dh + 1),
-               *const own_q = values + kTile * (Dh + 1), *const own_g = own_q + kRows * Dh;
+               *const own_q = values + kTile * (Dv + 1), *const own_g = own_q + kRows * Dh;
   const Pairs<V, SoftmaxBackward<V, T>> pairs(a, blockIdx.z, blockIdx.y);
   const int first = static_cast<int>(blockIdx.x) * kRows, T_ = static_cast<int>(a.q.size[1]);
   const int b = pairs.batch, h = pairs.head;
@@ -187,7 +189,10 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   for (int i = threadIdx.x; i < kRows * Dh; i += blockDim.x) {
     const int t = first + i / Dh;
     own_q[i] = t < T_ ? to_float(a.q(b, t, h, i % Dh)) : 0.0f;
-    own_g[i] = t < T_ ? to_float(a.dout(b, t, h, i % Dh)) : 0.0f;
+  }
+  for (int i = threadIdx.x; i < kRows * Dv; i += blockDim.x) {
+    const int t = first + i / Dv;
+    own_g[i] = t < T_ ? to_float(a.dout(b, t, h, i % Dv)) : 0.0f;
   }
   float dq[kRowsPerWarp][kPerLane] = {}, dbias[kRowsPerWarp] = {};
   const IndexRange range = pairs.plan.keys_of(first, min(first + kRows, T_) - 1);
@@ -200,7 +205,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       const int row = warp * kRowsPerWarp + r, t = first + row, j = tile + lane;
       if (t >= T_ || !pairs.computes(t)) continue;
       const int64_t index = (static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t;
-      const float raw = dot(own_q + row * Dh, keys, Dh) * scale, dp = dot(own_g + row * Dh, values, Dh);
+      const float raw = dot(own_q + row * Dh, keys, Dh) * scale, dp = dot(own_g + row * Dv, values, Dv);
       float ds = 0;
       if (j < a.k.size[1] && pairs.sees(t, j)) {
         ds = pair_gradient(pairs, raw, dp, a.log_sum_exp(b, h, t), row_dots[index], t, j).ds;
@@ -226,9 +231,10 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 template <class V, class T>
 __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
   extern __shared__ float memory[];
-  const int Dh = static_cast<int>(a.q.size[3]), lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int Dh = static_cast<int>(a.q.size[3]), Dv = static_cast<int>(a.v.size[3]),
+            lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   float *const queries = memory, *const douts = queries + kTile * (Dh + 1),
-               *const own_k = douts + kTile * (Dh + 1), *const own_v = own_k + kRows * Dh;
+               *const own_k = douts + kTile * (Dv + 1), *const own_v = own_k + kRows * Dh;
   const int first = static_cast<int>(blockIdx.x) * kRows, Tk = static_cast<int>(a.k.size[1]),
             T_ = static_cast<int>(a.q.size[1]);
   const int b = static_cast<int>(blockIdx.z), kv = static_cast<int>(blockIdx.y);
@@ -237,7 +243,10 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
   for (int i = threadIdx.x; i < kRows * Dh; i += blockDim.x) {
     const int j = first + i / Dh;
     own_k[i] = j < Tk ? to_float(a.k(b, j, kv, i % Dh)) : 0.0f;
-    own_v[i] = j < Tk ? to_float(a.v(b, j, kv, i % Dh)) : 0.0f;
+  }
+  for (int i = threadIdx.x; i < kRows * Dv; i += blockDim.x) {
+    const int j = first + i / Dv;
+    own_v[i] = j < Tk ? to_float(a.v(b, j, kv, i % Dv)) : 0.0f;
   }
   float dk[kRowsPerWarp][kPerLane] = {}, dv[kRowsPerWarp][kPerLane] = {}, ddelta[kRowsPerWarp] = {};
   for (int h = kv * group; h < (kv + 1) * group; ++h) {
@@ -255,7 +264,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
       for (int r = 0; r < kRowsPerWarp; ++r) {
         const int row = warp * kRowsPerWarp + r, j = first + row;
         if (j >= Tk) continue;
-        const float raw = dot(own_k + row * Dh, queries, Dh) * scale, dp = dot(own_v + row * Dh, douts, Dh);
+        const float raw = dot(own_k + row * Dh, queries, Dh) * scale, dp = dot(own_v + row * Dv, douts, Dv);
         float ds = 0, weight = 0;
         if (computes && pairs.sees(t, j)) {
           const PairGradient g = pair_gradient(pairs, raw, dp, log_sum_exp, row_dot, t, j);
@@ -264,7 +273,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
           ddelta[r] += g.da;
         }
         add_rows(dk[r], ds, queries, Dh);
-        add_rows(dv[r], weight, douts, Dh);
+        add_rows(dv[r], weight, douts, Dv);
       }
     }
   }
@@ -273,24 +282,24 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
     if (j >= Tk) continue;
     for (int c = 0; c < kPerLane; ++c) {
       const int d = lane + c * kWarp;
-      if (d >= Dh) continue;
-      a.dk(b, j, kv, d) = from_float<T>(scale * dk[r][c]);
-      a.dv(b, j, kv, d) = from_float<T>(dv[r][c]);
+      if (d < Dh) a.dk(b, j, kv, d) = from_float<T>(scale * dk[r][c]);
+      if (d < Dv) a.dv(b, j, kv, d) = from_float<T>(dv[r][c]);
     }
     const float sum = warp_sum(ddelta[r]);
     if (lane == 0 && a.dslots.key_bias) a.dslots.key_bias(b, kv, j) = sum;
   }
 }
 
-inline void check_head_dim(const char* name, int64_t head_dim) {
+inline void check_head_dims(const char* name, int64_t key_dim, int64_t value_dim) {
+  const int64_t head_dim = std::max(key_dim, value_dim);
   HEADWAY_CHECK(head_dim <= kMaxHeadDim, ShapeError,
                 std::string(name) + ": a head of " + std::to_string(head_dim) +
                     " channels is wider than the " + std::to_string(kMaxHeadDim) + " the GPU kernels take");
 }
 
-/// Shared memory for two tiles and `own` rows of each of this block's own tensors.
-inline int shared_bytes(int64_t head_dim, int own) {
-  return static_cast<int>((2 * kTile * (head_dim + 1) + own * kRows * head_dim) *
+/// Shared memory for a tile of each width, and a block's own rows of so many channels in all.
+inline int shared_bytes(int64_t key_dim, int64_t value_dim, int64_t own) {
+  return static_cast<int>((kTile * (key_dim + 1) + kTile * (value_dim + 1) + kRows * own) *
                           static_cast<int64_t>(sizeof(float)));
 }
 
@@ -301,8 +310,9 @@ inline dim3 grid_of(int64_t rows, int64_t heads, int64_t batch) {
 template <class V, class T>
 void forward(const SoftmaxForward<V, T>& args, Stream& stream) {
   const auto& q = args.q.size;
-  check_head_dim(args.name, q[3]);
-  const int shared = shared_bytes(q[3], 1);
+  const int64_t Dh = q[3], Dv = args.v.size[3];
+  check_head_dims(args.name, Dh, Dv);
+  const int shared = shared_bytes(Dh, Dv, Dh);
   allow_shared(forward_kernel<V, T>, shared, args.name);
   forward_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args);
   check_launch(args.name);
@@ -338,9 +348,10 @@ const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream)
 template <class V, class T>
 void backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
   const auto& q = args.q.size;
-  check_head_dim(args.name, q[3]);
+  const int64_t Dh = q[3], Dv = args.v.size[3];
+  check_head_dims(args.name, Dh, Dv);
   const float* const row_dots = prepare_backward(args, stream);
-  const int shared = shared_bytes(q[3], 2);
+  const int shared = shared_bytes(Dh, Dv, Dh + Dv);
   allow_shared(query_kernel<V, T>, shared, args.name);
   allow_shared(key_kernel<V, T>, shared, args.name);
   query_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args, row_dots);

@@ -1,5 +1,5 @@
-// Softmax attention in bf16 on the tensor cores, for every variant and slot, head dims up to 128. No atomics,
-// so bits repeat; memory is O(T).
+// Softmax attention in bf16 on the tensor cores, for every variant and slot, with up to 128 channels of keys
+// and of values, which take tiles of the wider of the two. No atomics, so bits repeat; memory is O(T).
 //
 // A warpgroup owns 64 rows of one side (queries forward and for dq, keys for dk and dv) and streams tiles of
 // the other through two stages of shared memory. Products stay in registers: scores of one product, rounded,
@@ -579,6 +579,12 @@ void launch_forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
 
 inline constexpr int64_t kWidestHead = 128;
 
+/// Of the wider of keys and values, whose tiles are as wide.
+template <class Args>
+int64_t head_dim_of(const Args& args) {
+  return std::max(args.q.size[3], args.v.size[3]);
+}
+
 inline std::string width_refusal(int64_t head_dim) {
   return head_dim <= kWidestHead ? ""
                                  : "a head has " + std::to_string(head_dim) + " channels, more than " +
@@ -587,7 +593,7 @@ inline std::string width_refusal(int64_t head_dim) {
 
 template <class V>
 std::string forward_refusal(const SoftmaxForward<V, bf16>& args, const Stream&) {
-  if (std::string refusal = width_refusal(args.q.size[3]); !refusal.empty()) return refusal;
+  if (std::string refusal = width_refusal(head_dim_of(args)); !refusal.empty()) return refusal;
   // The largest score is looked for before the scale is applied.
   if (!(args.scale > 0)) return "the scale " + std::to_string(args.scale) + " is not positive";
   return first_row_refusal(NamedRows{"q", args.q}, NamedRows{"k", args.k}, NamedRows{"v", args.v},
@@ -596,7 +602,7 @@ std::string forward_refusal(const SoftmaxForward<V, bf16>& args, const Stream&) 
 
 template <class V>
 void forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
-  args.q.size[3] <= 64 ? launch_forward<V, 64>(args, stream) : launch_forward<V, 128>(args, stream);
+  head_dim_of(args) <= 64 ? launch_forward<V, 64>(args, stream) : launch_forward<V, 128>(args, stream);
 }
 
 template <class V, int D>
@@ -616,7 +622,7 @@ void launch_backward(const SoftmaxBackward<V, bf16>& args, const float* row_dots
 
 template <class V>
 std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&) {
-  if (std::string refusal = width_refusal(args.q.size[3]); !refusal.empty()) return refusal;
+  if (std::string refusal = width_refusal(head_dim_of(args)); !refusal.empty()) return refusal;
   return first_row_refusal(NamedRows{"q", args.q}, NamedRows{"k", args.k}, NamedRows{"v", args.v},
                            NamedRows{"dout", args.dout}, NamedRows{"dq", args.dq}, NamedRows{"dk", args.dk},
                            NamedRows{"dv", args.dv});
@@ -625,8 +631,8 @@ std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&
 template <class V>
 void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
   const float* const row_dots = simple::prepare_backward(args, stream);
-  args.q.size[3] <= 64 ? launch_backward<V, 64>(args, row_dots, stream)
-                       : launch_backward<V, 128>(args, row_dots, stream);
+  head_dim_of(args) <= 64 ? launch_backward<V, 64>(args, row_dots, stream)
+                          : launch_backward<V, 128>(args, row_dots, stream);
 }
 
 }  // namespace headway::cuda::tensor

@@ -57,6 +57,7 @@ struct Dims {
   int64_t B, T, H, K, Dh;
   int64_t Tk = T;
   int64_t query_offset = 0;
+  int64_t Dv = Dh;
 };
 
 constexpr uint32_t kProblemSeed = 20240607;
@@ -138,11 +139,11 @@ Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed =
     p.params.dropout = WeightDropout::next(rng, 0.4, d.H, d.T, d.Tk);
   }
   // q, k and v are parts of one tensor, as after a fused projection: strided views.
-  const Tensor fused = random({d.B, std::max(d.T, d.Tk), d.H + 2 * d.K, d.Dh}, 1);
-  p.q = fused.slice(1, 0, d.T).slice(2, 0, d.H);
-  p.k = fused.slice(1, 0, d.Tk).slice(2, d.H, d.H + d.K);
-  p.v = fused.slice(1, 0, d.Tk).slice(2, d.H + d.K, d.H + 2 * d.K);
-  p.dout = random({d.B, d.T, d.H, d.Dh}, 2);
+  const Tensor fused = random({d.B, std::max(d.T, d.Tk), d.H + 2 * d.K, std::max(d.Dh, d.Dv)}, 1);
+  p.q = fused.slice(1, 0, d.T).slice(2, 0, d.H).slice(3, 0, d.Dh);
+  p.k = fused.slice(1, 0, d.Tk).slice(2, d.H, d.H + d.K).slice(3, 0, d.Dh);
+  p.v = fused.slice(1, 0, d.Tk).slice(2, d.H + d.K, d.H + 2 * d.K).slice(3, 0, d.Dv);
+  p.dout = random({d.B, d.T, d.H, d.Dv}, 2);
   for_each_slot(
       [&]<class Slot>(Slot, Tensor& slot) {
         if (!has(V::slots, Slot::info.bit)) return;
@@ -211,8 +212,8 @@ template <class V, class T>
 Results run(const Problem<V, T>& p, void (*forward)(const SoftmaxForward<V, T>&, Stream&),
             void (*backward)(const SoftmaxBackward<V, T>&, Stream&), Stream& stream) {
   const Dims& d = p.dims;
-  const Guarded<T> o({d.B, d.T, d.H, d.Dh}), y({d.B, d.T, d.H, d.Dh}), log_sum_exp({d.B, d.H, d.T});
-  const Guarded<T> dq({d.B, d.T, d.H, d.Dh}), dk({d.B, d.Tk, d.K, d.Dh}), dv({d.B, d.Tk, d.K, d.Dh});
+  const Guarded<T> o({d.B, d.T, d.H, d.Dv}), y({d.B, d.T, d.H, d.Dv}), log_sum_exp({d.B, d.H, d.T});
+  const Guarded<T> dq({d.B, d.T, d.H, d.Dh}), dk({d.B, d.Tk, d.K, d.Dh}), dv({d.B, d.Tk, d.K, d.Dv});
   const auto view4 = [](const auto& guarded) { return guarded.tensor().template view<T, 4>("output"); };
   const auto q = p.q.template view<const T, 4>("q"), k = p.k.template view<const T, 4>("k"),
              v = p.v.template view<const T, 4>("v");

@@ -28,9 +28,9 @@ TYPED_TEST_SUITE(Oracle, AllVariants);
 
 TYPED_TEST(Oracle, GradientsAreTheCentralDifferences) {
   using V = TypeParam;
-  // More keys than queries, an offset, and groups of two query heads.
+  // More keys than queries, an offset, groups of two query heads, and values wider than keys.
   const Problem<V, double> p = random_problem<V>(
-      {.B = 2, .T = 7, .H = 4, .K = 2, .Dh = 3, .Tk = 10, .query_offset = 2}, *this->stream);
+      {.B = 2, .T = 7, .H = 4, .K = 2, .Dh = 3, .Tk = 10, .query_offset = 2, .Dv = 4}, *this->stream);
   const Results results = oracle(p, *this->stream);
   const auto loss = [&] {
     const Results now =

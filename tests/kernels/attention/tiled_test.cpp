@@ -13,7 +13,7 @@ namespace headway::testing {
 namespace {
 
 // T and Tk around the tile size and the switch to the reference, head widths off the vector length, one head,
-// groups, queries behind a cache.
+// groups, queries behind a cache, values wider and narrower than keys.
 constexpr Dims kShapes[] = {
     {.B = 1, .T = 1, .H = 1, .K = 1, .Dh = 1},
     {.B = 2, .T = 8, .H = 3, .K = 1, .Dh = 5},
@@ -23,6 +23,8 @@ constexpr Dims kShapes[] = {
     {.B = 1, .T = 1, .H = 4, .K = 2, .Dh = 16, .Tk = 130, .query_offset = 129},
     {.B = 2, .T = 37, .H = 2, .K = 1, .Dh = 16, .Tk = 150, .query_offset = 113},
     {.B = 1, .T = 90, .H = 1, .K = 1, .Dh = 8, .Tk = 70},
+    {.B = 1, .T = 70, .H = 2, .K = 1, .Dh = 9, .Dv = 37},
+    {.B = 1, .T = 5, .H = 2, .K = 2, .Dh = 16, .Tk = 66, .query_offset = 61, .Dv = 3},
 };
 
 template <class V, class T>
