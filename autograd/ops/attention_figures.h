@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <list>
 #include <numeric>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include "core/max_or_nan.h"
 #include "core/tensor.h"
 #include "kernels/attention/plan.h"
+#include "kernels/attention/softmax.h"
 
 namespace headway {
 
@@ -42,6 +44,19 @@ class AttentionFigures {
         log_sum_exp_(to_doubles(log_sum_exp, ctx.stream)),
         keys_(to_doubles(inputs.k, ctx.stream)) {
     if constexpr (has(V::slots, Slots::key_bias)) biases_ = to_doubles(inputs.key_bias, ctx.stream);
+    if constexpr (kHasParameters<V>)
+      for_each_slot(
+          [&]<class Slot, class Number, int rank>(Slot, View<Number, rank>& view, const Tensor& input) {
+            if constexpr (has(kParameterSlots, Slot::info.bit)) {
+              if (!input.defined()) return;
+              const std::vector<double>& values = parameters_.emplace_back(to_doubles(input, ctx.stream));
+              int64_t stride = 1;
+              for (int dim = rank - 1; dim >= 0; stride *= view.size[dim], --dim)
+                view.size[dim] = input.size(dim), view.stride[dim] = stride;
+              view.data = values.data();
+            }
+          },
+          slots_, inputs);
     if constexpr (has(V::slots, Slots::key_end)) ends_ = inputs.key_end.to_vector<int32_t>(ctx.stream);
   }
 
@@ -109,7 +124,9 @@ class AttentionFigures {
     double dot = 0;
     for (int64_t d = 0; d < Dh_; ++d) dot += query[d] * other[d];
     const Coord at{static_cast<int>(b), static_cast<int>(h), static_cast<int>(i), static_cast<int>(j)};
-    const double score = V::score(params_, scale_ * dot, at);
+    const Learned<double> learned =
+        learned_of<V, double>(slots_, params_, static_cast<int>(h / (H_ / K_)), at.query, at);
+    const double score = score_of<V>(params_, scale_ * dot, learned, at);
     return biases_.empty() ? score : score + biases_[key(b, h, j)];
   }
   double log_weight(int64_t b, int64_t h, int64_t i, int64_t j) const {
@@ -142,6 +159,8 @@ class AttentionFigures {
   TilePlan<V> plan_;
   std::vector<double> queries_, log_sum_exp_, keys_, biases_;
   std::vector<int32_t> ends_;
+  std::list<std::vector<double>> parameters_;
+  SlotViews<double> slots_;  // those of parameters
 };
 
 /// Adds "sink_share", "sink_share_uniform" (what rows with equal weights on all tokens would have),

@@ -21,20 +21,25 @@ namespace headway {
 //   row_bias: beta, adds beta_i times the sum of the visible values
 //   key_bias: delta, added to the score of key j
 //   sink: a logit in every row's denominator that carries no value
+//   head_parameter, row_parameter, key_parameter: learned numbers that the variant's score reads
 //   key_end: e, key j is seen only from positions i < e_j
 //   row_index: ascending rows of q to compute, -1 after the last; other rows give zero
 // clang-format off
-#define HEADWAY_SLOTS(slot)               \
-  slot(row_scale, real, true, B, H, T)    \
-  slot(row_bias, real, true, B, H, T)     \
-  slot(key_bias, real, true, B, K, Tk)    \
-  slot(sink, real, true, H)               \
-  slot(key_end, i32, false, B, K, Tk)     \
+#define HEADWAY_SLOTS(slot)                 \
+  slot(row_scale, real, true, B, H, T)      \
+  slot(row_bias, real, true, B, H, T)       \
+  slot(key_bias, real, true, B, K, Tk)      \
+  slot(sink, real, true, H)                 \
+  slot(head_parameter, real, true, H, P)    \
+  slot(row_parameter, real, true, B, H, T)  \
+  slot(key_parameter, real, true, B, K, Tk) \
+  slot(key_end, i32, false, B, K, Tk)       \
   slot(row_index, i32, false, B, H, N)
 // clang-format on
 
-/// Lengths that slots have: those of q [B,T,H,Dh] and k [B,Tk,K,Dh], and N, which the caller chooses.
-enum class Extent : uint8_t { B, H, K, T, Tk, N };
+/// Lengths that slots have: those of q [B,T,H,Dh] and k [B,Tk,K,Dh]; P, the parameters that a head of the
+/// variant has; and N, which the caller chooses.
+enum class Extent : uint8_t { B, H, K, T, Tk, P, N };
 enum class SlotNumber : uint8_t { real, i32 };
 
 #define HEADWAY_SLOT_NAME(name, ...) name,
@@ -61,6 +66,9 @@ struct SlotInfo {
   bool has_gradient;
   int rank;
   Extent shape[3];
+
+  /// Whether there is one number for each row of q.
+  constexpr bool is_per_row() const { return rank == 3 && shape[2] == Extent::T; }
 
   constexpr SlotInfo(const char* name_in, Slots bit_in, SlotNumber number_in, bool has_gradient_in,
                      std::initializer_list<Extent> shape_in)

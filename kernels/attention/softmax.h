@@ -8,6 +8,7 @@
 //   dA_ij = P_ij r_i (dP_ij - D_i)           gradient at the softmax's input
 //   dS_ij = dA_ij score'(S_ij)               dq_i = scale sum_j dS_ij k_j     dk_j = scale sum_i dS_ij q_i
 //   dv_j  = sum_i (r_i P_ij + beta_i) G_i    dr_i = D_i                       dbeta_i = G_i.C_i
+//   gradient of a parameter that score reads: the sum of dA_ij times its derivative by it
 //   ddelta_j = sum_i dA_ij                   dsink = - sum_i exp(sink - LSE_i) r_i D_i
 // Sums over i run over the visible pairs and, for what belongs to a key, over the query heads of its group.
 // Other weights than a softmax's have another dA (weights.h), and the logarithm of their denominator stands
@@ -21,6 +22,7 @@
 #include <string>
 
 #include "core/dtype.h"
+#include "core/host_device.h"
 #include "core/view.h"
 #include "kernels/attention/softmax_variant.h"
 #include "kernels/op.h"
@@ -31,7 +33,32 @@ namespace headway {
 template <class V>
 inline constexpr bool kScalesRows = has(V::slots, Slots::row_scale | Slots::row_bias);
 
+/// Of query row t at `at`, which reads key/value head kv.
+template <class V, class S, class A>
+HEADWAY_HD Learned<S> learned_of(const SlotViews<A>& slots, const typename V::Params& params, int kv, int t,
+                                 Coord at) {
+  Learned<S> learned;
+  if constexpr (has(V::slots, Slots::head_parameter))
+    learned.head = static_cast<S>(slots.head_parameter(at.head, parameter_index<V>(params, at)));
+  if constexpr (has(V::slots, Slots::row_parameter))
+    learned.row = static_cast<S>(slots.row_parameter(at.batch, at.head, t));
+  if constexpr (has(V::slots, Slots::key_parameter))
+    learned.key = static_cast<S>(slots.key_parameter(at.batch, kv, at.key));
+  return learned;
+}
+
 namespace detail {
+
+/// Zero gradients of the slots that have one for each row, for a row that is not computed.
+template <class A>
+void clear_row_gradients(const SlotGradients<A>& dslots, int b, int h, int t) {
+  for_each_slot_with_gradient(
+      [&]<class Slot>(Slot, const auto& gradient) {
+        if constexpr (Slot::info.is_per_row())
+          if (gradient) gradient(b, h, t) = 0;
+      },
+      dslots);
+}
 
 /// Throws the ShapeError of an argument; got is empty where it is missing.
 [[noreturn]] void throw_shape_error(const char* op, const std::string& name, std::span<const int64_t> got,
@@ -51,13 +78,16 @@ void check_rows(const View<T, 4>& view, const int64_t (&expected)[4], const char
                 std::string(op) + ": " + name + " must be contiguous along the head's width");
 }
 
-/// Of a slot or its gradient, for queries and keys of these sizes.
-template <class Slot, class T, int Rank>
-void check_slot(const View<T, Rank>& view, const int64_t (&q)[4], const int64_t (&k)[4], const char* op,
-                const std::string& name) {
+/// Of a slot or its gradient.
+template <class V, class Slot, class Args, class T, int Rank>
+void check_slot(const Args& args, const View<T, Rank>& view, const std::string& name) {
+  const char* op = Args::name;
+  const auto &q = args.q.size, &k = args.k.size;
+  const int64_t num_parameters = V::num_head_parameters(args.params);
   int64_t expected[Rank];
   for (int dim = 0; dim < Rank; ++dim) {
-    const int64_t sizes[] = {q[0], q[2], k[2], q[1], k[1], view.size[dim]};  // in the order of Extent
+    const int64_t sizes[] = {q[0],           q[2],          k[2], q[1], k[1],  // in the order of Extent
+                             num_parameters, view.size[dim]};
     expected[dim] = sizes[static_cast<size_t>(Slot::info.shape[dim])];
   }
   check_shape(view, expected, op, name);
@@ -80,7 +110,7 @@ void check_softmax_inputs(const Args& args) {
   check_shape(args.log_sum_exp, {B, H, T}, op, "log_sum_exp");
   for_each_slot(
       [&]<class Slot>(Slot, const auto& view) {
-        if constexpr (has(V::slots, Slot::info.bit)) check_slot<Slot>(view, q, k, op, Slot::info.name);
+        if constexpr (has(V::slots, Slot::info.bit)) check_slot<V, Slot>(args, view, Slot::info.name);
       },
       args.slots);
 }
@@ -146,8 +176,7 @@ struct SoftmaxBackward {
     detail::check_rows(dv, {B, Tk, K, Dv}, name, "dv");
     for_each_slot_with_gradient(
         [&]<class Slot>(Slot, const auto& gradient) {
-          if (gradient)
-            detail::check_slot<Slot>(gradient, q.size, k.size, name, std::string("d") + Slot::info.name);
+          if (gradient) detail::check_slot<V, Slot>(*this, gradient, std::string("d") + Slot::info.name);
         },
         dslots);
   }

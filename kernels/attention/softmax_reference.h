@@ -45,6 +45,9 @@ class ReferenceRow {
     return plan_.sees(t_, j);
   }
   Coord at(int j) const { return {b_, h_, plan_.query_offset + t_, j}; }
+  Learned<Real> learned(int j) const {
+    return learned_of<V, Real>(args_.slots, args_.params, kv_, t_, at(j));
+  }
   /// S_ij
   Real raw_score(int j) const {
     const auto* q = &args_.q(b_, t_, h_, 0);
@@ -58,7 +61,7 @@ class ReferenceRow {
   }
   /// What the softmax sees: score(S_ij) + delta_j
   Real logit(int j, Real raw) const {
-    Real logit = V::score(args_.params, raw, at(j));
+    Real logit = score_of<V>(args_.params, raw, learned(j), at(j));
     if constexpr (has(V::slots, Slots::key_bias))
       logit += static_cast<Real>(args_.slots.key_bias(b_, kv_, j));
     return logit;
@@ -184,25 +187,26 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
             Tk = static_cast<int>(args.k.size[1]), K = static_cast<int>(args.k.size[2]), group = H / K,
             Dv = static_cast<int>(args.v.size[3]);
   const Real scale = static_cast<Real>(args.scale);
-  std::vector<Real> dsink(static_cast<size_t>(B) * H, Real(0));  // of each batch and head
+  const int num_parameters = V::num_head_parameters(args.params);  // of a head
+  std::vector<Real> dsink(static_cast<size_t>(B) * H, Real(0));    // of each batch and head
+  std::vector<Real> dhead(static_cast<size_t>(B) * H * num_parameters, Real(0));
 
 #pragma omp parallel for collapse(2) schedule(dynamic) if (detail::is_worth_a_team(args))
   for (int b = 0; b < B; ++b)
     for (int kv = 0; kv < K; ++kv) {
       std::vector<Real> dk(static_cast<size_t>(Tk) * Dh), dv(static_cast<size_t>(Tk) * Dv), ddelta(Tk),
-          raw(Tk), weight(Tk), slope(Tk), dp(Tk), dq(Dh);
+          dkey(Tk), raw(Tk), weight(Tk), slope(Tk), dp(Tk), dq(Dh);
       for (int h = kv * group; h < (kv + 1) * group; ++h) {
         for (int t = 0; t < T_ && has(V::slots, Slots::row_index); ++t) {  // rows that are not listed
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = 0;
-          if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = 0;
-          if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = 0;
+          detail::clear_row_gradients(args.dslots, b, h, t);
         }
         for (const int t : detail::reference_rows<V>(args, b, h)) {
           const detail::ReferenceRow<Numbers, V, SoftmaxBackward<V, T>> row(args, b, h, t);
           const Real lse = static_cast<Real>(args.log_sum_exp(b, h, t));
           const Real norm = row_norm<V>(lse, detail::AnyExp{});
           const auto* g = &args.dout(b, t, h, 0);
-          Real row_dot = 0, dbias = 0;  // D_i = G_i.Y_i and G_i.C_i
+          Real drow = 0, row_dot = 0, dbias = 0;  // of row_parameter, D_i = G_i.Y_i and G_i.C_i
           for (int j = 0; j < Tk; ++j) {
             if (!row.sees(j)) continue;
             raw[j] = row.raw_score(j);
@@ -220,9 +224,15 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
           for (int j = 0; j < Tk; ++j) {
             if (!row.sees(j)) continue;
             const Real da = slope[j] * row.row_scale() * (row.dropped(j, dp[j]) - centre);
-            const Real ds = Numbers::operand(da * score_slope<V>(args.params, raw[j], row.at(j)));
+            const ScoreSlopes<Real> slopes = score_slopes<V>(args.params, raw[j], row.learned(j), row.at(j));
+            const Real ds = Numbers::operand(da * slopes.score);
             const Real a = Numbers::operand(row.row_scale() * row.dropped(j, weight[j]) + row.row_bias());
             ddelta[j] += da;
+            drow += da * slopes.learned.row;
+            dkey[j] += da * slopes.learned.key;
+            if constexpr (has(V::slots, Slots::head_parameter))
+              dhead[(b * H + h) * num_parameters + parameter_index<V>(args.params, row.at(j))] +=
+                  da * slopes.learned.head;
             for (int d = 0; d < Dh; ++d) {
               dq[d] += ds * Numbers::operand(static_cast<Real>(args.k(b, j, kv, d)));
               dk[static_cast<size_t>(j) * Dh + d] +=
@@ -234,6 +244,7 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
           for (int d = 0; d < Dh; ++d) args.dq(b, t, h, d) = static_cast<T>(scale * dq[d]);
           if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = static_cast<Acc<T>>(row_dot);
           if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = static_cast<Acc<T>>(dbias);
+          if (args.dslots.row_parameter) args.dslots.row_parameter(b, h, t) = static_cast<Acc<T>>(drow);
           if constexpr (has(V::slots, Slots::sink))
             dsink[b * H + h] -=
                 std::exp(static_cast<Real>(args.slots.sink(h)) - lse) * row.row_scale() * row_dot;
@@ -241,6 +252,7 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
       }
       for (int j = 0; j < Tk; ++j) {
         if (args.dslots.key_bias) args.dslots.key_bias(b, kv, j) = static_cast<Acc<T>>(ddelta[j]);
+        if (args.dslots.key_parameter) args.dslots.key_parameter(b, kv, j) = static_cast<Acc<T>>(dkey[j]);
         for (int d = 0; d < Dh; ++d)
           args.dk(b, j, kv, d) = static_cast<T>(scale * dk[static_cast<size_t>(j) * Dh + d]);
         for (int d = 0; d < Dv; ++d)
@@ -252,6 +264,12 @@ void softmax_reference_backward(const SoftmaxBackward<V, T>& args, Stream&) {
     for (int b = 0; b < B; ++b) sum += dsink[b * H + h];
     args.dslots.sink(h) = static_cast<Acc<T>>(sum);
   }
+  for (int h = 0; h < H && args.dslots.head_parameter; ++h)
+    for (int p = 0; p < num_parameters; ++p) {
+      Real sum = 0;
+      for (int b = 0; b < B; ++b) sum += dhead[(b * H + h) * num_parameters + p];
+      args.dslots.head_parameter(h, p) = static_cast<Acc<T>>(sum);
+    }
 }
 
 }  // namespace headway

@@ -27,6 +27,15 @@ struct Coord {
   int key;
 };
 
+/// The slots whose learned numbers a score may depend on.
+inline constexpr Slots kParameterSlots = Slots::head_parameter | Slots::row_parameter | Slots::key_parameter;
+
+/// What these hold for a pair; zero for a slot that the variant does not declare.
+template <class S>
+struct Learned {
+  S head = S(0), row = S(0), key = S(0);
+};
+
 /// First key that position i sees of a window of the latest keys, its own included; 0: no window.
 HEADWAY_HD constexpr int window_begin(int window, int i) {
   return window == 0 || i < window ? 0 : i - window + 1;
@@ -57,7 +66,21 @@ struct SoftmaxVariant {
   HEADWAY_HD static S score(const P&, S s, Coord) {
     return s;
   }
+  /// A variant that declares slots of parameters takes a Learned<S> before the Coord, by which its score is
+  /// differentiated too. Of its head's parameters a pair reads one, by default the only one.
+  template <class P>
+  HEADWAY_HD static int num_head_parameters(const P&) {
+    return 1;
+  }
+  /// Which of them, from 0.
+  template <class P>
+  HEADWAY_HD static int head_parameter(const P&, Coord) {
+    return 0;
+  }
 };
+
+template <class V>
+inline constexpr bool kHasParameters = has(V::slots, kParameterSlots);
 
 /// Causal attention to a window of the latest keys, the token's own included; 0: to everything before it.
 /// What variants of another score or with slots derive from to have a window too.
@@ -70,9 +93,14 @@ struct WindowVariant : SoftmaxVariant {
 
 namespace detail {
 template <class V, class S>
-concept ScoresIn = requires(const typename V::Params& params, S s, Coord at) {
+concept ScoresAlone = !kHasParameters<V> && requires(const typename V::Params& params, S s, Coord at) {
   { V::score(params, s, at) } -> std::same_as<S>;
 };
+template <class V, class S>
+concept ScoresIn = ScoresAlone<V, S> ||
+    (kHasParameters<V>&& requires(const typename V::Params& params, S s, Learned<S> learned, Coord at) {
+      { V::score(params, s, learned, at) } -> std::same_as<S>;
+    });
 }  // namespace detail
 
 template <class V>
@@ -138,13 +166,54 @@ inline constexpr bool kHasWindowMask = [] {
     return false;
 }();
 
-/// d score / d s at s.
+/// d score / d s at s, of a variant without slots of parameters.
 template <class V, class S>
 HEADWAY_HD S score_slope(const typename V::Params& params, S s, Coord at) {
   if constexpr (requires { V::score_grad(params, s, at); })
     return V::score_grad(params, s, at);
   else
     return V::score(params, Dual<S>{s, S(1)}, at).eps;
+}
+
+/// Which of its head's parameters a pair reads. Kernels ask about pairs that are not seen too, for which the
+/// hook may say anything.
+template <class V>
+HEADWAY_HD int parameter_index(const typename V::Params& params, Coord at) {
+  const int index = V::head_parameter(params, at), last = V::num_head_parameters(params) - 1;
+  return index < 0 ? 0 : index > last ? last : index;
+}
+
+/// score(s) of any variant.
+template <class V, class S>
+HEADWAY_HD S score_of(const typename V::Params& params, S s, const Learned<S>& learned, Coord at) {
+  if constexpr (kHasParameters<V>)
+    return V::score(params, s, learned, at);
+  else
+    return V::score(params, s, at);
+}
+
+/// Derivatives of a score by its argument and by the parameters that it reads.
+template <class S>
+struct ScoreSlopes {
+  S score;
+  Learned<S> learned;
+};
+template <class V, class S>
+HEADWAY_HD ScoreSlopes<S> score_slopes(const typename V::Params& params, S s, const Learned<S>& learned,
+                                       Coord at) {
+  if constexpr (kHasParameters<V>) {
+    const auto derivative = [&](S by_score, S by_head, S by_row, S by_key) {
+      const Learned<Dual<S>> dual{{learned.head, by_head}, {learned.row, by_row}, {learned.key, by_key}};
+      return V::score(params, Dual<S>{s, by_score}, dual, at).eps;
+    };
+    ScoreSlopes<S> slopes{derivative(1, 0, 0, 0), {}};
+    if constexpr (has(V::slots, Slots::head_parameter)) slopes.learned.head = derivative(0, 1, 0, 0);
+    if constexpr (has(V::slots, Slots::row_parameter)) slopes.learned.row = derivative(0, 0, 1, 0);
+    if constexpr (has(V::slots, Slots::key_parameter)) slopes.learned.key = derivative(0, 0, 0, 1);
+    return slopes;
+  } else {
+    return {score_slope<V>(params, s, at), {}};
+  }
 }
 
 }  // namespace headway

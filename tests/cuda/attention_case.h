@@ -16,6 +16,7 @@ namespace headway::testing {
 struct AttentionDims {
   int64_t B, T, Tk, H, K, Dh;
   int64_t Dv = Dh;
+  int64_t P = 1;  // parameters of a head
 };
 
 class GpuAttentionTest : public GpuTest {
@@ -59,7 +60,11 @@ class GpuAttentionTest : public GpuTest {
   }
 
  private:
-  static Dims dims_of(const AttentionDims& d) { return {d.B, d.T, d.H, d.K, d.Dh, d.Tk}; }
+  static Dims dims_of(const AttentionDims& d) {
+    Dims dims{d.B, d.T, d.H, d.K, d.Dh, d.Tk};
+    dims.P = d.P;
+    return dims;
+  }
   Input row_lists(const AttentionDims& d) const {
     const std::vector<int32_t> rows = random_row_lists(dims_of(d), {seed_, 0, 1000, 0});
     return {.values = {rows.begin(), rows.end()}, .shape = {d.B, d.H, d.T}, .kind = Input::Kind::ids};

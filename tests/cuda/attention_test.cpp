@@ -18,7 +18,8 @@ struct Definition {
   }
 };
 [[maybe_unused]] const std::tuple<Definition<SoftCap>, Definition<FirstAndWindow>, Definition<SigmoidWeights>,
-                                  Definition<WithDropout<SigmoidWeights>>, Definition<SecondOrderWeights>>
+                                  Definition<WithDropout<SigmoidWeights>>, Definition<SecondOrderWeights>,
+                                  Definition<LearnedSlopes>, Definition<Buckets>>
     kDefinitions;
 
 using GpuPolicies = GpuAttentionTest;
@@ -58,6 +59,14 @@ TEST_F(GpuPolicies, WeightsThatAreNoSoftmax) {
     check_attention<SigmoidWeights>(d, {.params = {.bias = -3}});
     check_attention<SecondOrderWeights>(d, {.params = {.window = 100}});
     check_attention<SigmoidWeights>(d, {.params = {.bias = -3}, .dropout = 0.3});
+  }
+}
+
+TEST_F(GpuPolicies, ScoresWithLearnedParameters) {
+  for (AttentionDims d : kDims) {
+    check_attention<LearnedSlopes>(d, {});
+    d.P = 70;
+    check_attention<Buckets>(d, {.params = {.count = 70}});
   }
 }
 

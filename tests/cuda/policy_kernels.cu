@@ -22,6 +22,8 @@ const Kernels<FirstAndWindow> kFirstAndWindow;
 const Kernels<SigmoidWeights> kSigmoid;
 const Kernels<WithDropout<SigmoidWeights>> kSigmoidWithDropout;
 const Kernels<SecondOrderWeights> kSecondOrder;
+const Kernels<LearnedSlopes> kLearnedSlopes;
+const Kernels<Buckets> kBuckets;
 HEADWAY_KERNEL(cuda, cuda::softmax_attention<SoftmaxForward<Documents, bf16>>);
 
 }  // namespace

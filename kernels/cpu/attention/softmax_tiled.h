@@ -308,16 +308,18 @@ struct VectorExp {
 /// Scores of row r become weights, each a function of its score alone.
 template <bool Masked, class V, class A, class Args>
 requires(!HasLogSumExp<V>) void weigh_row(const Args& args, int b, int h, int r, int tile, int width,
-                                          const TileMask<V, A>& mask, const KeyTiles<A>& keys, const Sizes&,
+                                          const TileMask<V, A>& mask, const KeyTiles<A>& keys, const Sizes& s,
                                           ForwardTile<A>& work) {
   A* score = work.scores + r * kTileKeys;
   const int k0 = tile * kTileKeys, position = mask.position(r);
+  const int t = position - static_cast<int>(args.query_offset), kv = h / s.group;
   const typename V::Params params = args.params;
-  const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
+  const KeptWeights<V, A> kept(args, b, h, t, tile);
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int c = 0; c < width; ++c) {
-    A x = V::score(params, score[c], Coord{b, h, position, k0 + c});
+    const Coord at{b, h, position, k0 + c};
+    A x = score_of<V>(params, score[c], learned_of<V, A>(args.slots, params, kv, t, at), at);
     if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
     const bool visible = !Masked || mask.sees(r, k0 + c);
     const A weight = visible ? V::Weight::weight(x, VectorExp{}) : A(0);
@@ -337,11 +339,13 @@ void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const
   A* score = work.scores + r * kTileKeys;
   const int k0 = tile * kTileKeys;
   const int position = mask.position(r);
+  const int t = position - static_cast<int>(args.query_offset), kv = h / s.group;
   const typename V::Params params = args.params;
   A maximum = work.maximum[r];
 #pragma omp simd reduction(max : maximum)
   for (int c = 0; c < width; ++c) {
-    A x = V::score(params, score[c], Coord{b, h, position, k0 + c});
+    const Coord at{b, h, position, k0 + c};
+    A x = score_of<V>(params, score[c], learned_of<V, A>(args.slots, params, kv, t, at), at);
     if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
     if constexpr (Masked) x = mask.sees(r, k0 + c) ? x : -kInfinity<A>;
     score[c] = x;
@@ -360,7 +364,7 @@ void weigh_row(const Args& args, int b, int h, int r, int tile, int width, const
 #pragma omp simd
     for (int d = 0; d < s.value.padded; ++d) y[d] *= factor;
   }
-  const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
+  const KeptWeights<V, A> kept(args, b, h, t, tile);
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int c = 0; c < width; ++c) {
@@ -449,8 +453,10 @@ struct BackwardTile {
   A* dk;         // [key_tiles * kTileKeys][padded Dh]
   A* dv;         // [key_tiles * kTileKeys][padded Dv]
   A* ddelta;     // [key_tiles * kTileKeys]
+  A* drow;       // [kTileRows]: gradient of row_parameter
+  A* dkey;       // [key_tiles * kTileKeys]: of key_parameter
 
-  BackwardTile(Carver& carver, const Sizes& s) {
+  BackwardTile(Carver& carver, const Sizes& s, Slots slots) {
     const int64_t keys = int64_t{s.key_tiles} * kTileKeys;
     q = carver.take<A>(int64_t{kTileRows} * s.key.padded);
     dout = carver.take<A>(int64_t{kTileRows} * s.value.padded);
@@ -466,6 +472,8 @@ struct BackwardTile {
     dk = carver.take<A>(keys * s.key.padded);
     dv = carver.take<A>(keys * s.value.padded);
     ddelta = carver.take<A>(keys);
+    drow = carver.take<A>(has(slots, Slots::row_parameter) ? kTileRows : 0);
+    dkey = carver.take<A>(has(slots, Slots::key_parameter) ? keys : 0);
   }
 };
 
@@ -484,27 +492,35 @@ WeightAndSlope<A> visible_weight(bool visible, A x, A norm) {
 /// From S and dP of row r to dS and r P + beta.
 template <bool Masked, class V, class A, class Args>
 void differentiate_row(const Args& args, int b, int h, int r, int tile, int width, const TileMask<V, A>& mask,
-                       const KeyTiles<A>& keys, BackwardTile<A>& work) {
+                       const KeyTiles<A>& keys, const Sizes& s, BackwardTile<A>& work, A* dhead) {
   A* score = work.scores + r * kTileKeys;
   A* weight = work.weights + r * kTileKeys;
   const int k0 = tile * kTileKeys;
   A* ddelta = work.ddelta + k0;
   const int position = mask.position(r);
+  const int t = position - static_cast<int>(args.query_offset), kv = h / s.group;
   const typename V::Params params = args.params;
   const A norm = work.norm[r], centre = work.centre[r], scale = work.row_scale[r], bias = work.row_bias[r];
-  const KeptWeights<V, A> kept(args, b, h, position - static_cast<int>(args.query_offset), tile);
-  A dbias = 0;
-#pragma omp simd reduction(+ : dbias)
+  const KeptWeights<V, A> kept(args, b, h, t, tile);
+  A dbias = 0, drow = 0;
+  [[maybe_unused]] A of_head[has(V::slots, Slots::head_parameter) ? kTileKeys : 1];
+#pragma omp simd reduction(+ : dbias, drow)
   for (int c = 0; c < width; ++c) {
     const Coord at{b, h, position, k0 + c};
     const bool visible = !Masked || mask.sees(r, k0 + c);
-    A x = V::score(params, score[c], at);
+    const Learned<A> learned = learned_of<V, A>(args.slots, params, kv, t, at);
+    A x = score_of<V>(params, score[c], learned, at);
     if constexpr (has(V::slots, Slots::key_bias)) x += keys.bias[k0 + c];
     const auto [p, slope] = visible_weight<V>(visible, x, norm);
     const A dp = weight[c];
     const A da = slope * scale * (kept.factor(c) * dp - centre);
-    const A ds = da * score_slope<V>(params, score[c], at);
-    score[c] = visible ? ds : A(0);
+    const ScoreSlopes<A> slopes = score_slopes<V>(params, score[c], learned, at);
+    score[c] = visible ? da * slopes.score : A(0);
+    if constexpr (has(V::slots, Slots::head_parameter))
+      of_head[c] = visible ? da * slopes.learned.head : A(0);
+    if constexpr (has(V::slots, Slots::row_parameter)) drow += visible ? da * slopes.learned.row : A(0);
+    if constexpr (has(V::slots, Slots::key_parameter))
+      work.dkey[k0 + c] += visible ? da * slopes.learned.key : A(0);
     if constexpr (has(V::slots, Slots::key_bias)) ddelta[c] += da;
     if constexpr (has(V::slots, Slots::row_bias)) {
       weight[c] = visible ? scale * p * kept.factor(c) + bias : A(0);
@@ -514,11 +530,14 @@ void differentiate_row(const Args& args, int b, int h, int r, int tile, int widt
     }
   }
   work.dbias[r] += dbias;
+  if constexpr (has(V::slots, Slots::row_parameter)) work.drow[r] += drow;
+  if constexpr (has(V::slots, Slots::head_parameter))
+    for (int c = 0; c < width; ++c) dhead[parameter_index<V>(params, {b, h, position, k0 + c})] += of_head[c];
 }
 
 template <class V, class T, class A>
 void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTile& rows,
-                   const KeyTiles<A>& keys, const Sizes& s, BackwardTile<A>& work, A& dsink) {
+                   const KeyTiles<A>& keys, const Sizes& s, BackwardTile<A>& work, A& dsink, A* dhead) {
   const int P = s.key.padded, Pv = s.value.padded;
   const TileMask<V, A> mask(plan_of<V>(args, s), rows, keys);
   const A scale = static_cast<A>(args.scale);
@@ -538,6 +557,7 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
     work.row_scale[r] = row_scale<V, A>(args, b, h, t);
     work.row_bias[r] = row_bias<V, A>(args, b, h, t);
     work.dbias[r] = 0;
+    if constexpr (has(V::slots, Slots::row_parameter)) work.drow[r] = 0;
     if constexpr (has(V::slots, Slots::sink))
       dsink -= std::exp(args.slots.sink(h) - lse) * work.row_scale[r] * row_dot;
   }
@@ -555,9 +575,9 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
                                     kTileKeys);
     for (int r = 0; r < rows.count; ++r) {
       if (use == TileUse::masked)
-        differentiate_row<true>(args, b, h, r, tile, width, mask, keys, work);
+        differentiate_row<true>(args, b, h, r, tile, width, mask, keys, s, work, dhead);
       else
-        differentiate_row<false>(args, b, h, r, tile, width, mask, keys, work);
+        differentiate_row<false>(args, b, h, r, tile, width, mask, keys, s, work, dhead);
     }
     tile_gemm<TileWrite::accumulate>(rows.count, P, width, TileOperand<A>{work.scores, kTileKeys, 1},
                                      keys.keys + first_key * P, P, work.dq, P);
@@ -573,6 +593,8 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
     for (int d = 0; d < s.key.dim; ++d) dq[d] = static_cast<T>(scale * work.dq[r * P + d]);
     if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = work.row_dot[r];
     if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = work.dbias[r];
+    if constexpr (has(V::slots, Slots::row_parameter))
+      if (args.dslots.row_parameter) args.dslots.row_parameter(b, h, t) = work.drow[r];
   }
 }
 
@@ -581,33 +603,44 @@ template <class V, class T>
 void clear_backward(const SoftmaxBackward<V, T>& args, int b, int h, const Sizes& s) {
   for (int t = 0; t < s.T; ++t) {
     std::fill_n(&args.dq(b, t, h, 0), s.key.dim, T(0));
-    if (args.dslots.row_scale) args.dslots.row_scale(b, h, t) = 0;
-    if (args.dslots.row_bias) args.dslots.row_bias(b, h, t) = 0;
+    detail::clear_row_gradients(args.dslots, b, h, t);
   }
 }
+
+/// Gradients of what belongs to a query head, of each sequence: summed up over them in the end.
+template <class A>
+struct HeadGradients {
+  A* sink;             // [B,H]
+  A* parameter;        // [B,H,num_parameters]
+  int num_parameters;  // of a head
+};
 
 /// Everything that belongs to one key/value head: all query heads of its group, one after the other.
 template <class V, class T, class A>
 void backward_kv_head(const SoftmaxBackward<V, T>& args, int b, int kv, const KeyTiles<A>& keys,
-                      const Sizes& s, BackwardTile<A>& work, A* dsink) {
+                      const Sizes& s, BackwardTile<A>& work, HeadGradients<A> heads) {
   const int64_t key_rows = int64_t{s.key_tiles} * kTileKeys;
   for (int tile = 0; tile < s.key_tiles; ++tile) pack_key_tile<V>(args, b, kv, tile, s, keys);
   std::fill_n(work.dk, key_rows * s.key.padded, A(0));
   std::fill_n(work.dv, key_rows * s.value.padded, A(0));
   std::fill_n(work.ddelta, key_rows, A(0));
+  if constexpr (has(V::slots, Slots::key_parameter)) std::fill_n(work.dkey, key_rows, A(0));
   for (int h = kv * s.group; h < (kv + 1) * s.group; ++h) {
     if constexpr (has(V::slots, Slots::row_index)) clear_backward(args, b, h, s);
-    dsink[b * s.H + h] = 0;
+    A& dsink = heads.sink[b * s.H + h] = 0;
+    A* const dhead = heads.parameter + (int64_t{b} * s.H + h) * heads.num_parameters;
+    std::fill_n(dhead, heads.num_parameters, A(0));
     const int num_rows = count_rows<V>(args, b, h, s);
     for (int first = 0; first < num_rows; first += kTileRows)
-      backward_tile(args, b, h, rows_of_tile<V>(args, b, h, first, num_rows), keys, s, work,
-                    dsink[b * s.H + h]);
+      backward_tile(args, b, h, rows_of_tile<V>(args, b, h, first, num_rows), keys, s, work, dsink, dhead);
   }
   for (int j = 0; j < s.Tk; ++j) {
     T *dk = &args.dk(b, j, kv, 0), *dv = &args.dv(b, j, kv, 0);
     for (int d = 0; d < s.key.dim; ++d) dk[d] = static_cast<T>(work.dk[int64_t{j} * s.key.padded + d]);
     for (int d = 0; d < s.value.dim; ++d) dv[d] = static_cast<T>(work.dv[int64_t{j} * s.value.padded + d]);
     if (args.dslots.key_bias) args.dslots.key_bias(b, kv, j) = work.ddelta[j];
+    if constexpr (has(V::slots, Slots::key_parameter))
+      if (args.dslots.key_parameter) args.dslots.key_parameter(b, kv, j) = work.dkey[j];
   }
 }
 
@@ -671,27 +704,35 @@ void softmax_tiled_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
   using A = Acc<T>;
   const tiled::Sizes s = tiled::sizes_of<SoftmaxBackward<V, T>, A>(args);
   const size_t key_bytes = tiled::bytes_of<tiled::KeyTiles<A>>(s, V::slots, true);
-  const size_t tile_bytes = tiled::bytes_of<tiled::BackwardTile<A>>(s);
+  const size_t tile_bytes = tiled::bytes_of<tiled::BackwardTile<A>>(s, V::slots);
   const size_t num_threads = static_cast<size_t>(omp_get_max_threads());
   const size_t num_heads = static_cast<size_t>(s.B) * s.H;
-  std::byte* const memory =
-      stream.scratch(num_threads * (key_bytes + tile_bytes) + num_heads * sizeof(A)).data();
-  A* const dsink = reinterpret_cast<A*>(memory + num_threads * (key_bytes + tile_bytes));  // [B,H]
+  const int num_parameters = has(V::slots, Slots::head_parameter) ? V::num_head_parameters(args.params) : 0;
+  const size_t head_bytes = num_heads * (1 + static_cast<size_t>(num_parameters)) * sizeof(A);
+  std::byte* const memory = stream.scratch(num_threads * (key_bytes + tile_bytes) + head_bytes).data();
+  A* const of_heads = reinterpret_cast<A*>(memory + num_threads * (key_bytes + tile_bytes));
+  const tiled::HeadGradients<A> heads{of_heads, of_heads + num_heads, num_parameters};
 
 #pragma omp parallel if (detail::is_worth_a_team(args))
   {
     Carver carver(memory + static_cast<size_t>(omp_get_thread_num()) * (key_bytes + tile_bytes));
     const tiled::KeyTiles<A> keys(carver, s, V::slots, true);
-    tiled::BackwardTile<A> work(carver, s);
+    tiled::BackwardTile<A> work(carver, s, V::slots);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int b = 0; b < s.B; ++b)
-      for (int kv = 0; kv < s.K; ++kv) tiled::backward_kv_head(args, b, kv, keys, s, work, dsink);
+      for (int kv = 0; kv < s.K; ++kv) tiled::backward_kv_head(args, b, kv, keys, s, work, heads);
   }
   for (int h = 0; h < s.H && args.dslots.sink; ++h) {
     A sum = 0;
-    for (int b = 0; b < s.B; ++b) sum += dsink[b * s.H + h];
+    for (int b = 0; b < s.B; ++b) sum += heads.sink[b * s.H + h];
     args.dslots.sink(h) = sum;
   }
+  for (int h = 0; h < s.H && args.dslots.head_parameter; ++h)
+    for (int p = 0; p < num_parameters; ++p) {
+      A sum = 0;
+      for (int b = 0; b < s.B; ++b) sum += heads.parameter[(int64_t{b} * s.H + h) * num_parameters + p];
+      args.dslots.head_parameter(h, p) = sum;
+    }
 }
 
 }  // namespace headway

@@ -69,9 +69,13 @@ struct Pairs {
     return !has(V::slots, Slots::key_end | Slots::row_index) && plan.is_whole(q0, q1, k0, k1);
   }
   __device__ Coord at(int t, int j) const { return {batch, head, plan.query_offset + t, j}; }
+  /// t: may be behind the last, in a tile that reaches so far.
+  __device__ Learned<float> learned(int t, int j) const {
+    return learned_of<V, float>(args.slots, args.params, kv, min(t, plan.num_queries - 1), at(t, j));
+  }
   /// The softmax's input from the scaled score.
   __device__ float logit(float raw, int t, int j, const KeySlots& key) const {
-    float x = V::score(args.params, raw, at(t, j));
+    float x = score_of<V>(args.params, raw, learned(t, j), at(t, j));
     if constexpr (has(V::slots, Slots::key_bias)) x += key.bias;
     return x;
   }
@@ -80,7 +84,9 @@ struct Pairs {
   __device__ static float weight(float logit) {
     return V::Weight::weight(logit, [](float x) { return expf(x); });
   }
-  __device__ float slope(float raw, int t, int j) const { return score_slope<V>(args.params, raw, at(t, j)); }
+  __device__ ScoreSlopes<float> slopes(float raw, int t, int j) const {
+    return score_slopes<V>(args.params, raw, learned(t, j), at(t, j));
+  }
   /// Z_ij of weight_dropout.h
   __device__ float kept(int t, int j) const {
     if constexpr (V::drops_weights) return args.params.dropout.factor(batch, head, t, j);

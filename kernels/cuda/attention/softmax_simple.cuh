@@ -121,6 +121,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
 struct PairGradient {
   float weight;  // Z_ij P_ij
   float da, ds;  // gradients at the softmax's input and at the scaled score
+  Learned<float> dlearned;
 };
 
 /// row_dot: D_i = G_i.Y_i
@@ -131,7 +132,11 @@ __device__ PairGradient pair_gradient(const Pairs<V, Args>& pairs, float raw, fl
   const auto [weight, slope] = pair_weight<V>(pairs.logit(raw, t, j), row_norm<V>(log_sum_exp, exp), exp);
   const float kept = pairs.kept(t, j), centre = V::Weight::is_normalised ? row_dot : 0.0f;
   const float da = slope * pairs.row_scale(t) * (kept * dp - centre);
-  return {kept * weight, da, da * pairs.slope(raw, t, j)};
+  const ScoreSlopes<float> slopes = pairs.slopes(raw, t, j);
+  return {kept * weight,
+          da,
+          da * slopes.score,
+          {da * slopes.learned.head, da * slopes.learned.row, da * slopes.learned.key}};
 }
 
 inline constexpr int kRowLanes = 8;
@@ -174,9 +179,60 @@ __global__ void sink_kernel(SoftmaxBackward<V, T> a, View<const float, 3> row_do
   if (threadIdx.x == 0) a.dslots.sink(h) = sum;
 }
 
+/// Gradients of the parameters of one head, that the rows of a block add up: an array for each of its warps.
+template <class V, class T>
+struct HeadParameterSums {
+  const SoftmaxBackward<V, T>& a;
+  float* sums;  // [kWarps, number of parameters], in shared memory
+  int count = V::num_head_parameters(a.params);
+
+  __device__ HeadParameterSums(const SoftmaxBackward<V, T>& args, float* memory) : a(args), sums(memory) {
+    if constexpr (has(V::slots, Slots::head_parameter))
+      for (int i = threadIdx.x; i < kWarps * count; i += blockDim.x) sums[i] = 0;
+  }
+  /// Adds what the lanes of a warp have for their pairs, in the order of the lanes.
+  __device__ void add(float gradient, Coord at) const {
+    const int lane = threadIdx.x % kWarp;
+    float* const own = sums + threadIdx.x / kWarp * count;
+    if (count == 1) {
+      gradient = warp_sum(gradient);
+      if (lane == 0) own[0] += gradient;
+      return;
+    }
+    const int index = parameter_index<V>(a.params, at);
+    for (int j = 0; j < kWarp; ++j) {
+      const float value = __shfl_sync(0xffffffffu, gradient, j);
+      const int to = __shfl_sync(0xffffffffu, index, j);
+      if (to % kWarp == lane) own[to] += value;
+    }
+  }
+  /// parts [B,H,blocks of rows,number of parameters]
+  __device__ void store(float* parts) const {
+    __syncthreads();
+    const int64_t block =
+        (static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    for (int p = threadIdx.x; p < count; p += blockDim.x) {
+      float sum = 0;
+      for (int warp = 0; warp < kWarps; ++warp) sum += sums[warp * count + p];
+      parts[block * count + p] = sum;
+    }
+  }
+};
+
+/// dhead_parameter[h, p] from the parts of `blocks` blocks of each sequence; a block per element.
+template <class V, class T>
+__global__ void head_parameter_kernel(SoftmaxBackward<V, T> a, const float* parts, int blocks) {
+  const int h = static_cast<int>(blockIdx.x), p = static_cast<int>(blockIdx.y);
+  float sum = 0;
+  for (int64_t i = threadIdx.x; i < a.q.size[0] * blocks; i += blockDim.x)
+    sum += parts[((i / blocks * a.q.size[2] + h) * blocks + i % blocks) * gridDim.y + p];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) a.dslots.head_parameter(h, p) = sum;
+}
+
 template <class V, class T>
 __global__ void __launch_bounds__(kWarps* kWarp)
-    query_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
+    query_kernel(SoftmaxBackward<V, T> a, const float* row_dots, float* head_parts) {
   extern __shared__ float memory[];
   const int Dh = static_cast<int>(a.q.size[3]), Dv = static_cast<int>(a.v.size[3]),
             lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -194,7 +250,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     const int t = first + i / Dv;
     own_g[i] = t < T_ ? to_float(a.dout(b, t, h, i % Dv)) : 0.0f;
   }
-  float dq[kRowsPerWarp][kPerLane] = {}, dbias[kRowsPerWarp] = {};
+  [[maybe_unused]] const HeadParameterSums<V, T> of_head(a, own_g + kRows * Dv);
+  float dq[kRowsPerWarp][kPerLane] = {}, dbias[kRowsPerWarp] = {}, dparameter[kRowsPerWarp] = {};
   const IndexRange range = pairs.plan.keys_of(first, min(first + kRows, T_) - 1);
   for (int tile = range.first / kTile * kTile; tile < range.last; tile += kTile) {
     __syncthreads();
@@ -206,12 +263,14 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       if (t >= T_ || !pairs.computes(t)) continue;
       const int64_t index = (static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t;
       const float raw = dot(own_q + row * Dh, keys, Dh) * scale, dp = dot(own_g + row * Dv, values, Dv);
-      float ds = 0;
+      PairGradient g{};
       if (j < a.k.size[1] && pairs.sees(t, j)) {
-        ds = pair_gradient(pairs, raw, dp, a.log_sum_exp(b, h, t), row_dots[index], t, j).ds;
+        g = pair_gradient(pairs, raw, dp, a.log_sum_exp(b, h, t), row_dots[index], t, j);
         dbias[r] += dp;
+        dparameter[r] += g.dlearned.row;
       }
-      add_rows(dq[r], ds, keys, Dh);
+      add_rows(dq[r], g.ds, keys, Dh);
+      if constexpr (has(V::slots, Slots::head_parameter)) of_head.add(g.dlearned.head, pairs.at(t, j));
     }
   }
   for (int r = 0; r < kRowsPerWarp; ++r) {
@@ -220,12 +279,17 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     for (int c = 0; c < kPerLane; ++c)
       if (const int d = lane + c * kWarp; d < Dh) a.dq(b, t, h, d) = from_float<T>(scale * dq[r][c]);
     const float sum = warp_sum(dbias[r]);
+    [[maybe_unused]] float of_parameter;
+    if constexpr (has(V::slots, Slots::row_parameter)) of_parameter = warp_sum(dparameter[r]);
     if (lane != 0) continue;
+    if constexpr (has(V::slots, Slots::row_parameter))
+      if (a.dslots.row_parameter) a.dslots.row_parameter(b, h, t) = of_parameter;
     if (a.dslots.row_bias) a.dslots.row_bias(b, h, t) = sum;
     if (a.dslots.row_scale)
       a.dslots.row_scale(b, h, t) =
           pairs.computes(t) ? row_dots[(static_cast<int64_t>(b) * a.q.size[2] + h) * T_ + t] : 0.0f;
   }
+  if constexpr (has(V::slots, Slots::head_parameter)) of_head.store(head_parts);
 }
 
 template <class V, class T>
@@ -248,7 +312,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
     const int j = first + i / Dv;
     own_v[i] = j < Tk ? to_float(a.v(b, j, kv, i % Dv)) : 0.0f;
   }
-  float dk[kRowsPerWarp][kPerLane] = {}, dv[kRowsPerWarp][kPerLane] = {}, ddelta[kRowsPerWarp] = {};
+  float dk[kRowsPerWarp][kPerLane] = {}, dv[kRowsPerWarp][kPerLane] = {}, ddelta[kRowsPerWarp] = {},
+        dparameter[kRowsPerWarp] = {};
   for (int h = kv * group; h < (kv + 1) * group; ++h) {
     const Pairs<V, SoftmaxBackward<V, T>> pairs(a, b, h);
     const IndexRange range = pairs.plan.rows_of(first, min(first + kRows, Tk) - 1);
@@ -271,6 +336,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
           ds = g.ds;
           weight = pairs.row_scale(t) * g.weight + pairs.row_bias(t);
           ddelta[r] += g.da;
+          dparameter[r] += g.dlearned.key;
         }
         add_rows(dk[r], ds, queries, Dh);
         add_rows(dv[r], weight, douts, Dv);
@@ -287,6 +353,10 @@ __global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T
     }
     const float sum = warp_sum(ddelta[r]);
     if (lane == 0 && a.dslots.key_bias) a.dslots.key_bias(b, kv, j) = sum;
+    if constexpr (has(V::slots, Slots::key_parameter)) {
+      const float of_parameter = warp_sum(dparameter[r]);
+      if (lane == 0 && a.dslots.key_parameter) a.dslots.key_parameter(b, kv, j) = of_parameter;
+    }
   }
 }
 
@@ -329,20 +399,43 @@ void sum_sink_gradients(const SoftmaxBackward<V, T>& args, const View<const floa
   }
 }
 
-/// row_dots [B,H,T] in the stream's scratch memory, and the gradients that need nothing else.
+/// What the kernels of backward share, in the stream's scratch memory.
+struct BackwardScratch {
+  float* row_dots;    // [B,H,T]
+  float* head_parts;  // [B,H,blocks of rows,parameters of a head]
+};
+
+/// Fills row_dots, and the gradients that need nothing else. block_rows: of the kernel that owns queries.
 template <class V, class T>
-const float* prepare_backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
+BackwardScratch prepare_backward(const SoftmaxBackward<V, T>& args, int block_rows, Stream& stream) {
   const auto& q = args.q.size;
   const int64_t rows = q[0] * q[1] * q[2];
+  const int64_t parts = has(V::slots, Slots::head_parameter)
+                            ? q[0] * q[2] * blocks_for(q[1], block_rows) * V::num_head_parameters(args.params)
+                            : 0;
   auto* const row_dots =
-      reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(rows) * sizeof(float)).data());
+      reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(rows + parts) * sizeof(float)).data());
   constexpr int kPack = 16 / sizeof(T);
   const bool wide = moves_in_packs<kPack>(args.dout) && moves_in_packs<kPack>(args.y);
   const auto kernel = wide ? row_dot_kernel<V, T, kPack> : row_dot_kernel<V, T, 1>;
   kernel<<<blocks_for(rows * kRowLanes, 256), 256, 0, stream.native()>>>(args, row_dots);
   check_launch(args.name);
   sum_sink_gradients(args, {row_dots, {q[0], q[2], q[1]}, {q[2] * q[1], q[1], 1}}, stream);
-  return row_dots;
+  return {row_dots, row_dots + rows};
+}
+
+/// dhead_parameter where it is asked for.
+template <class V, class T>
+void sum_head_parameters(const SoftmaxBackward<V, T>& args, const float* parts, int block_rows,
+                         Stream& stream) {
+  if constexpr (has(V::slots, Slots::head_parameter)) {
+    if (!args.dslots.head_parameter) return;
+    const dim3 grid(static_cast<unsigned>(args.q.size[2]),
+                    static_cast<unsigned>(V::num_head_parameters(args.params)));
+    head_parameter_kernel<<<grid, 128, 0, stream.native()>>>(
+        args, parts, static_cast<int>(blocks_for(args.q.size[1], block_rows)));
+    check_launch(args.name);
+  }
 }
 
 template <class V, class T>
@@ -350,11 +443,16 @@ void backward(const SoftmaxBackward<V, T>& args, Stream& stream) {
   const auto& q = args.q.size;
   const int64_t Dh = q[3], Dv = args.v.size[3];
   check_head_dims(args.name, Dh, Dv);
-  const float* const row_dots = prepare_backward(args, stream);
+  const auto [row_dots, head_parts] = prepare_backward(args, kRows, stream);
   const int shared = shared_bytes(Dh, Dv, Dh + Dv);
-  allow_shared(query_kernel<V, T>, shared, args.name);
+  const int of_head = has(V::slots, Slots::head_parameter)
+                          ? kWarps * V::num_head_parameters(args.params) * static_cast<int>(sizeof(float))
+                          : 0;
+  allow_shared(query_kernel<V, T>, shared + of_head, args.name);
   allow_shared(key_kernel<V, T>, shared, args.name);
-  query_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args, row_dots);
+  query_kernel<V, T><<<grid_of(q[1], q[2], q[0]), kWarps * kWarp, shared + of_head, stream.native()>>>(
+      args, row_dots, head_parts);
+  sum_head_parameters(args, head_parts, kRows, stream);
   key_kernel<V, T>
       <<<grid_of(args.k.size[1], args.k.size[2], q[0]), kWarps * kWarp, shared, stream.native()>>>(args,
                                                                                                    row_dots);

@@ -303,15 +303,15 @@ struct PairWeight {
 
   /// norm: as row_norm_in_base_2 returns it.
   __device__ WeightAndSlope<float> operator()(bool sees, float product, int t, int j, const KeySlots& key,
-                                              float norm, float& score_slope) const {
-    score_slope = 1;
+                                              float norm, ScoreSlopes<float>& slopes) const {
+    slopes = {1, {}};
     if constexpr (kLogitIsScore<V>) {
       const float weight = power_of_2(sees ? product * (scale * kLog2E) - norm : -INFINITY);
       return {weight, weight};
     }
     if (!sees) return {0, 0};
     const float score = product * scale;
-    score_slope = pairs.slope(score, t, j);
+    slopes = pairs.slopes(score, t, j);
     const float logit = pairs.logit(score, t, j, key);
     if constexpr (HasLogSumExp<V>) {
       const float weight = power_of_2(logit * kLog2E - norm);
@@ -324,9 +324,10 @@ struct PairWeight {
 
 template <class V, int D>
 __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::kBlocks)
-    query_kernel(SoftmaxBackward<V, bf16> a, const float* row_dots) {
+    query_kernel(SoftmaxBackward<V, bf16> a, const float* row_dots, float* head_parts) {
   using Sizes = BackwardSizes<D>;
   constexpr int kKeys = Sizes::kStreamed, kThreads = Sizes::kThreads;
+  constexpr bool kHasHeadParameter = has(V::slots, Slots::head_parameter);
   extern __shared__ __align__(1024) uint4 memory[];
   const typename Sizes::Tiles tiles{shared_address(memory)};
   const Pairs<V, SoftmaxBackward<V, bf16>> pairs(a, blockIdx.z, blockIdx.y);
@@ -364,6 +365,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     centre[half] = V::Weight::is_normalised ? row_dot[half] : 0.0f;
     row_scale[half] = computes[half] ? pairs.row_scale(t) : 0.0f;
   }
+  [[maybe_unused]] float dhead = 0;
   Sums<D> dq;
   for (int stage = 0; tile < range.last; tile += kKeys, stage ^= 1) {
     key_slots.show(stage);
@@ -379,11 +381,14 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     const bool whole = pairs.is_whole(first, last, tile, tile + kKeys - 1);
     // Each pair's part of dq for its part of dp, which is under way meanwhile.
     Scores<kKeys> of_query;
+    [[maybe_unused]] Scores<kHasHeadParameter ? kKeys : 16> of_head;
     const auto weigh = [&](bool seen, int i, int half, int column) {
-      float slope;
+      ScoreSlopes<float> slopes;
       const WeightAndSlope<float> weight = weight_of(seen, scores[i], row_of(half), tile + column,
-                                                     key_slots.at(here, column), norm[half], slope);
-      of_query[i] = weight.slope * slope;
+                                                     key_slots.at(here, column), norm[half], slopes);
+      of_query[i] = weight.slope * slopes.score;
+      // Scaled by zero in rows that are not computed, whose weights mean nothing.
+      if constexpr (kHasHeadParameter) of_head[i] = weight.slope * slopes.learned.head * row_scale[half];
       if constexpr (has(V::slots, Slots::row_scale)) of_query[i] *= row_scale[half];
     };
     const auto sees = [&](int half, int column) {
@@ -395,7 +400,9 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     scores.each([&](int i, int half, int column) {
       if constexpr (has(V::slots, Slots::row_bias))
         if (whole || sees(half, column)) dbias[half] += dp[i];
-      of_query[i] *= kept.apply(i, dp[i]) - centre[half];
+      const float of_weight = kept.apply(i, dp[i]) - centre[half];
+      of_query[i] *= of_weight;
+      if constexpr (kHasHeadParameter) dhead += of_head[i] * of_weight;
     });
     const Weights<kKeys> weights(of_query);
     wgmma_fence();
@@ -414,6 +421,12 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
     if (t >= T || lane % 4 != 0) continue;
     if (a.dslots.row_bias) a.dslots.row_bias(pairs.batch, pairs.head, t) = sum;
     if (a.dslots.row_scale) a.dslots.row_scale(pairs.batch, pairs.head, t) = row_dot[half];
+  }
+  if constexpr (kHasHeadParameter) {
+    dhead = block_sum(dhead);
+    const int64_t block =
+        (static_cast<int64_t>(pairs.batch) * gridDim.y + pairs.head) * gridDim.x + blockIdx.x;
+    if (threadIdx.x == 0) head_parts[block] = dhead;
   }
 }
 
@@ -516,14 +529,16 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
             pairs.is_whole(tile, tile + kQueries - 1, first, last) && last == first + Sizes::kOwn - 1;
         const Rows rows = rows_of(stage);
         // Each pair's part of dv, and meanwhile its part of dk.
-        Scores<kQueries> weights, slopes, of_value, of_key;
+        Scores<kQueries> weights, score_slopes, of_value, of_key;
         const auto sees = [&](int half, int column) {
           // Weights of a row behind the last are exp(-inf).
           return pairs.sees(tile + column, key_of(half), key_slots[half]);
         };
         const auto weigh = [&](bool seen, int i, int half, int column) {
+          ScoreSlopes<float> slopes;
           const WeightAndSlope<float> weight = weight_of(seen, scores[i], tile + column, key_of(half),
-                                                         key_slots[half], rows.norm(column), slopes[i]);
+                                                         key_slots[half], rows.norm(column), slopes);
+          score_slopes[i] = slopes.score;
           weights[i] = weight.slope;
           of_value[i] = kept.apply(i, weight.value);
           if constexpr (kScalesRows<V>)
@@ -540,7 +555,7 @@ __global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::
           of_key[i] = weights[i] * (kept.apply(i, dp[i]) - rows.dot(column));
           if constexpr (kScalesRows<V>) of_key[i] *= rows.scale(column);
           if constexpr (has(V::slots, Slots::key_bias)) dkey_bias[half] += of_key[i];
-          of_key[i] *= slopes[i];
+          of_key[i] *= score_slopes[i];
         });
         const Weights<kQueries> in_dk(of_key);
         wgmma_fence();
@@ -606,7 +621,8 @@ void forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
 }
 
 template <class V, int D>
-void launch_backward(const SoftmaxBackward<V, bf16>& args, const float* row_dots, Stream& stream) {
+void launch_backward(const SoftmaxBackward<V, bf16>& args, const simple::BackwardScratch& scratch,
+                     Stream& stream) {
   using Sizes = BackwardSizes<D>;
   constexpr int kKeyBytes = Sizes::kTileBytes + 2 * RowValues<V, Sizes::kStreamed>::kBytes;
   const auto &q = args.q.size, &k = args.k.size;
@@ -614,14 +630,19 @@ void launch_backward(const SoftmaxBackward<V, bf16>& args, const float* row_dots
   allow_shared(key_kernel<V, D>, kKeyBytes, args.name);
   query_kernel<V, D>
       <<<grid_of(q[1], Sizes::kOwn, q[2], q[0]), Sizes::kThreads, Sizes::kTileBytes, stream.native()>>>(
-          args, row_dots);
+          args, scratch.row_dots, scratch.head_parts);
+  simple::sum_head_parameters(args, scratch.head_parts, Sizes::kOwn, stream);
   key_kernel<V, D><<<grid_of(k[1], Sizes::kOwn, k[2], q[0]), Sizes::kThreads, kKeyBytes, stream.native()>>>(
-      args, row_dots);
+      args, scratch.row_dots);
   check_launch(args.name);
 }
 
 template <class V>
 std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&) {
+  if (has(V::slots, Slots::row_parameter | Slots::key_parameter))
+    return "the variant has parameters of rows or keys";
+  if (has(V::slots, Slots::head_parameter) && V::num_head_parameters(args.params) > 1)
+    return "a head has " + std::to_string(V::num_head_parameters(args.params)) + " parameters, more than one";
   if (std::string refusal = width_refusal(head_dim_of(args)); !refusal.empty()) return refusal;
   return first_row_refusal(NamedRows{"q", args.q}, NamedRows{"k", args.k}, NamedRows{"v", args.v},
                            NamedRows{"dout", args.dout}, NamedRows{"dq", args.dq}, NamedRows{"dk", args.dk},
@@ -630,9 +651,9 @@ std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&
 
 template <class V>
 void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
-  const float* const row_dots = simple::prepare_backward(args, stream);
-  head_dim_of(args) <= 64 ? launch_backward<V, 64>(args, row_dots, stream)
-                          : launch_backward<V, 128>(args, row_dots, stream);
+  const simple::BackwardScratch scratch = simple::prepare_backward(args, BackwardSizes<64>::kOwn, stream);
+  head_dim_of(args) <= 64 ? launch_backward<V, 64>(args, scratch, stream)
+                          : launch_backward<V, 128>(args, scratch, stream);
 }
 
 }  // namespace headway::cuda::tensor

@@ -23,14 +23,14 @@ namespace headway::testing {
 /// The product's variants, and policies of the tests.
 template <class... Products>
 using WithPolicies = ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents,
-                                      SigmoidWeights, SecondOrderWeights, Everything>;
+                                      SigmoidWeights, SecondOrderWeights, Buckets, Everything>;
 using EveryVariant = ProductVariants<WithPolicies>;
 
 /// These, and two with dropout of their weights.
 template <class... Products>
 using WithPoliciesAndDropout =
     ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, SigmoidWeights,
-                     SecondOrderWeights, Everything, WithDropout<SigmoidWeights>,
+                     SecondOrderWeights, Buckets, Everything, WithDropout<SigmoidWeights>,
                      WithDropout<attention::Plain>, WithDropout<Everything>>;
 using AllVariants = ProductVariants<WithPoliciesAndDropout>;
 
@@ -58,6 +58,7 @@ struct Dims {
   int64_t Tk = T;
   int64_t query_offset = 0;
   int64_t Dv = Dh;
+  int64_t P = 1;  // parameters of a head
 };
 
 constexpr uint32_t kProblemSeed = 20240607;
@@ -100,7 +101,7 @@ struct Problem : SoftmaxRecord<Tensor> {
 /// Of a slot, in a problem of these sizes; a list of rows may name all.
 template <class Slot>
 Shape slot_shape(const Dims& d) {
-  const int64_t sizes[] = {d.B, d.H, d.K, d.T, d.Tk, d.T};  // in the order of Extent
+  const int64_t sizes[] = {d.B, d.H, d.K, d.T, d.Tk, d.P, d.T};  // in the order of Extent
   Shape shape;
   for (int dim = 0; dim < Slot::info.rank; ++dim)
     shape.append(sizes[static_cast<size_t>(Slot::info.shape[dim])]);
@@ -133,6 +134,7 @@ Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed =
   const auto random = [&](const Shape& shape, uint32_t id) { return random_tensor(shape, id, stream, seed); };
   Problem<V, double> p;
   p.dims = d;
+  p.dims.P = V::num_head_parameters(p.params);
   if constexpr (V::drops_weights) {
     Rng rng(seed);
     rng.begin(3, 5);
@@ -147,7 +149,7 @@ Problem<V, double> random_problem(const Dims& d, Stream& stream, uint32_t seed =
   for_each_slot(
       [&]<class Slot>(Slot, Tensor& slot) {
         if (!has(V::slots, Slot::info.bit)) return;
-        const Shape shape = slot_shape<Slot>(d);
+        const Shape shape = slot_shape<Slot>(p.dims);
         constexpr uint32_t kId = 3 + Slot::index;
         if constexpr (Slot::info.number == SlotNumber::real)
           slot = random(shape, kId);

@@ -59,15 +59,45 @@ struct SecondOrderWeights : WindowVariant {
   static constexpr Slots slots =
       Slots::row_scale | Slots::row_bias | Slots::key_bias | Slots::key_end | Slots::row_index;
 };
+/// Scores that fall with the distance by a learned slope of the head (arXiv 2108.12409 with slopes of its
+/// own).
+struct LearnedSlopes : SoftmaxVariant {
+  static constexpr Slots slots = Slots::head_parameter;
+  template <class S>
+  HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord at) {
+    return s - learned.head * S(0.05f * static_cast<float>(at.query - at.key));
+  }
+};
+/// A bias of the head for each distance, those from the last on being one (arXiv 1910.10683, section 2.1),
+/// and numbers of rows and keys.
+struct Buckets : SoftmaxVariant {
+  static constexpr Slots slots = Slots::head_parameter | Slots::row_parameter | Slots::key_parameter;
+  struct Params {
+    int count = 5;
+  };
+  HEADWAY_HD static int num_head_parameters(const Params& params) { return params.count; }
+  HEADWAY_HD static int head_parameter(const Params& params, Coord at) {
+    const int distance = at.query - at.key;
+    return distance < params.count ? distance : params.count - 1;
+  }
+  template <class S>
+  HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord) {
+    using std::tanh;
+    return s * learned.row + tanh(s) * learned.key + learned.head;
+  }
+};
 /// Every slot and every hook at once; the score also depends on where it is.
 struct Everything : FirstAndWindow {
-  static constexpr Slots slots =
-      Slots::row_scale | Slots::row_bias | Slots::key_bias | Slots::key_end | Slots::row_index | Slots::sink;
+  static constexpr Slots slots = Slots::row_scale | Slots::row_bias | Slots::key_bias | Slots::key_end |
+                                 Slots::row_index | Slots::sink | Slots::head_parameter |
+                                 Slots::row_parameter | Slots::key_parameter;
+  HEADWAY_HD static int num_head_parameters(const Params&) { return 3; }
+  HEADWAY_HD static int head_parameter(const Params&, Coord at) { return (at.query + at.key) % 3; }
   template <class S>
-  HEADWAY_HD static S score(const Params&, S s, Coord at) {
+  HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord at) {
     using std::tanh;
-    return tanh(s / S(3)) * S(3) -
-           S(0.01f * static_cast<float>((at.head + 1) * (at.query - at.key) + at.batch));
+    const S far = S(0.01f * static_cast<float>((at.head + 1) * (at.query - at.key) + at.batch));
+    return tanh(s * learned.row / S(3)) * S(3) - far * learned.head + s * learned.key;
   }
 };
 

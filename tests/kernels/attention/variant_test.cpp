@@ -40,19 +40,24 @@ struct SoftCapByHand : SoftCap {
 
 template <class V>
 class Score : public ::testing::Test {};
-using Scores = ::testing::Types<attention::Plain, SoftCap, SoftCapByHand, Everything>;
+using Scores = ::testing::Types<attention::Plain, SoftCap, SoftCapByHand, Buckets, Everything>;
 TYPED_TEST_SUITE(Score, Scores);
 
 TYPED_TEST(Score, SlopeIsTheCentralDifference) {
   const auto params =
       params_of<std::conditional_t<std::is_same_v<TypeParam, SoftCapByHand>, SoftCap, TypeParam>>();
   const Coord at{.batch = 1, .head = 2, .query = 9, .key = 4};
+  constexpr Learned<double> kLearned{0.5, 0.75, 0.25};
   constexpr double kStep = 6e-6;  // cube root of the unit in the last place: error about kStep^2
   for (double s = -4; s <= 4; s += 0.37) {
-    const double difference =
-        (TypeParam::score(params, s + kStep, at) - TypeParam::score(params, s - kStep, at)) / (2 * kStep);
-    EXPECT_NEAR((score_slope<TypeParam>(params, s, at)), difference, 10 * kStep * kStep);
-    EXPECT_NEAR((score_slope<TypeParam>(params, static_cast<float>(s), at)), difference, 1e-6);
+    const double difference = (score_of<TypeParam>(params, s + kStep, kLearned, at) -
+                               score_of<TypeParam>(params, s - kStep, kLearned, at)) /
+                              (2 * kStep);
+    EXPECT_NEAR((score_slopes<TypeParam>(params, s, kLearned, at).score), difference, 10 * kStep * kStep);
+    EXPECT_NEAR(
+        (score_slopes<TypeParam>(params, static_cast<float>(s), Learned<float>{0.5f, 0.75f, 0.25f}, at)
+             .score),
+        difference, 1e-6);
   }
 }
 
@@ -67,6 +72,36 @@ void expect_cpu_kernels() {
   EXPECT_TRUE((has_kernel<SoftmaxBackward<V, float>>(Device::Kind::cpu)));
   EXPECT_TRUE((has_kernel<SoftmaxForward<V, double>>(Device::Kind::cpu)));
   EXPECT_TRUE((has_kernel<SoftmaxBackward<V, double>>(Device::Kind::cpu)));
+}
+
+struct SinkOfSigmoid : attention::Sink {
+  using Weight = Sigmoid;
+};
+static_assert(IsSoftmaxVariant<SinkOfSigmoid> && !kSlotsFitWeights<SinkOfSigmoid>);
+static_assert(kSlotsFitWeights<SecondOrderWeights> && kSlotsFitWeights<attention::Sink>);
+
+struct Mean {
+  static constexpr bool is_normalised = true;
+};
+struct NoWeight : SoftmaxVariant {
+  using Weight = Mean;
+};
+static_assert(!IsSoftmaxVariant<NoWeight>);
+
+template <class W>
+class Weighing : public ::testing::Test {};
+using WeightPolicies = ::testing::Types<Sigmoid, SecondOrder>;
+TYPED_TEST_SUITE(Weighing, WeightPolicies);
+
+TYPED_TEST(Weighing, SlopeIsTheCentralDifference) {
+  const auto exp = [](auto x) { return std::exp(x); };
+  constexpr double kStep = 6e-6;
+  for (double x = -100; x <= 100; x = x < 0 ? x / 1.3 + 1e-2 : x * 1.3) {
+    const double difference =
+        (TypeParam::weight(x + kStep, exp) - TypeParam::weight(x - kStep, exp)) / (2 * kStep);
+    EXPECT_NEAR((weight_slope<TypeParam>(x, exp)), difference, 1e-7);
+    EXPECT_TRUE(std::isfinite(weight_slope<TypeParam>(static_cast<float>(x), exp))) << x;
+  }
 }
 
 TYPED_TEST(Registration, EveryVariantHeaderHasCpuKernels) {
