@@ -67,7 +67,8 @@ struct SoftmaxVariant {
     return s;
   }
   /// A variant that declares slots of parameters takes a Learned<S> before the Coord, by which its score is
-  /// differentiated too. Of its head's parameters a pair reads one, by default the only one.
+  /// differentiated too; so does its score_grad. Of its head's parameters a pair reads one, by default the
+  /// only one.
   template <class P>
   HEADWAY_HD static int num_head_parameters(const P&) {
     return 1;
@@ -206,7 +207,11 @@ HEADWAY_HD ScoreSlopes<S> score_slopes(const typename V::Params& params, S s, co
       const Learned<Dual<S>> dual{{learned.head, by_head}, {learned.row, by_row}, {learned.key, by_key}};
       return V::score(params, Dual<S>{s, by_score}, dual, at).eps;
     };
-    ScoreSlopes<S> slopes{derivative(1, 0, 0, 0), {}};
+    ScoreSlopes<S> slopes;
+    if constexpr (requires { V::score_grad(params, s, learned, at); })
+      slopes.score = V::score_grad(params, s, learned, at);
+    else
+      slopes.score = derivative(1, 0, 0, 0);
     if constexpr (has(V::slots, Slots::head_parameter)) slopes.learned.head = derivative(0, 1, 0, 0);
     if constexpr (has(V::slots, Slots::row_parameter)) slopes.learned.row = derivative(0, 0, 1, 0);
     if constexpr (has(V::slots, Slots::key_parameter)) slopes.learned.key = derivative(0, 0, 0, 1);

@@ -110,7 +110,8 @@ struct ForwardSizes {
   static constexpr int kWarpgroups = D == 64 ? 1 : 2, kThreads = kWarpgroups * kWarpgroup,
                        kRows = kWarpgroups * 64;
   static constexpr int kKeys = D == 64 || kHasRowBias ? 64 : 128;
-  static constexpr int kBlocks = D == 128 ? 1 : kHasRowBias ? 2 : 4;  // of a multiprocessor
+  // Of a multiprocessor. A weight that is no power needs registers of its own.
+  static constexpr int kBlocks = D == 128 ? 1 : kHasRowBias ? 2 : HasLogSumExp<V> ? 4 : 3;
   using Queries = RowTile<D, kRows>;
   using Keys = RowTile<D, kKeys>;
   static constexpr int kBytes = Queries::kBytes + 4 * Keys::kBytes;
@@ -136,16 +137,12 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
   const auto row_of = [&](int half) { return first + own + rows_of_warp() + half * 8 + lane / 4; };
   // Logits are kept in units of this, and exponents of powers of two are that many times them.
   const float scale = static_cast<float>(a.scale), unit = kLogitIsScore<V> ? scale : 1, power = unit * kLog2E;
-  // What takes a score's place: the logit of a softmax, which its power replaces below, or the weight itself.
   const auto logit = [&](float x, int t, int j, const KeySlots& key) {
     if constexpr (kLogitIsScore<V>)
       return x;
-    else if constexpr (HasLogSumExp<V>)
-      return pairs.logit(x * scale, t, j, key);
     else
-      return V::Weight::weight(pairs.logit(x * scale, t, j, key), FastExp{});
+      return pairs.logit(x * scale, t, j, key);
   };
-  constexpr float kHidden = HasLogSumExp<V> ? -INFINITY : 0.0f;
 
   const IndexRange range = pairs.plan.keys_of(first, min(first + Sizes::kRows, T) - 1);
   int tile = range.first / kKeys * kKeys;
@@ -165,7 +162,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
   bool computes[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    largest[half] = kHidden;
+    largest[half] = HasLogSumExp<V> ? -INFINITY : 0.0f;
     if constexpr (has(V::slots, Slots::sink)) largest[half] = a.slots.sink(pairs.head) / unit;
     const int t = row_of(half);
     computes[half] = t < T && pairs.computes(t);
@@ -199,7 +196,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
         const int t = row_of(half), j = tile + column;
         const KeySlots key = key_slots.at(here, column);
         const bool sees = computes[half] && pairs.sees(t, j, key);
-        scores[i] = sees ? logit(scores[i], t, j, key) : kHidden;
+        scores[i] = sees ? logit(scores[i], t, j, key) : -INFINITY;
         if constexpr (kHasRowBias) seen[i] = sees ? 1.0f : 0.0f;
       });
     }
@@ -218,7 +215,10 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
       sums.scale(half, factor);
     }
     scores.each([&](int i, int half, int) {
-      if constexpr (HasLogSumExp<V>) scores[i] = power_of_2(scores[i] * power - offset[half]);
+      if constexpr (HasLogSumExp<V>)
+        scores[i] = power_of_2(scores[i] * power - offset[half]);
+      else
+        scores[i] = scores[i] == -INFINITY ? 0.0f : V::Weight::weight(scores[i], FastExp{});
       total[half] += scores[i];
       if constexpr (V::drops_weights) scores[i] = kept.apply(i, scores[i]);
     });
@@ -270,10 +270,11 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
 
 /// Sizes of both backward kernels, and their shared memory: two tensors of the owned side, and two stages of
 /// two tensors of the streamed side.
-template <int D>
+template <class V, int D>
 struct BackwardSizes {
   static constexpr int kThreads = kWarpgroup, kOwn = 64, kStreamed = 64;
-  static constexpr int kBlocks = D == 64 ? 3 : 2;  // of a multiprocessor
+  // Of a multiprocessor. Slopes of a score or a weight need registers of their own.
+  static constexpr int kBlocks = D == 64 && kHasDefaultScore<V> && HasLogSumExp<V> ? 3 : 2;
   using Tile = RowTile<D, 64>;
   static constexpr int kTileBytes = 6 * Tile::kBytes;
 
@@ -323,9 +324,9 @@ struct PairWeight {
 };
 
 template <class V, int D>
-__global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::kBlocks)
+__global__ void __launch_bounds__(BackwardSizes<V, D>::kThreads, BackwardSizes<V, D>::kBlocks)
     query_kernel(SoftmaxBackward<V, bf16> a, const float* row_dots, float* head_parts) {
-  using Sizes = BackwardSizes<D>;
+  using Sizes = BackwardSizes<V, D>;
   constexpr int kKeys = Sizes::kStreamed, kThreads = Sizes::kThreads;
   constexpr bool kHasHeadParameter = has(V::slots, Slots::head_parameter);
   extern __shared__ __align__(1024) uint4 memory[];
@@ -445,9 +446,9 @@ struct RowValues {
 };
 
 template <class V, int D>
-__global__ void __launch_bounds__(BackwardSizes<D>::kThreads, BackwardSizes<D>::kBlocks)
+__global__ void __launch_bounds__(BackwardSizes<V, D>::kThreads, BackwardSizes<V, D>::kBlocks)
     key_kernel(SoftmaxBackward<V, bf16> a, const float* row_dots) {
-  using Sizes = BackwardSizes<D>;
+  using Sizes = BackwardSizes<V, D>;
   constexpr int kQueries = Sizes::kStreamed, kThreads = Sizes::kThreads;
   using Rows = RowValues<V, kQueries>;
   static_assert(kQueries <= kThreads);
@@ -623,7 +624,7 @@ void forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
 template <class V, int D>
 void launch_backward(const SoftmaxBackward<V, bf16>& args, const simple::BackwardScratch& scratch,
                      Stream& stream) {
-  using Sizes = BackwardSizes<D>;
+  using Sizes = BackwardSizes<V, D>;
   constexpr int kKeyBytes = Sizes::kTileBytes + 2 * RowValues<V, Sizes::kStreamed>::kBytes;
   const auto &q = args.q.size, &k = args.k.size;
   allow_shared(query_kernel<V, D>, Sizes::kTileBytes, args.name);
@@ -651,7 +652,7 @@ std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&
 
 template <class V>
 void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
-  const simple::BackwardScratch scratch = simple::prepare_backward(args, BackwardSizes<64>::kOwn, stream);
+  const simple::BackwardScratch scratch = simple::prepare_backward(args, BackwardSizes<V, 64>::kOwn, stream);
   head_dim_of(args) <= 64 ? launch_backward<V, 64>(args, scratch, stream)
                           : launch_backward<V, 128>(args, scratch, stream);
 }

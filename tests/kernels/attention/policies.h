@@ -67,6 +67,10 @@ struct LearnedSlopes : SoftmaxVariant {
   HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord at) {
     return s - learned.head * S(0.05f * static_cast<float>(at.query - at.key));
   }
+  template <class S>
+  HEADWAY_HD static S score_grad(const Params&, S, const Learned<S>&, Coord) {
+    return S(1);
+  }
 };
 /// A bias of the head for each distance, those from the last on being one (arXiv 1910.10683, section 2.1),
 /// and numbers of rows and keys.

@@ -40,7 +40,7 @@ struct SoftCapByHand : SoftCap {
 
 template <class V>
 class Score : public ::testing::Test {};
-using Scores = ::testing::Types<attention::Plain, SoftCap, SoftCapByHand, Buckets, Everything>;
+using Scores = ::testing::Types<attention::Plain, SoftCap, SoftCapByHand, LearnedSlopes, Buckets, Everything>;
 TYPED_TEST_SUITE(Score, Scores);
 
 TYPED_TEST(Score, SlopeIsTheCentralDifference) {
