@@ -9,6 +9,7 @@
 namespace headway {
 
 class LossCollector;  // autograd: auxiliary losses of layers
+class SequenceSplit;
 
 /// Receives named figures from layers (gate means, head loads); only present on steps that log them.
 class MetricSink {
@@ -28,6 +29,8 @@ struct Context {
   /// Projections and softmax attention give a row the same bits whatever rows are computed with it
   /// (kernels/ops/linear_by_rows.h): inference of models in which a layer chooses by comparing numbers.
   bool row_invariant = false;
+  /// How ranks share the sequences (core/comm/sequence_split.h); null: each rank has whole ones.
+  const SequenceSplit* split = nullptr;
   LossCollector* auxiliary = nullptr;
   MetricSink* metrics = nullptr;
 

@@ -10,6 +10,7 @@
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_cross_entropy.h"
 #include "autograd/recompute.h"
+#include "core/comm/sequence_split.h"
 
 namespace headway {
 namespace {
@@ -52,19 +53,25 @@ Context Model::inference(const Context& ctx) const {
   return result;
 }
 
-Variable Model::embed(Context& ctx, const Tensor& tokens, int64_t offset) const {
+Variable Model::embed(Context& ctx, const Tensor& tokens, const Positions& where) const {
   Variable x = apply<Embedding>(ctx, {}, tokens, embedding_.variable());
   if (config_.scale_embedding)
     x = apply<Scale>(ctx, {.factor = std::sqrt(static_cast<double>(config_.model_dim))}, x);
   if (position_embedding_)
-    x = apply<AddPositions>(ctx, {.offset = offset}, x, position_embedding_->variable());
+    x = apply<AddPositions>(ctx, {.positions = where.of_tokens()}, x, position_embedding_->variable());
   return dropout(ctx, x, config_.dropout);
+}
+
+Positions Model::positions(const Context& ctx, int64_t offset, int64_t count) {
+  if (!ctx.split) return {offset, count, &rope_tables_};
+  const auto [first, before_gap, skipped] = ctx.split->positions(count);
+  return {first, count, &rope_tables_, before_gap, skipped};
 }
 
 Variable Model::hidden(Context& outer, const Tensor& tokens, Recompute recompute_mode) {
   Context ctx = inference(outer);
-  const Positions where = positions(0, tokens.size(1));
-  Variable x = embed(ctx, tokens, 0);
+  const Positions where = positions(ctx, 0, tokens.size(1));
+  Variable x = embed(ctx, tokens, where);
   for (const auto& block : blocks_) {
     const BlockFunction run = [&block = *block, where](Context& c, const Variable& input) {
       return block.forward(c, input, where, nullptr);
@@ -113,8 +120,8 @@ DecodeState Model::make_state(int64_t batch, int64_t capacity, Device device) co
 Tensor Model::next_logits(Context& outer, const Tensor& tokens, DecodeState& state) {
   Context ctx = inference(outer);
   const int64_t count = tokens.size(1);
-  const Positions where = positions(state.num_tokens, count);
-  Variable x = embed(ctx, tokens, state.num_tokens);
+  const Positions where = positions(ctx, state.num_tokens, count);
+  Variable x = embed(ctx, tokens, where);
   for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i]->forward(ctx, x, where, state.layers[i].get());
   state.num_tokens += count;
   const Variable last = norm_.forward(ctx, Variable(last_token(x.value(), ctx.stream)));

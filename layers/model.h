@@ -25,7 +25,8 @@ class Model : public Module {
   /// The config must be resolved.
   explicit Model(const ModelConfig&);
 
-  /// tokens [B,T] i32 -> [B,T,D] after the final norm. Recompute::blocks keeps only the inputs of blocks.
+  /// tokens [B,T] i32 -> [B,T,D] after the final norm; with ctx.split the tokens that this rank has of each
+  /// sequence. Recompute::blocks keeps only the inputs of blocks.
   Variable hidden(Context&, const Tensor& tokens, Recompute);
   /// Sum of the cross entropies in nats over tokens whose target is not -1, times loss_scale. fp32 scalar
   /// [1]. tokens and targets [B,T] i32. The gradient of the logits is never held whole.
@@ -48,12 +49,13 @@ class Model : public Module {
   int64_t num_parameters();
 
  private:
-  Variable embed(Context&, const Tensor& tokens, int64_t offset) const;
+  Variable embed(Context&, const Tensor& tokens, const Positions&) const;
   const Parameter& head() const { return head_ ? *head_ : embedding_; }
   /// The same context, but row_invariant in inference where a layer chooses: then a text gets the same bits
   /// read at once or token by token, and equal keys tie.
   Context inference(const Context&) const;
-  Positions positions(int64_t offset, int64_t count) { return {offset, count, &rope_tables_}; }
+  /// Of `count` tokens of each sequence, the first of them at `offset` where this rank has whole sequences.
+  Positions positions(const Context&, int64_t offset, int64_t count);
 
   ModelConfig config_;
   Parameter& embedding_;

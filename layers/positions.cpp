@@ -35,4 +35,14 @@ const Tensor& RopeTables::get(double theta, int64_t width, int64_t positions, DT
   return table;
 }
 
+Tensor Positions::rope(double theta, int64_t width, DType dtype, Stream& stream) const {
+  const Tensor& table = tables->get(theta, width, of_tokens().of(count - 1) + 1, dtype, stream);
+  if (skipped == 0) return table.slice(0, offset, offset + count);
+  const Tensor rows = Tensor::empty({count, width / 2, 2}, table.dtype(), table.device());
+  const int64_t second = of_tokens().of(before_gap);
+  rows.slice(0, 0, before_gap).copy_from(table.slice(0, offset, offset + before_gap), stream);
+  rows.slice(0, before_gap, count).copy_from(table.slice(0, second, second + count - before_gap), stream);
+  return rows;
+}
+
 }  // namespace headway

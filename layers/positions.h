@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/tensor.h"
+#include "core/token_positions.h"
 
 namespace headway {
 
@@ -24,11 +25,11 @@ struct Positions {
   int64_t offset = 0;  // position of the first token
   int64_t count = 0;   // tokens
   RopeTables* tables = nullptr;
+  int64_t before_gap = 0, skipped = 0;  // as in TokenPositions
 
-  /// Rows offset .. offset+count of the table, [count, width/2, 2].
-  Tensor rope(double theta, int64_t width, DType dtype, Stream& stream) const {
-    return tables->get(theta, width, offset + count, dtype, stream).slice(0, offset, offset + count);
-  }
+  TokenPositions of_tokens() const { return {offset, before_gap, skipped}; }
+  /// The rows of the table at the tokens' positions, [count, width/2, 2].
+  Tensor rope(double theta, int64_t width, DType, Stream&) const;
 };
 
 }  // namespace headway

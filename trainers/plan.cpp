@@ -8,6 +8,7 @@
 
 #include "autograd/ops/linear_cross_entropy.h"
 #include "trainers/progress.h"
+#include "trainers/rank_groups.h"
 
 namespace headway {
 namespace {
@@ -40,9 +41,10 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   Plan plan;
   const ModelConfig& config = recipe.model;
   Model model(config);
+  check_context_parallel(recipe, model);
   const bool is_bf16 = recipe.train.dtype == "bf16";
   const int64_t value_bytes = is_bf16 ? 2 : 4;
-  const int64_t B = recipe.train.micro_batch, T = recipe.data.seq_len;
+  const int64_t B = recipe.train.micro_batch, N = recipe.train.context_parallel, T = recipe.data.seq_len / N;
   const auto rows = static_cast<double>(B * T);
   const auto D = static_cast<double>(config.model_dim), F = static_cast<double>(config.mlp_dim);
   const auto V = static_cast<double>(config.vocab_size), L = static_cast<double>(config.num_layers);
@@ -58,6 +60,7 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   const double dense_flop = L * mlp_flop + head_flop;
   Cost work;
   work.add({dense_flop, 2 * dense_flop});
+  int64_t layer_index = 0;
   for (const auto& block : model.blocks()) {
     const Cost cost = block->attention().cost(B, T, value_bytes);
     work.executed_flop += 1 / rows * cost.executed_flop;
@@ -66,6 +69,12 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
     attention_workspace = std::max(attention_workspace, cost.workspace_bytes);
     plan.cache_bytes_per_token += static_cast<double>(block->attention().cache_bytes_per_token(value_bytes));
     plan.state_bytes += static_cast<double>(block->attention().state_bytes(value_bytes));
+    if (N > 1) {
+      // The core keeps the output of its first run of each segment too, and the state before it.
+      const AttentionConfig& heads = config.attention.of_layer(layer_index++);
+      attention_saved += rows * static_cast<double>(heads.num_heads * heads.head_dim * value_bytes) +
+                         static_cast<double>(2 * B * block->attention().state_bytes(value_bytes));
+    }
   }
   if (recipe.train.recompute) work.executed_flop.backward += work.executed_flop.forward - head_flop;
 
@@ -89,6 +98,8 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   plan.data = data_bytes;
   plan.program = started_program_bytes() + kBuffersBytes + (world_size > 1 ? kMpiBytes : 0);
   plan.checkpoint_bytes = P * 12;
+  // States of both segments of the other ranks, forward and backward.
+  if (N > 1) plan.exchanged_bytes = 2 * static_cast<double>((N - 1) * 2 * B) * plan.state_bytes;
   return plan;
 }
 
@@ -134,6 +145,10 @@ std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
   text += line("steps", fmt::format("{}", steps), fmt::format("{} tokens", format_count(tokens)));
   text += line("accumulation", fmt::format("{}", recipe.accumulation_steps(world_size)),
                fmt::format("micro-batches per step on each of {} ranks", world_size));
+  if (plan.exchanged_bytes > 0)
+    text += line(
+        "states received", mib(plan.exchanged_bytes),
+        fmt::format("per micro-batch, of {} ranks that share each sequence", recipe.train.context_parallel));
   text += line("work", fmt::format("{:.3g} PFLOP", executed.total() * tokens / 1e15),
                fmt::format("ideal {:.3g} PFLOP", least.total() * tokens / 1e15));
   text += line("checkpoint", mib(plan.checkpoint_bytes));

@@ -26,6 +26,7 @@ struct Plan {
   double cache_bytes_per_token = 0;  // generation
   double state_bytes = 0;
   double checkpoint_bytes = 0;
+  double exchanged_bytes = 0;  // received by a rank in one micro-batch, where ranks share sequences
 
   double total_bytes() const {
     return weights + gradients + optimizer + activations + logits + workspace + data + program;

@@ -150,7 +150,8 @@ void ScheduleRecipe::describe(FieldVisitor& v) {
 void TrainRecipe::describe(FieldVisitor& v) {
   v("batch_tokens", batch_tokens, "tokens of an optimiser step, over all ranks",
     {.min = 1, .max = kMany, .is_count = true});
-  v("micro_batch", micro_batch, "sequences per rank and forward pass", {.min = 1, .max = 1e6});
+  v("micro_batch", micro_batch,
+    "sequences per rank, or group of train.context_parallel ranks, and forward pass", {.min = 1, .max = 1e6});
   v("max_steps", max_steps, "length of the run in optimiser steps; or set max_tokens",
     {.min = 0, .max = kMany});
   v("max_tokens", max_tokens, "length of the run in tokens; or set max_steps",
@@ -171,6 +172,9 @@ void TrainRecipe::describe(FieldVisitor& v) {
   v("cuda_graphs", cuda_graphs,
     "on a GPU, record the kernels of a micro-batch once and run them again as one: small models train "
     "faster");
+  v("context_parallel", context_parallel,
+    "so many ranks share each sequence, two segments of it each; for kinds of linear attention",
+    {.min = 1, .max = 1e6});
   v("shard_optimizer", shard_optimizer,
     "each rank keeps AdamW's moments of its share of the parameters only (ZeRO-1): less memory, same "
     "numbers");
@@ -284,6 +288,14 @@ void Recipe::check() const {
     HEADWAY_CHECK(schedule.warmup_steps < total_steps() || total_steps() == 1, ConfigError,
                   fmt::format("schedule.warmup_steps = {}: expected fewer than the run's {} steps",
                               schedule.warmup_steps, total_steps()));
+    const int64_t num_segments = 2 * train.context_parallel,
+                  below = data.seq_len / num_segments * num_segments;
+    HEADWAY_CHECK(
+        train.context_parallel == 1 || below == data.seq_len, ConfigError,
+        fmt::format(
+            "train.context_parallel = {}: expected data.seq_len = {} to be a multiple of {}, two segments "
+            "for each rank, such as {}",
+            train.context_parallel, data.seq_len, num_segments, below + num_segments));
     HEADWAY_CHECK(train.stop_step <= total_steps(), ConfigError,
                   fmt::format("train.stop_step = {}: expected at most the run's {} steps", train.stop_step,
                               total_steps()));
@@ -319,15 +331,21 @@ int64_t Recipe::total_steps() const {
 }
 
 int64_t Recipe::accumulation_steps(int world_size) const {
-  const int64_t unit = world_size * train.micro_batch * data.seq_len;
+  const int64_t num_groups = world_size / train.context_parallel,
+                unit = num_groups * train.micro_batch * data.seq_len;
   with_origin(origins, [&] {
+    HEADWAY_CHECK(
+        num_groups * train.context_parallel == world_size, ConfigError,
+        fmt::format("train.context_parallel = {}: expected a divisor of the number of ranks, which is {}",
+                    train.context_parallel, world_size));
     if (train.batch_tokens % unit == 0) return;
     const int64_t below = train.batch_tokens / unit * unit;
-    throw ConfigError(
-        fmt::format("train.batch_tokens = {}: expected a multiple of {} ranks x train.micro_batch = {} x "
-                    "data.seq_len = {}, such as {}{}",
-                    train.batch_tokens, world_size, train.micro_batch, data.seq_len,
-                    below > 0 ? fmt::format("{} or ", below) : "", below + unit));
+    throw ConfigError(fmt::format(
+        "train.batch_tokens = {}: expected a multiple of {} {} x train.micro_batch = {} x "
+        "data.seq_len = {}, such as {}{}",
+        train.batch_tokens, num_groups,
+        train.context_parallel == 1 ? "ranks" : "groups of train.context_parallel ranks", train.micro_batch,
+        data.seq_len, below > 0 ? fmt::format("{} or ", below) : "", below + unit));
   });
   return train.batch_tokens / unit;
 }

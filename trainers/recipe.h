@@ -82,6 +82,7 @@ struct TrainRecipe {
   int64_t max_skipped = 5;
   bool shard_optimizer = false;
   bool cuda_graphs = true;
+  int64_t context_parallel = 1;
   void describe(FieldVisitor&);
 };
 
@@ -156,7 +157,8 @@ struct Recipe {
   void resolve(int64_t tokenizer_vocab_size);
   /// Optimiser steps of the whole schedule.
   int64_t total_steps() const;
-  /// Micro-batches per rank and step; ConfigError with the nearest possible batch when it is not whole.
+  /// Micro-batches per rank and step; ConfigError with the nearest possible batch when it is not whole, or
+  /// for ranks that train.context_parallel does not divide.
   int64_t accumulation_steps(int world_size) const;
   std::filesystem::path run_folder() const { return std::filesystem::path(run.folder) / run.name; }
 };

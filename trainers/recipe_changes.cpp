@@ -25,9 +25,9 @@ constexpr std::string_view kCheckpointOrigin = "the checkpoint";
 ChangeRule change_rule(std::string_view key) {
   constexpr std::string_view kNever[] = {"run.seed",        "data.seq_len", "data.split",
                                          "data.split_seed", "data.windows", "train.only"};
-  constexpr std::string_view kAlways[] = {"train.stop_step",      "train.micro_batch", "train.recompute",
-                                          "train.on_nonfinite",   "train.max_skipped", "train.cuda_graphs",
-                                          "train.shard_optimizer"};
+  constexpr std::string_view kAlways[] = {
+      "train.stop_step",   "train.micro_batch", "train.recompute",       "train.on_nonfinite",
+      "train.max_skipped", "train.cuda_graphs", "train.shard_optimizer", "train.context_parallel"};
   if (key.starts_with("model.") || std::ranges::find(kNever, key) != std::end(kNever))
     return ChangeRule::never;
   const bool trains = key.starts_with("optim.") || key.starts_with("schedule.") || key.starts_with("train.");

@@ -52,6 +52,7 @@ StepNumbers TrainStep::Pending::wait() const {
 TrainStep::TrainStep(Model& model, const Recipe& recipe, Communicator& comm, Stream& stream)
     : recipe_(recipe),
       comm_(comm),
+      groups_(recipe, comm),
       stream_(stream),
       model_(model),
       rng_(static_cast<uint64_t>(recipe.run.seed)),
@@ -139,8 +140,8 @@ void TrainStep::collect_gradients(const std::vector<Batch>& batches, const StepI
 
 TrainStep::Recording* TrainStep::recording_of(const Batch& batch, const StepInputs& inputs, int64_t index) {
   constexpr size_t kMostRecordings = 8;  // where loss scales differ from step to step, recording never pays
-  // Gradients that become ready start reductions, which belong to no graph.
-  const bool reduces = is_last(index) && comm_.size() > 1;
+  // Gradients that become ready start reductions, which belong to no graph, as exchanges of states do.
+  const bool reduces = (is_last(index) && comm_.size() > 1) || groups_.split();
   if (!records_ || inputs.metrics || reduces || Profile::current()) return nullptr;
   const Recording::Key key{batch.tokens.shape(), 1 / static_cast<double>(inputs.num_targets), index == 0,
                            is_last(index)};
@@ -181,12 +182,13 @@ bool TrainStep::launch_micro_step(const Tensor& tokens, const Tensor& targets, c
                                   int64_t index, std::vector<std::string>& auxiliary) {
   const int64_t num_batches = recipe_.accumulation_steps(comm_.size());
   rng_.begin(static_cast<uint32_t>(inputs.step - 1),
-             static_cast<uint64_t>((comm_.rank() * num_batches + index) * recipe_.train.micro_batch));
+             static_cast<uint64_t>((groups_.group() * num_batches + index) * recipe_.train.micro_batch));
   LossCollector collector;
   Context ctx{.stream = stream_,
               .rng = rng_,
               .training = true,
               .recording = true,
+              .split = groups_.split(),
               .auxiliary = &collector,
               .metrics = is_last(index) ? inputs.metrics : nullptr};
   const double loss_scale = 1 / static_cast<double>(inputs.num_targets);

@@ -17,6 +17,7 @@
 #include "trainers/data/batch.h"
 #include "trainers/grad_reducer.h"
 #include "trainers/optimizer.h"
+#include "trainers/rank_groups.h"
 #include "trainers/recipe.h"
 
 namespace headway {
@@ -67,6 +68,7 @@ class TrainStep {
   std::string find_bad_gradient(const std::vector<Batch>& batches, const StepInputs&);
 
   AdamW& optimizer() { return *optimizer_; }
+  const RankGroups& groups() const { return groups_; }
   /// Held for backward by one micro-batch, as of the first.
   size_t saved_bytes() const { return saved_bytes_; }
 
@@ -104,6 +106,7 @@ class TrainStep {
 
   const Recipe& recipe_;
   Communicator& comm_;
+  RankGroups groups_;
   Stream& stream_;
   Model& model_;
   Rng rng_;

@@ -77,6 +77,7 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
     model_ = std::make_unique<Model>(recipe_.model);
     model_->materialize(dtype, static_cast<uint64_t>(recipe_.run.seed), stream_);
     if (!recipe_.train.only.empty()) model_->train_only(recipe_.train.only);
+    check_context_parallel(recipe_, *model_);
   });
   train_step_ = std::make_unique<TrainStep>(*model_, recipe_, comm_, stream_);
   schedule_ = {.kind = Schedule::parse_kind(recipe_.schedule.kind),
@@ -238,9 +239,11 @@ void Trainer::announce() {
                   is_on_cpu ? ", " + describe_blas_core() : ""));
   say(fmt::format("data {}", examples_->description()));
   if (!initial_weights_.empty()) say(initial_weights_);
-  say(fmt::format("batch {} tokens = {} ranks x {} sequences x {} tokens x {} accumulated",
-                  recipe_.train.batch_tokens, comm_.size(), recipe_.train.micro_batch, recipe_.data.seq_len,
-                  accumulation_steps_));
+  const int64_t sharing = recipe_.train.context_parallel;
+  say(fmt::format("batch {} tokens = {} {} x {} sequences x {} tokens x {} accumulated",
+                  recipe_.train.batch_tokens, train_step_->groups().num_groups(),
+                  sharing == 1 ? "ranks" : fmt::format("groups of {} ranks", sharing),
+                  recipe_.train.micro_batch, recipe_.data.seq_len, accumulation_steps_));
 }
 
 ExitCode Trainer::run() {
@@ -337,12 +340,14 @@ std::unique_ptr<Trainer::Step> Trainer::start_step() {
 }
 
 std::vector<Batch> Trainer::next_batches() {
-  const int64_t first = data_state_.cursor + comm_.rank() * accumulation_steps_ * recipe_.train.micro_batch;
+  const RankGroups& groups = train_step_->groups();
+  const int64_t count = recipe_.train.micro_batch,
+                first = data_state_.cursor + groups.group() * accumulation_steps_ * count;
   std::vector<Batch> batches;
   agree(comm_, [&] {
     for (int64_t i = 0; i < accumulation_steps_; ++i)
-      batches.push_back(training_batch(*examples_, *order_, first + i * recipe_.train.micro_batch,
-                                       recipe_.train.micro_batch, recipe_.data.seq_len, stream_));
+      batches.push_back(training_batch(*examples_, *order_, {first + i * count, count}, recipe_.data.seq_len,
+                                       groups.split(), stream_));
   });
   return batches;
 }

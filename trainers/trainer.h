@@ -70,7 +70,9 @@ class Trainer {
   void load_initial_weights();
   std::unique_ptr<Step> start_step();
   std::vector<Batch> next_batches();
-  int64_t samples_per_step() const { return accumulation_steps_ * recipe_.train.micro_batch * comm_.size(); }
+  int64_t samples_per_step() const {
+    return accumulation_steps_ * recipe_.train.micro_batch * train_step_->groups().num_groups();
+  }
   Agreed agree_on(const std::vector<Batch>&);
   /// Waits for a step's numbers, and logs them; `is_newest`: no step has been started after it.
   void settle(const Step&, bool is_newest);

@@ -34,6 +34,7 @@ struct Dropout {
   struct Config {
     double rate = 0;
     RandomKey key;
+    const SequenceSplit* split = nullptr;  // null: x holds whole sequences
   };
   struct Saved {
     Config config;  // the mask is drawn again from its key

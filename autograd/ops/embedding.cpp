@@ -41,7 +41,7 @@ Tensor AddPositions::forward(Context& ctx, Saved* saved, const Config& config, c
     launch(AddPositionsForward<T>{.x = x.view<const T, 3>("x"),
                                   .weight = weight.view<const T, 2>("weight"),
                                   .y = y.view<T, 3>("y"),
-                                  .offset = config.offset},
+                                  .positions = config.positions},
            ctx.stream);
   });
   return y;
@@ -55,7 +55,7 @@ Grads<2> AddPositions::backward(Context& ctx, const Saved& saved, const Tensor& 
   dispatch<double, float, bf16>(dy.dtype(), name, [&]<class T>() {
     launch(AddPositionsBackward<T>{.dy = dy.view<const T, 3>("dy"),
                                    .dweight = gradients[1].view<Acc<T>, 2>("dweight"),
-                                   .offset = saved.config.offset,
+                                   .positions = saved.config.positions,
                                    .accumulate = needs[1].accumulates(dtype)},
            ctx.stream);
   });

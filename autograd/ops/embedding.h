@@ -2,6 +2,7 @@
 #pragma once
 
 #include "autograd/node.h"
+#include "core/token_positions.h"
 
 namespace headway {
 
@@ -21,14 +22,14 @@ struct Embedding {
 struct AddPositions {
   static constexpr const char* name = "add_positions";
   struct Config {
-    int64_t offset = 0;  // position of the first token
+    TokenPositions positions = {};
   };
   struct Saved {
     Config config;
     Shape weight_shape;
     auto tensors() const { return std::tie(); }
   };
-  /// x [B,T,D], weight [P,D] -> [B,T,D]; ShapeError when offset + T > P.
+  /// x [B,T,D], weight [P,D] -> [B,T,D]; ShapeError for a position beyond P.
   static Tensor forward(Context&, Saved*, const Config&, const Tensor& x, const Tensor& weight);
   static Grads<2> backward(Context&, const Saved&, const Tensor& dy, const Needs<2>&);
 };

@@ -1,6 +1,8 @@
 #include "autograd/ops/linear_attention.h"
 
 #include "autograd/ops/flat.h"
+#include "autograd/ops/reshape.h"
+#include "autograd/ops/segments.h"
 #include "kernels/ops/linear_attention.h"
 
 namespace headway {
@@ -71,6 +73,44 @@ Grads<9> LinearAttention::backward(Context& ctx, const Saved& saved, const Grads
            ctx.stream);
   });
   return gradients;
+}
+
+namespace {
+
+std::array<Variable, 2> on_this_rank(Context& ctx, const LinearInputs& in,
+                                     const LinearAttention::Config& config) {
+  return apply<LinearAttention>(ctx, config, in.q, in.k, in.v, in.norm_q, in.norm_k, in.state, in.slope,
+                                in.log_decay, in.token_eps);
+}
+
+/// Every segment twice: alone, for what it adds to the state, then after the state of those before it. The
+/// states travel once, and so do their gradients.
+std::array<Variable, 2> on_all_ranks(Context& ctx, const LinearInputs& in,
+                                     const LinearAttention::Config& config) {
+  HEADWAY_CHECK(!in.state.defined() && !in.log_decay && !in.token_eps, ShapeError,
+                "linear_attention: sequences with a state before them, or a decay by token, cannot be split");
+  const int64_t segment_length = in.q.size(1) / 2;
+  const auto segments = [&](const Variable& x) {
+    return x.defined() ? reshape(ctx, x, {2 * x.size(0), segment_length, x.size(2), x.size(3)}) : x;
+  };
+  LinearInputs each{.q = segments(in.q),
+                    .k = segments(in.k),
+                    .v = segments(in.v),
+                    .norm_q = segments(in.norm_q),
+                    .norm_k = segments(in.norm_k),
+                    .slope = in.slope};
+  // The state does not depend on eps, which keeps the outputs that nobody reads from dividing by zero.
+  const Variable added = on_this_rank(ctx, each, {.normalise = config.normalise, .eps = 1})[1];
+  each.state = states_before_segments(ctx, added, in.slope, segment_length);
+  const auto [o, state] = on_this_rank(ctx, each, config);
+  return {reshape(ctx, o, in.v.shape()), state};
+}
+
+}  // namespace
+
+std::array<Variable, 2> linear_attention(Context& ctx, const LinearInputs& in,
+                                         const LinearAttention::Config& config) {
+  return ctx.split ? on_all_ranks(ctx, in, config) : on_this_rank(ctx, in, config);
 }
 
 }  // namespace headway

@@ -41,11 +41,8 @@ struct LinearInputs {
   Tensor slope = {}, log_decay = {}, token_eps = {};
 };
 
-/// {o [B,T,H,V], state after the last token}
-inline std::array<Variable, 2> linear_attention(Context& ctx, const LinearInputs& in,
-                                                const LinearAttention::Config& config) {
-  return apply<LinearAttention>(ctx, config, in.q, in.k, in.v, in.norm_q, in.norm_k, in.state, in.slope,
-                                in.log_decay, in.token_eps);
-}
+/// {o [B,T,H,V], state after the last token}. With ctx.split, where a state and a decay by token are not
+/// possible, collective: what this rank has of each sequence, and the states after its segments [2B,H,F,...].
+std::array<Variable, 2> linear_attention(Context&, const LinearInputs&, const LinearAttention::Config&);
 
 }  // namespace headway

@@ -11,7 +11,7 @@ Tensor Lrpe::forward(Context& ctx, Saved* saved, const Config& config, const Ten
   dispatch<double, float, bf16>(x.dtype(), name, [&]<class T>() {
     launch(LrpeForward<T>{.x = x.view<const T, 4>("x"),
                           .theta = theta.view<const Acc<T>, 2>("theta"),
-                          .offset = config.offset,
+                          .positions = config.positions,
                           .y = y.view<T, 4>("y")},
            ctx.stream);
   });
@@ -26,7 +26,7 @@ Grads<2> Lrpe::backward(Context& ctx, const Saved& saved, const Tensor& dy, cons
     launch(LrpeBackward<T>{.dy = dy.view<const T, 4>("dy"),
                            .x = saved.x.view<const T, 4>("x"),
                            .theta = saved.theta.view<const Acc<T>, 2>("theta"),
-                           .offset = saved.config.offset,
+                           .positions = saved.config.positions,
                            .dx = gradients[0].view<T, 4>("dx"),
                            .dtheta = flat<Acc<T>>(gradients[1], "dtheta"),
                            .accumulate_theta = needs[1].accumulates(dtype)},

@@ -2,13 +2,14 @@
 #pragma once
 
 #include "autograd/node.h"
+#include "core/token_positions.h"
 
 namespace headway {
 
 struct Lrpe {
   static constexpr const char* name = "lrpe";
   struct Config {
-    int64_t offset = 0;  // position of the first token
+    TokenPositions positions = {};
   };
   struct Saved {
     Tensor x, theta;

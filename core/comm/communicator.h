@@ -48,6 +48,9 @@ class Communicator {
   virtual void all_gather(const Tensor&, Stream&) = 0;
   virtual void broadcast(const Tensor&, int root, Stream&) = 0;
   virtual void barrier() = 0;
+  /// Collective. The ranks that give the same color, in their order here, with collectives of their own,
+  /// which must not outlive this communicator.
+  virtual std::unique_ptr<Communicator> split(int color) = 0;
   /// Ends every rank with this exit status.
   [[noreturn]] virtual void abort(int exit_status) = 0;
 

@@ -32,6 +32,7 @@ class LocalCommunicator final : public Communicator {
   void all_gather(const Tensor& tensor, Stream&) override { check_parts(tensor, 1, "all_gather"); }
   void broadcast(const Tensor& tensor, int root, Stream&) override { check_broadcast(tensor, root, 1); }
   void barrier() override {}
+  std::unique_ptr<Communicator> split(int) override { return make_local_communicator(); }
   [[noreturn]] void abort(int exit_status) override {
     std::fflush(nullptr);
     _exit(exit_status);

@@ -112,23 +112,23 @@ class MpiCommunicator final : public Communicator {
     HEADWAY_CHECK(provided >= MPI_THREAD_SERIALIZED, CommError,
                   fmt::format("this MPI allows thread level {} only, expected MPI_THREAD_SERIALIZED ({})",
                               provided, static_cast<int>(MPI_THREAD_SERIALIZED)));
-    check(MPI_Comm_dup(MPI_COMM_WORLD, &world_), "MPI_Comm_dup");
-    check(MPI_Comm_rank(world_, &rank_), "MPI_Comm_rank");
-    check(MPI_Comm_size(world_, &size_), "MPI_Comm_size");
-    MPI_Comm machine = MPI_COMM_NULL;
-    check(MPI_Comm_split_type(world_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
-          "MPI_Comm_split_type");
-    check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
-    int local_size = 1;
-    check(MPI_Comm_size(machine, &local_size), "MPI_Comm_size");
-    shares_memory_ = settings_.shares_memory && size_ > 1 && local_size == size_;
-    check(MPI_Comm_free(&machine), "MPI_Comm_free");
+    check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
+    starts_mpi_ = true;
+    find_ranks();
+    name_ = fmt::format("rank {} of {}", rank_, size_);
   }
+  /// Takes over a part of the ranks; name: of this rank among all, for messages.
+  MpiCommunicator(const MpiSettings& settings, MPI_Comm comm, const std::string& name)
+      : settings_(settings), num_exceptions_(std::uncaught_exceptions()), comm_(comm), name_(name) {
+    find_ranks();
+  }
+  MpiCommunicator(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
   ~MpiCommunicator() override {
     if (!under_way_.empty() || std::uncaught_exceptions() > num_exceptions_) return;
-    MPI_Comm_free(&world_);
-    MPI_Finalize();
+    MPI_Comm_free(&comm_);
+    if (starts_mpi_) MPI_Finalize();
   }
 
   int rank() const override { return rank_; }
@@ -179,8 +179,15 @@ class MpiCommunicator final : public Communicator {
 
   void barrier() override {
     Collective& collective = begin("barrier", Tensor());
-    check(MPI_Ibarrier(world_, add_request(collective)), "MPI_Ibarrier");
+    check(MPI_Ibarrier(comm_, add_request(collective)), "MPI_Ibarrier");
     wait_for(collective.sequence);
+  }
+
+  std::unique_ptr<Communicator> split(int color) override {
+    barrier();  // keeps the deadline, which MPI's own call does not
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(comm_, color, rank_, &part), "MPI_Comm_split");
+    return std::make_unique<MpiCommunicator>(settings_, part, name_);
   }
 
   [[noreturn]] void abort(int exit_status) override { end_all_ranks(exit_status); }
@@ -219,6 +226,19 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
+  void find_ranks() {
+    check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+    check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+    MPI_Comm machine = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
+          "MPI_Comm_split_type");
+    check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
+    int local_size = 1;
+    check(MPI_Comm_size(machine, &local_size), "MPI_Comm_size");
+    shares_memory_ = settings_.shares_memory && size_ > 1 && local_size == size_;
+    check(MPI_Comm_free(&machine), "MPI_Comm_free");
+  }
+
   uint64_t begin_all_reduce(const Tensor& tensor, Reduce reduce) {
     check_reducible(tensor);
     check_on_host(tensor, "all_reduce");
@@ -230,7 +250,7 @@ class MpiCommunicator final : public Communicator {
     for_each_message(tensor.numel(), [&](int64_t first, int count) {
       void* const values =
           static_cast<std::byte*>(tensor.raw()) + static_cast<size_t>(first) * size_of(tensor.dtype());
-      check(MPI_Iallreduce(MPI_IN_PLACE, values, count, mpi_type(tensor.dtype()), mpi_op(reduce), world_,
+      check(MPI_Iallreduce(MPI_IN_PLACE, values, count, mpi_type(tensor.dtype()), mpi_op(reduce), comm_,
                            add_request(collective)),
             "MPI_Iallreduce");
     });
@@ -245,14 +265,14 @@ class MpiCommunicator final : public Communicator {
   void start_broadcast(Collective& collective, int64_t first_byte, int64_t bytes, int root) {
     for_each_message(bytes, [&](int64_t first, int count) {
       check(MPI_Ibcast(static_cast<std::byte*>(collective.tensor.raw()) + first_byte + first, count, MPI_BYTE,
-                       root, world_, add_request(collective)),
+                       root, comm_, add_request(collective)),
             "MPI_Ibcast");
     });
   }
 
   void exchange(std::span<int64_t> values) {
     Collective& collective = begin("exchange", Tensor());
-    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), 1, MPI_INT64_T, world_,
+    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), 1, MPI_INT64_T, comm_,
                          add_request(collective)),
           "MPI_Iallgather");
     wait_for(collective.sequence);
@@ -273,9 +293,9 @@ class MpiCommunicator final : public Communicator {
     // Peers that wait too reach their own deadline and say so; who is silent is the one that is missing.
     constexpr auto kPeersMaySpeak = std::chrono::seconds(1);
     const std::string text = fmt::format(
-        "rank {} of {}: {} has not finished within {:g} s: {} missing, dead or stuck; ending all ranks\n"
-        "rank {}: its last collectives:\n{}",
-        rank_, size_, log_.describe(sequence), limit_s, who_is(sequence), rank_, log_.dump());
+        "{}: {} has not finished within {:g} s: {} missing, dead or stuck; ending all ranks\n"
+        "{}: its last collectives:\n{}",
+        name_, log_.describe(sequence), limit_s, who_is(sequence), name_, log_.dump());
     std::fputs(text.c_str(), stderr);
     std::fflush(stderr);
     std::this_thread::sleep_for(kPeersMaySpeak);
@@ -293,7 +313,9 @@ class MpiCommunicator final : public Communicator {
 
   MpiSettings settings_;
   int num_exceptions_;
-  MPI_Comm world_ = MPI_COMM_NULL;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  bool starts_mpi_ = false;
+  std::string name_;
   int rank_ = 0;
   int size_ = 1;
   int local_rank_ = 0;

@@ -207,6 +207,9 @@ class NcclCommunicator final : public Communicator {
     }));
   }
   void barrier() override { host_->barrier(); }
+  std::unique_ptr<Communicator> split(int color) override {
+    return make_nccl_communicator(host_->split(color), device_, timeout_s_);
+  }
 
   [[noreturn]] void abort(int exit_status) override {
     // Aborting frees kernels that wait for peers; it may itself wait for one, so nobody waits for it.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/comm/collective_check.h"
 #include "core/comm/reduce_elements.h"
 #include "core/error.h"
@@ -105,6 +107,16 @@ class Group {
   void report_failure(const std::string& message) {
     std::lock_guard lock(mutex_);
     fail(message);
+    for (const auto& [key, part] : parts_) part->report_failure(message);
+  }
+
+  /// The same for every rank that asks for this color of the same split.
+  std::shared_ptr<Group> part(uint64_t split_number, int color, int size) {
+    std::lock_guard lock(mutex_);
+    throw_if_failed();
+    std::shared_ptr<Group>& part = parts_[{split_number, color}];
+    if (!part) part = std::make_shared<Group>(size, timeout_s_);
+    return part;
   }
 
  private:
@@ -147,6 +159,7 @@ class Group {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<uint64_t, Meeting> meetings_;  // under way, by number
+  std::map<std::pair<uint64_t, int>, std::shared_ptr<Group>> parts_;
   std::string failure_;
 };
 
@@ -165,7 +178,7 @@ class ThreadPendingReduce final : public PendingReduce {
 
 class ThreadCommunicator final : public Communicator {
  public:
-  ThreadCommunicator(Group& group, int rank) : group_(group), rank_(rank) {}
+  ThreadCommunicator(std::shared_ptr<Group> group, int rank) : shared_(std::move(group)), rank_(rank) {}
 
   int rank() const override { return rank_; }
   int size() const override { return group_.size(); }
@@ -196,6 +209,18 @@ class ThreadCommunicator final : public Communicator {
     group_.wait(rank_, join({Request::Kind::broadcast, Reduce::sum, root, tensor}));
   }
   void barrier() override { group_.wait(rank_, join({})); }
+  std::unique_ptr<Communicator> split(int color) override {
+    std::vector<int32_t> colors(static_cast<size_t>(size()));
+    colors[static_cast<size_t>(rank_)] = color;
+    const auto stream = cpu_backend().make_stream();
+    const Tensor all = Tensor::from<int32_t>(colors, {size()}, *stream);
+    all_gather(all, *stream);
+    colors = all.to_vector<int32_t>(*stream);
+    const auto before = std::count(colors.begin(), colors.begin() + rank_, color);
+    const auto count = std::count(colors.begin(), colors.end(), color);
+    return std::make_unique<ThreadCommunicator>(group_.part(num_begun_, color, static_cast<int>(count)),
+                                                static_cast<int>(before));
+  }
   /// Ends this thread's part by an exception, which run_as_threads hands on.
   [[noreturn]] void abort(int exit_status) override {
     throw Error(static_cast<ExitCode>(exit_status),
@@ -208,7 +233,8 @@ class ThreadCommunicator final : public Communicator {
     return num_begun_;
   }
 
-  Group& group_;
+  std::shared_ptr<Group> shared_;
+  Group& group_ = *shared_;
   int rank_;
   uint64_t num_begun_ = 0;
 };
@@ -217,7 +243,7 @@ class ThreadCommunicator final : public Communicator {
 
 void run_as_threads(int size, double timeout_s, const std::function<void(Communicator&)>& f) {
   HEADWAY_CHECK(size > 0, CommError, fmt::format("{} ranks cannot run, expected at least 1", size));
-  Group group(size, timeout_s);
+  const auto group = std::make_shared<Group>(size, timeout_s);
   std::mutex mutex;
   std::exception_ptr first_error;
   const auto fail = [&](const std::string& message) {
@@ -225,7 +251,7 @@ void run_as_threads(int size, double timeout_s, const std::function<void(Communi
       std::lock_guard lock(mutex);
       if (!first_error) first_error = std::current_exception();
     }
-    group.report_failure(message);
+    group->report_failure(message);
   };
   std::vector<std::thread> ranks;
   for (int rank = 0; rank < size; ++rank)

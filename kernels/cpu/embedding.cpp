@@ -41,7 +41,7 @@ void add_positions_forward(const AddPositionsForward<T>& args, Stream&) {
 #pragma omp parallel for if (B * length * D >= kSmallestParallel)
   for (int64_t row = 0; row < B * length; ++row) {
     const T* x = args.x.data + row * D;
-    const T* weight = args.weight.data + (args.offset + row % length) * D;
+    const T* weight = args.weight.data + args.positions.of(row % length) * D;
     T* y = args.y.data + row * D;
 #pragma omp simd
     for (int64_t d = 0; d < D; ++d) y[d] = x[d] + weight[d];
@@ -55,7 +55,7 @@ void add_positions_backward(const AddPositionsBackward<T>& args, Stream&) {
   for (int64_t p = 0; p < P; ++p) {
     Acc<T>* to = args.dweight.data + p * D;
     if (!args.accumulate) std::fill_n(to, D, Acc<T>(0));
-    const int64_t t = p - args.offset;
+    const int64_t t = args.positions.token_at(p);
     if (t < 0 || t >= length) continue;
     for (int64_t b = 0; b < B; ++b) {
       const T* from = args.dy.data + (b * length + t) * D;

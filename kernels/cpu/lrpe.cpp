@@ -38,7 +38,7 @@ void lrpe_forward(const LrpeForward<T>& args, Stream& stream) {
     Angles<T> angles(carver, H * Dh);
 #pragma omp for
     for (int64_t t = 0; t < L; ++t) {
-      angles.load(args.theta, args.offset + t);
+      angles.load(args.theta, args.positions.of(t));
       for (int64_t b = 0; b < B; ++b)
         for (int64_t h = 0; h < H; ++h) {
           const T *const x = &args.x(b, t, h, 0), *const c = angles.cosine + h * Dh,
@@ -72,8 +72,8 @@ void lrpe_backward(const LrpeBackward<T>& args, Stream& stream) {
     for (int64_t block = 0; block < num_blocks; ++block) {
       std::fill_n(partial + block * width, width, T(0));
       for (int64_t t = L * block / num_blocks; t < L * (block + 1) / num_blocks; ++t) {
-        angles.load(args.theta, args.offset + t);
-        const auto position = static_cast<T>(args.offset + t);
+        angles.load(args.theta, args.positions.of(t));
+        const auto position = static_cast<T>(args.positions.of(t));
         for (int64_t b = 0; b < B; ++b)
           for (int64_t h = 0; h < H; ++h) {
             const T *const x = &args.x(b, t, h, 0), *const dy = &args.dy(b, t, h, 0),

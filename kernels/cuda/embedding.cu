@@ -137,9 +137,8 @@ template <class T>
 __global__ void add_positions_forward_kernel(AddPositionsForward<T> a) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= a.x.numel()) return;
-  const int64_t row = a.x.size[1] * a.x.size[2];
-  a.y.data[i] =
-      from_float<T>(to_float(a.x.data[i]) + to_float(a.weight.data[a.offset * a.x.size[2] + i % row]));
+  const int64_t D = a.x.size[2], position = a.positions.of(i / D % a.x.size[1]);
+  a.y.data[i] = from_float<T>(to_float(a.x.data[i]) + to_float(a.weight.data[position * D + i % D]));
 }
 
 template <class T>
@@ -154,7 +153,7 @@ __global__ void add_positions_backward_kernel(AddPositionsBackward<T> a) {
   const int64_t D = a.dweight.size[1], T_ = a.dy.size[1];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= a.dweight.numel()) return;
-  const int64_t t = i / D - a.offset;
+  const int64_t t = a.positions.token_at(i / D);
   float sum = 0;
   for (int64_t b = 0; b < a.dy.size[0] && t >= 0 && t < T_; ++b)
     sum += to_float(a.dy.data[(b * T_ + t) * D + i % D]);

@@ -36,7 +36,7 @@ __global__ void lrpe_forward_kernel(LrpeForward<T> a) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= length * width) return;
   const int64_t t = index / width, channel = index % width;
-  const Turn turn(a.offset + t, a.theta.data[channel]);
+  const Turn turn(a.positions.of(t), a.theta.data[channel]);
   for (int64_t b = 0; b < a.x.size[0]; ++b) {
     const Place place(b * length + t, channel, width, Dh);
     const float x = to_float(a.x.data[place.x]);
@@ -58,7 +58,7 @@ __global__ void lrpe_backward_kernel(LrpeBackward<T> a, float* partial) {
   const int64_t last = min(first + kTokensPerBlock, length);
   float sum = 0;
   for (int64_t t = first + threadIdx.y; t < last && channel < width; t += kRows) {
-    const Turn turn(a.offset + t, a.theta.data[channel]);
+    const Turn turn(a.positions.of(t), a.theta.data[channel]);
     float of_token = 0;
     for (int64_t b = 0; b < a.x.size[0]; ++b) {
       const Place place(b * length + t, channel, width, Dh);
@@ -66,7 +66,7 @@ __global__ void lrpe_backward_kernel(LrpeBackward<T> a, float* partial) {
       a.dx.data[place.x] = from_float<T>(turn.cosine * of_cosine + turn.sine * of_sine);
       of_token += to_float(a.x.data[place.x]) * (turn.cosine * of_sine - turn.sine * of_cosine);
     }
-    sum += static_cast<float>(a.offset + t) * of_token;
+    sum += static_cast<float>(a.positions.of(t)) * of_token;
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();

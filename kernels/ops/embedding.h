@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "core/token_positions.h"
 #include "core/view.h"
 #include "kernels/op.h"
 
@@ -38,7 +39,7 @@ struct EmbeddingBackward {
   }
 };
 
-/// y[b,t] = x[b,t] + weight[offset + t]: learned positions.
+/// y[b,t] = x[b,t] + weight[p_t]: learned positions, p_t that of token t.
 template <class T>
 struct AddPositionsForward {
   static constexpr const char* name = "add_positions_forward";
@@ -46,11 +47,12 @@ struct AddPositionsForward {
   View<const T, 3> x;       // [B,T,D]
   View<const T, 2> weight;  // [P,D]
   View<T, 3> y;             // [B,T,D]
-  int64_t offset = 0;
+  TokenPositions positions;
 
   void check() const {
-    HEADWAY_CHECK(offset + x.size[1] <= weight.size[0], ShapeError,
-                  "add_positions: position " + std::to_string(offset + x.size[1] - 1) + " is beyond the " +
+    const int64_t last = positions.of(x.size[1] - 1);
+    HEADWAY_CHECK(last < weight.size[0], ShapeError,
+                  "add_positions: position " + std::to_string(last) + " is beyond the " +
                       std::to_string(weight.size[0]) + " learned ones");
     HEADWAY_CHECK(x.is_contiguous() && y.is_contiguous() && weight.is_contiguous() &&
                       x.size[2] == weight.size[1] && y.numel() == x.numel(),
@@ -58,18 +60,18 @@ struct AddPositionsForward {
   }
 };
 
-/// dweight[offset + t] (+)= sum over b of dy[b,t]; rows without a token get zero unless accumulating.
+/// dweight[p_t] (+)= sum over b of dy[b,t]; rows without a token get zero unless accumulating.
 template <class T>
 struct AddPositionsBackward {
   static constexpr const char* name = "add_positions_backward";
 
   View<const T, 3> dy;      // [B,T,D]
   View<Acc<T>, 2> dweight;  // [P,D]
-  int64_t offset = 0;
+  TokenPositions positions;
   bool accumulate = false;
 
   void check() const {
-    HEADWAY_CHECK(offset + dy.size[1] <= dweight.size[0] && dy.size[2] == dweight.size[1] &&
+    HEADWAY_CHECK(positions.of(dy.size[1] - 1) < dweight.size[0] && dy.size[2] == dweight.size[1] &&
                       dy.is_contiguous() && dweight.is_contiguous(),
                   ShapeError, "add_positions_backward: sizes do not fit");
   }

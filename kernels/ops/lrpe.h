@@ -10,6 +10,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "core/token_positions.h"
 #include "core/view.h"
 #include "kernels/op.h"
 
@@ -21,8 +22,8 @@ struct LrpeForward {
 
   View<const T, 4> x;           // [B,T,H,Dh]
   View<const Acc<T>, 2> theta;  // [H,Dh]
-  int64_t offset = 0;           // position of the first token
-  View<T, 4> y;                 // [B,T,H,2*Dh]
+  TokenPositions positions;
+  View<T, 4> y;  // [B,T,H,2*Dh]
 
   void check() const {
     HEADWAY_CHECK(x.is_contiguous() && y.is_contiguous() && theta.is_contiguous() &&
@@ -39,7 +40,7 @@ struct LrpeBackward {
   View<const T, 4> dy;          // [B,T,H,2*Dh]
   View<const T, 4> x;           // [B,T,H,Dh]
   View<const Acc<T>, 2> theta;  // [H,Dh]
-  int64_t offset = 0;
+  TokenPositions positions;
   View<T, 4> dx;           // [B,T,H,Dh]
   View<Acc<T>, 1> dtheta;  // [H*Dh]
   bool accumulate_theta = false;

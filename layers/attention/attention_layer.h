@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "core/comm/communicator.h"
@@ -85,6 +86,11 @@ class AttentionLayer : public Module {
   /// Whether the layer chooses by comparing numbers (keys, heads), so that a rounding error could change
   /// much.
   virtual bool chooses() const { return false; }
+  /// Why the layer cannot work where ranks share each sequence in segments of so many tokens, as the end of a
+  /// sentence about it; empty: it can.
+  virtual std::string objection_to_split(int64_t /*segment_length*/) const {
+    return "whose keys and values would have to travel between ranks";
+  }
   /// Once per optimiser step, after the update: running averages.
   virtual void after_step(Context&, Communicator&, const FinishedStep&) {}
 };

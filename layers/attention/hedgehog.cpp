@@ -138,6 +138,13 @@ class HedgehogLayer final : public LinearFamily<HedgehogConfig> {
     return cost;
   }
 
+  std::string objection_to_split(int64_t segment_length) const override {
+    if (config().transfer) return AttentionLayer::objection_to_split(segment_length);
+    if (config().features() == HedgehogFeatures::exp)
+      return "whose feature_map = \"exp\" follows the largest feature so far from token to token";
+    return LinearFamily::objection_to_split(segment_length);
+  }
+
   int64_t cache_bytes_per_token(int64_t value_bytes) const override {
     return config().transfer ? 2 * config().num_kv_heads * config().head_dim * value_bytes
                              : LinearFamily::cache_bytes_per_token(value_bytes);

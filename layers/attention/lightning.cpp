@@ -101,7 +101,7 @@ class LrpeAngles : public Module {
     theta_.keeps_precision = true;
   }
   Variable forward(Context& ctx, const Variable& heads, const Positions& positions) const {
-    return apply<Lrpe>(ctx, {.offset = positions.offset}, heads, theta_.variable());
+    return apply<Lrpe>(ctx, {.positions = positions.of_tokens()}, heads, theta_.variable());
   }
 
  private:

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "autograd/ops/linear_attention.h"
 #include "layers/attention/projections.h"
@@ -37,6 +38,9 @@ class LinearFamilyLayer : public AttentionLayer {
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override;
   int64_t cache_bytes_per_token(int64_t) const override { return 0; }
   int64_t state_bytes(int64_t value_bytes) const override;
+  std::string objection_to_split(int64_t segment_length) const override {
+    return projections_.short_convs().objection_to_split(segment_length);
+  }
 
  protected:
   /// query [B,T,H,Dh], key and value [B,T,K,Dh] as they are projected -> the core's inputs q, k [B,T,H,F], v

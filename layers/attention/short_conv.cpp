@@ -5,6 +5,9 @@
 
 #include "autograd/apply.h"
 #include "autograd/ops/causal_conv.h"
+#include "autograd/ops/last_rows.h"
+#include "autograd/ops/reshape.h"
+#include "autograd/ops/segments.h"
 
 namespace headway {
 
@@ -24,6 +27,15 @@ QueryKeyValue ShortConvs::forward(Context& ctx, const QueryKeyValue& rows,
                                   std::vector<RowHistory>* past) const {
   if (config_.taps == 0) return rows;
   const auto convolve = [&](const Variable& x, const Parameter& weight, size_t i, CausalConv::Config config) {
+    if (ctx.split) {
+      // Each of this rank's segments follows the last rows of the one before it.
+      const Variable segments = reshape(ctx, x, {2 * x.size(0), x.size(1) / 2, x.size(2)});
+      Variable before;
+      if (config_.taps > 1)
+        before = from_segments_before(
+            ctx, apply<LastRows>(ctx, {.count = config_.taps - 1}, segments, Variable()));
+      return reshape(ctx, apply<CausalConv>(ctx, config, segments, weight.variable(), before), x.shape());
+    }
     RowHistory* const history = past ? &past->at(i) : nullptr;
     const Variable y =
         apply<CausalConv>(ctx, config, x, weight.variable(), history ? history->rows() : Variable());
@@ -32,6 +44,12 @@ QueryKeyValue ShortConvs::forward(Context& ctx, const QueryKeyValue& rows,
   };
   return {convolve(rows.query, *query_, 0, {}), convolve(rows.key, *key_, 1, {}),
           convolve(rows.value, *value_, 2, {.silu = config_.silu_values})};
+}
+
+std::string ShortConvs::objection_to_split(int64_t segment_length) const {
+  if (config_.taps <= segment_length + 1) return "";
+  return "whose short_conv = " + std::to_string(config_.taps) +
+         " looks back further than one segment of so many tokens";
 }
 
 std::vector<RowHistory> ShortConvs::make_history() const {

@@ -4,6 +4,7 @@
 // much on recall.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "core/fields.h"
@@ -36,6 +37,8 @@ class ShortConvs : public Module {
   /// Rows [B,T,C] -> the same shapes, unchanged where taps = 0. past: of make_history, or null where token 0
   /// has nothing before it; it is moved on.
   QueryKeyValue forward(Context&, const QueryKeyValue& rows, std::vector<RowHistory>* past) const;
+  /// As AttentionLayer::objection_to_split.
+  std::string objection_to_split(int64_t segment_length) const;
   /// What decoding keeps: the last taps - 1 rows of queries, keys and values. Empty where taps = 0.
   std::vector<RowHistory> make_history() const;
 

@@ -68,7 +68,10 @@ TEST_F(LightningOpsTest, Lrpe) {
   for (const int64_t offset : {0, 7})
     expect_gradients(
         {x, theta},
-        [&](Context& c) { return std::vector{apply<headway::Lrpe>(c, {.offset = offset}, x, theta)}; }, 1e-8);
+        [&](Context& c) {
+          return std::vector{apply<headway::Lrpe>(c, {.positions = {.first = offset}}, x, theta)};
+        },
+        1e-8);
 }
 
 // <y_p, y'_s> = sum over channels of x x' cos(theta (p - s)), wherever the first token stands.
@@ -76,8 +79,8 @@ TEST_F(LightningOpsTest, LrpeProductsSeeTheDistance) {
   const int64_t T = 9, Dh = 5;
   const Variable q = leaf({1, T, 1, Dh}), k = leaf({1, T, 1, Dh}), theta = leaf({1, Dh});
   for (const int64_t offset : {0, 1000}) {
-    const Tensor rq = apply<headway::Lrpe>(ctx, {.offset = offset}, q, theta).value(),
-                 rk = apply<headway::Lrpe>(ctx, {.offset = offset}, k, theta).value();
+    const Tensor rq = apply<headway::Lrpe>(ctx, {.positions = {.first = offset}}, q, theta).value(),
+                 rk = apply<headway::Lrpe>(ctx, {.positions = {.first = offset}}, k, theta).value();
     for (int64_t t = 0; t < T; ++t)
       for (int64_t s = 0; s < T; ++s) {
         double expected = 0, actual = 0;

@@ -142,7 +142,7 @@ TEST_F(OpsTest, AddPositions) {
   const Variable x = leaf({2, 4, 3}), weight = leaf({7, 3});
   for (const int64_t offset : {0, 3})
     expect_gradients({x, weight}, [&](Context& c) {
-      return std::vector{apply<headway::AddPositions>(c, {.offset = offset}, x, weight)};
+      return std::vector{apply<headway::AddPositions>(c, {.positions = {.first = offset}}, x, weight)};
     });
 }
 

@@ -165,6 +165,19 @@ void check_equal_bits(Communicator& comm, Memory memory, Stream& stream) {
   require(first == of_root.to_vector<float>(stream), "ranks have different bits");
 }
 
+void check_split(Communicator& comm, Memory memory, Stream& stream) {
+  const Case at{comm, memory, stream};
+  const auto part = comm.split(comm.rank() % 2);
+  require(part->size() == (comm.size() + 1 - comm.rank() % 2) / 2, "a part has another size");
+  require(part->rank() == comm.rank() / 2, "the ranks of a part have another order");
+  const Tensor tensor = at.own_values<float>(10007);
+  const auto pending = comm.start_all_reduce(tensor, Reduce::sum, stream);
+  check_all_collectives(*part, memory, stream);
+  check_agreement(*part);
+  pending->wait();
+  at.require_reduced<float>(tensor, 0, tensor.numel(), Reduce::sum, "all_reduce beside those of a part");
+}
+
 void check_agreement(Communicator& comm) {
   int runs = 0;
   agree(comm, [&] { ++runs; });

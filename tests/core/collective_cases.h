@@ -19,6 +19,9 @@ void check_overlapping_reductions(Communicator&, Memory, Stream&);
 /// The same float sums twice, and on all ranks: equal bits, although the order of addition matters.
 void check_equal_bits(Communicator&, Memory, Stream&);
 
+/// The parts that every second rank forms have collectives of their own, beside those of all ranks.
+void check_split(Communicator&, Memory, Stream&);
+
 /// agree() and broadcast_text() of core/comm/agreement.h.
 void check_agreement(Communicator&);
 

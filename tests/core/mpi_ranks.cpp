@@ -37,6 +37,7 @@ void collectives(Communicator& comm) {
   check_all_collectives(comm, Memory::of_the_device, *stream);
   check_overlapping_reductions(comm, Memory::of_the_device, *stream);
   check_equal_bits(comm, Memory::of_the_device, *stream);
+  check_split(comm, Memory::of_the_device, *stream);
   check_agreement(comm);
 }
 
@@ -46,6 +47,7 @@ void shared_memory(Communicator& comm) {
   check_all_collectives(comm, Memory::of_the_communicator, *stream);
   check_overlapping_reductions(comm, Memory::of_the_communicator, *stream);
   check_equal_bits(comm, Memory::of_the_communicator, *stream);
+  check_split(comm, Memory::of_the_communicator, *stream);
   constexpr int64_t kParts = 1000, kPart = 100;
   const Tensor ones = comm.allocate({kParts, kPart}, DType::f32, Device{});
   for (int64_t i = 0; i < ones.numel(); ++i) ones.data<float>()[i] = 1;

@@ -49,6 +49,11 @@ TEST_P(ThreadCommunicator, BitsAreEqualOnAllRanksAndRepeatable) {
     check_equal_bits(comm, Memory::of_the_device, *cpu_backend().make_stream());
   });
 }
+TEST_P(ThreadCommunicator, PartsHaveCollectivesOfTheirOwn) {
+  run_as_threads(GetParam(), kTimeout_s, [](Communicator& comm) {
+    check_split(comm, Memory::of_the_device, *cpu_backend().make_stream());
+  });
+}
 INSTANTIATE_TEST_SUITE_P(Ranks, ThreadCommunicator, testing::Values(1, 2, 3, 4));
 
 TEST(ThreadCommunicatorFailure, DifferentSizesAreAnErrorOnEveryRank) {

@@ -24,6 +24,7 @@ void collectives(Communicator& comm, Stream& stream) {
     check_all_collectives(comm, Memory::of_the_device, stream);
     check_overlapping_reductions(comm, Memory::of_the_device, stream);
     check_equal_bits(comm, Memory::of_the_communicator, stream);
+    check_split(comm, Memory::of_the_device, stream);
     // In between, what lies in host memory.
     check_all_collectives(comm, Memory::of_the_communicator, *host);
   }

@@ -79,6 +79,16 @@ class GpuRanks(Runs):
                               f"train.stop_step={stop}", ranks=2)
         self.assertEqual(self.curve("whole"), self.curve("parts"))
 
+    def test_ranks_that_share_sequences_train_as_one_and_repeat_their_bits(self):
+        for kind in ("lightning", "hedgehog", "nalaformer"):
+            keys = (f"model.attention.kind={kind}", "model.attention.short_conv=3", "model.dropout=0.1",
+                    "run.force_new=true")
+            self.train_on_gpu("one", *keys)
+            for name in ("shared", "again"):
+                self.train_on_gpu(name, *keys, "train.context_parallel=2", ranks=2)
+            self.assertEqual(self.curve("shared"), self.curve("again"), kind)
+            self.assert_alike("one", "shared", 2e-2)
+
     def test_affine_running_means_are_those_of_all_ranks(self):
         keys = ("model.attention.kind=affine",)
         self.train_on_gpu("one", *keys)

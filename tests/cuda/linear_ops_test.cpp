@@ -271,8 +271,9 @@ TEST_F(GpuLinearOps, Lrpe) {
   for (const auto& [B, T, H, Dh] : {std::array<int64_t, 4>{1, 1, 1, 1}, {2, 70, 3, 5}, {3, 130, 2, 64}})
     for (const int64_t offset : {0, 1000}) {
       SCOPED_TRACE("T " + std::to_string(T) + ", offset " + std::to_string(offset));
-      check({values({B, T, H, Dh}), vector({H, Dh})},
-            [=](Context& c, const Inputs& x) { return apply<Lrpe>(c, {.offset = offset}, x[0], x[1]); });
+      check({values({B, T, H, Dh}), vector({H, Dh})}, [=](Context& c, const Inputs& x) {
+        return apply<Lrpe>(c, {.positions = {.first = offset}}, x[0], x[1]);
+      });
     }
 }
 

@@ -44,8 +44,9 @@ TEST_F(GpuOps, EmbeddingSumsRowsOfEqualIds) {
 }
 
 TEST_F(GpuOps, LearnedPositions) {
-  check({values({3, 5, 16}), values({9, 16})},
-        [](Context& c, const Inputs& x) { return apply<AddPositions>(c, {.offset = 2}, x[0], x[1]); });
+  check({values({3, 5, 16}), values({9, 16})}, [](Context& c, const Inputs& x) {
+    return apply<AddPositions>(c, {.positions = {.first = 2}}, x[0], x[1]);
+  });
 }
 
 TEST_F(GpuOps, Norms) {

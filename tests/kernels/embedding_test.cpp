@@ -64,12 +64,12 @@ TEST_F(AddPositionsTest, EverySequenceGetsTheSameRows) {
     launch(AddPositionsForward<float>{.x = x_tensor.view<const float, 3>("x"),
                                       .weight = weight_tensor.view<const float, 2>("weight"),
                                       .y = y.tensor().view<float, 3>("y"),
-                                      .offset = offset},
+                                      .positions = {.first = offset}},
            *stream);
     for (const bool accumulate : {false, true})
       launch(AddPositionsBackward<float>{.dy = dy_tensor.view<const float, 3>("dy"),
                                          .dweight = dweight.tensor().view<float, 2>("dweight"),
-                                         .offset = offset,
+                                         .positions = {.first = offset},
                                          .accumulate = accumulate},
              *stream);
     expect_close({&y, &dweight}, [&]<class S>(S) {
@@ -90,7 +90,7 @@ TEST_F(AddPositionsTest, PositionsBeyondTheTableAreOneSentence) {
     launch(AddPositionsForward<float>{.x = x.view<const float, 3>("x"),
                                       .weight = weight.view<const float, 2>("weight"),
                                       .y = x.view<float, 3>("y"),
-                                      .offset = 2},
+                                      .positions = {.first = 2}},
            *stream);
     FAIL();
   } catch (const ShapeError& error) {

@@ -18,7 +18,7 @@ TEST_F(LrpeTest, MatchesThePlainLoop) {
     const Output y(wide), dx(size), dtheta({width});
     launch(LrpeForward<float>{.x = x_tensor.view<const float, 4>("x"),
                               .theta = theta_tensor.view<const float, 2>("theta"),
-                              .offset = offset,
+                              .positions = {.first = offset},
                               .y = y.tensor().view<float, 4>("y")},
            *stream);
     // Twice, so that dtheta is overwritten once and added to once.
@@ -26,7 +26,7 @@ TEST_F(LrpeTest, MatchesThePlainLoop) {
       launch(LrpeBackward<float>{.dy = dy_tensor.view<const float, 4>("dy"),
                                  .x = x_tensor.view<const float, 4>("x"),
                                  .theta = theta_tensor.view<const float, 2>("theta"),
-                                 .offset = offset,
+                                 .positions = {.first = offset},
                                  .dx = dx.tensor().view<float, 4>("dx"),
                                  .dtheta = dtheta.tensor().view<float, 1>("dtheta"),
                                  .accumulate_theta = accumulate},
@@ -57,7 +57,7 @@ TEST_F(LrpeTest, FarPositionsKeepTheirPhase) {
   const Output y({1, 1, 1, 2});
   launch(LrpeForward<float>{.x = x.view<const float, 4>("x"),
                             .theta = theta.view<const float, 2>("theta"),
-                            .offset = offset,
+                            .positions = {.first = offset},
                             .y = y.tensor().view<float, 4>("y")},
          *stream);
   const double angle = static_cast<double>(offset) * static_cast<double>(0.7f);

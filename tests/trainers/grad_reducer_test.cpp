@@ -38,6 +38,7 @@ class Recorder final : public Communicator {
   void all_gather(const Tensor&, Stream&) override { FAIL() << "an all_gather"; }
   void broadcast(const Tensor&, int, Stream&) override { FAIL() << "a broadcast"; }
   void barrier() override { FAIL() << "a barrier"; }
+  std::unique_ptr<Communicator> split(int) override { throw CommError("split"); }
   [[noreturn]] void abort(int) override { throw CommError("abort"); }
 
  private:

@@ -233,6 +233,26 @@ TEST(Recipe, AccumulationIsDerivedFromTheBatchInTokens) {
       "data.seq_len = 256, such as 16384");
 }
 
+TEST(Recipe, RanksThatShareSequencesCountAsOne) {
+  const Recipe recipe = parse(kSmall, {"train.batch_tokens=8192", "train.micro_batch=4", "data.seq_len=256",
+                                       "train.context_parallel=4"});
+  EXPECT_EQ(recipe.accumulation_steps(4), 8);
+  EXPECT_EQ(recipe.accumulation_steps(8), 4);
+  EXPECT_EQ(
+      config_error([&] { recipe.accumulation_steps(6); }),
+      "command line: train.context_parallel = 4: expected a divisor of the number of ranks, which is 6");
+  EXPECT_EQ(
+      config_error([&] { recipe.accumulation_steps(12); }),
+      "command line: train.batch_tokens = 8192: expected a multiple of 3 groups of train.context_parallel "
+      "ranks x train.micro_batch = 4 x data.seq_len = 256, such as 6144 or 9216");
+  EXPECT_EQ(
+      config_error([] {
+        parse(kSmall, {"data.seq_len=256", "train.context_parallel=3"});
+      }),
+      "command line: train.context_parallel = 3: expected data.seq_len = 256 to be a multiple of 6, two "
+      "segments for each rank, such as 258");
+}
+
 TEST(Recipe, TheLengthMayBeGivenInTokens) {
   EXPECT_EQ(
       parse(kSmall, {"train.max_steps=0", "train.max_tokens=1M", "train.batch_tokens=8192"}).total_steps(),

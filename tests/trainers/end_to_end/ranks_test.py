@@ -61,6 +61,66 @@ class Ranks(Runs):
         for step, loss in whole.items():
             self.assertLessEqual(abs(loss - parts[step]), 1e-4, f"step {step}")
 
+    def test_ranks_that_share_sequences_train_as_one(self):
+        kinds = {"lightning": ("model.attention.lrpe=all", "model.attention.short_conv=3", "model.dropout=0.1"),
+                 "hedgehog": ("model.learned_positions=true", "train.recompute=true"),
+                 "nalaformer": ("model.attention.rope=true",)}
+        for kind, more in kinds.items():
+            keys = (f"model.attention.kind={kind}", *more, "train.stop_step=20", "run.force_new=true")
+            self.train("one", *keys)
+            one = self.curve("one")
+            self.assertLess(one[20], one[1] - 0.3)  # it does learn
+            # Groups of two and of four ranks, and two groups of two.
+            for ranks, sharing in ((2, 2), (4, 4), (4, 2)):
+                name = f"{kind} on {ranks} ranks in groups of {sharing}"
+                self.train("shared", *keys, f"train.context_parallel={sharing}", ranks=ranks)
+                shared = self.curve("shared")
+                self.assertEqual(one.keys(), shared.keys())
+                self.assertLessEqual(abs(one[1] - shared[1]), 4e-6, name)
+                for step, loss in one.items():
+                    self.assertLessEqual(abs(loss - shared[step]), 3e-4, f"step {step} of {name}")
+                val_loss = [self.curve(run, "val/loss")[20] for run in ("one", "shared")]
+                self.assertLessEqual(abs(val_loss[0] - val_loss[1]), 3e-4, name)
+
+    def test_three_ranks_share_sequences(self):
+        keys = ("model.attention.kind=lightning", "data.seq_len=36", "train.batch_tokens=576", "train.stop_step=10")
+        self.train("one", *keys)
+        self.train("three", *keys, "train.context_parallel=3", ranks=3)
+        one, three = self.curve("one"), self.curve("three")
+        for step, loss in one.items():
+            self.assertLessEqual(abs(loss - three[step]), 1e-4, f"step {step}")
+
+    def test_shared_sequences_repeat_their_bits_and_go_on_elsewhere(self):
+        keys = ("model.attention.kind=hedgehog", "model.attention.short_conv=2", "model.dropout=0.1")
+        for name in ("first", "second"):
+            self.train(name, *keys, "train.context_parallel=2", ranks=2)
+        first = self.curve("first")
+        self.assertEqual(first, self.curve("second"))
+        for ranks, sharing, stop in ((2, 2, 10), (4, 2, 20), (None, 1, 30), (2, 2, 0)):
+            self.train("parts", *keys, "checkpoint.resume=auto", f"train.context_parallel={sharing}",
+                       f"train.stop_step={stop}", ranks=ranks)
+        parts = self.curve("parts")
+        self.assertEqual(first.keys(), parts.keys())
+        for step, loss in first.items():
+            self.assertLessEqual(abs(loss - parts[step]), 3e-4, f"step {step}")
+
+    def test_what_cannot_share_sequences_is_refused(self):
+        cases = {"layer 1 has softmax attention, whose keys and values would have to travel between ranks":
+                 ("model.attention.kind=lightning", "model.attention.layers=[lightning, near]",
+                  "model.attention.near.kind=softmax"),
+                 'layer 0 has hedgehog attention, whose feature_map = "exp"':
+                 ("model.attention.kind=hedgehog", "model.attention.feature_map=exp"),
+                 "short_conv = 16 looks back further than one segment":
+                 ("model.attention.kind=lightning", "model.attention.short_conv=16")}
+        for words, keys in cases.items():
+            with self.subTest(words=words):
+                done = self.train("wrong", *keys, "train.context_parallel=2", ranks=2, status=2)
+                self.assertIn(words, done.stdout)
+                self.assertIn(words, self.headway("plan", self.recipe, "-n", 2, *keys, "train.context_parallel=2").stdout)
+        self.assertIn("expected a divisor of the number of ranks, which is 1",
+                      self.train("wrong", "train.context_parallel=2", status=2).stdout)
+        self.assertFalse((self.folder / "runs" / "wrong").exists())
+
     def test_a_killed_rank_ends_the_job_within_seconds(self):
         process = self.start("killed", "train.max_steps=1000000", ranks=2)
         self.wait_for_step(process, "killed", 3)
