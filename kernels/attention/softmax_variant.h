@@ -30,7 +30,8 @@ struct Coord {
 /// The slots whose learned numbers a score may depend on.
 inline constexpr Slots kParameterSlots = Slots::head_parameter | Slots::row_parameter | Slots::key_parameter;
 
-/// What these hold for a pair; zero for a slot that the variant does not declare.
+/// What these hold for a pair; zero for a slot that the variant does not declare. Handed on by value, as
+/// references to it keep GCC from vectorising the loops of the CPU kernels.
 template <class S>
 struct Learned {
   S head = S(0), row = S(0), key = S(0);
@@ -186,7 +187,7 @@ HEADWAY_HD int parameter_index(const typename V::Params& params, Coord at) {
 
 /// score(s) of any variant.
 template <class V, class S>
-HEADWAY_HD S score_of(const typename V::Params& params, S s, const Learned<S>& learned, Coord at) {
+HEADWAY_HD S score_of(const typename V::Params& params, S s, Learned<S> learned, Coord at) {
   if constexpr (kHasParameters<V>)
     return V::score(params, s, learned, at);
   else
@@ -200,8 +201,7 @@ struct ScoreSlopes {
   Learned<S> learned;
 };
 template <class V, class S>
-HEADWAY_HD ScoreSlopes<S> score_slopes(const typename V::Params& params, S s, const Learned<S>& learned,
-                                       Coord at) {
+HEADWAY_HD ScoreSlopes<S> score_slopes(const typename V::Params& params, S s, Learned<S> learned, Coord at) {
   if constexpr (kHasParameters<V>) {
     const auto derivative = [&](S by_score, S by_head, S by_row, S by_key) {
       const Learned<Dual<S>> dual{{learned.head, by_head}, {learned.row, by_row}, {learned.key, by_key}};

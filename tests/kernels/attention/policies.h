@@ -64,11 +64,11 @@ struct SecondOrderWeights : WindowVariant {
 struct LearnedSlopes : SoftmaxVariant {
   static constexpr Slots slots = Slots::head_parameter;
   template <class S>
-  HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord at) {
+  HEADWAY_HD static S score(const Params&, S s, Learned<S> learned, Coord at) {
     return s - learned.head * S(0.05f * static_cast<float>(at.query - at.key));
   }
   template <class S>
-  HEADWAY_HD static S score_grad(const Params&, S, const Learned<S>&, Coord) {
+  HEADWAY_HD static S score_grad(const Params&, S, Learned<S>, Coord) {
     return S(1);
   }
 };
@@ -85,7 +85,7 @@ struct Buckets : SoftmaxVariant {
     return distance < params.count ? distance : params.count - 1;
   }
   template <class S>
-  HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord) {
+  HEADWAY_HD static S score(const Params&, S s, Learned<S> learned, Coord) {
     using std::tanh;
     return s * learned.row + tanh(s) * learned.key + learned.head;
   }
@@ -98,7 +98,7 @@ struct Everything : FirstAndWindow {
   HEADWAY_HD static int num_head_parameters(const Params&) { return 3; }
   HEADWAY_HD static int head_parameter(const Params&, Coord at) { return (at.query + at.key) % 3; }
   template <class S>
-  HEADWAY_HD static S score(const Params&, S s, const Learned<S>& learned, Coord at) {
+  HEADWAY_HD static S score(const Params&, S s, Learned<S> learned, Coord at) {
     using std::tanh;
     const S far = S(0.01f * static_cast<float>((at.head + 1) * (at.query - at.key) + at.batch));
     return tanh(s * learned.row / S(3)) * S(3) - far * learned.head + s * learned.key;
