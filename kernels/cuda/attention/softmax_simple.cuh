@@ -258,6 +258,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     load_tile(keys, a.k, b, tile, pairs.kv);
     load_tile(values, a.v, b, tile, pairs.kv);
     __syncthreads();
+#pragma unroll
     for (int r = 0; r < kRowsPerWarp; ++r) {
       const int row = warp * kRowsPerWarp + r, t = first + row, j = tile + lane;
       if (t >= T_ || !pairs.computes(t)) continue;
@@ -273,6 +274,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       if constexpr (has(V::slots, Slots::head_parameter)) of_head.add(g.dlearned.head, pairs.at(t, j));
     }
   }
+#pragma unroll
   for (int r = 0; r < kRowsPerWarp; ++r) {
     const int t = first + warp * kRowsPerWarp + r;
     if (t >= T_) continue;
@@ -293,7 +295,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 }
 
 template <class V, class T>
-__global__ void __launch_bounds__(kWarps* kWarp) key_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
+__global__ void __launch_bounds__(kWarps* kWarp, 3)
+    key_kernel(SoftmaxBackward<V, T> a, const float* row_dots) {
   extern __shared__ float memory[];
   const int Dh = static_cast<int>(a.q.size[3]), Dv = static_cast<int>(a.v.size[3]),
             lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
