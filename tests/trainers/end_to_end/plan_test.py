@@ -25,6 +25,10 @@ class Plan(Runs):
     def test_peak_memory_is_within_15_percent(self):
         self.check_peak("plain", *MEDIUM)
         self.check_peak("ranks", *MEDIUM, ranks=2)
+        long = (*MEDIUM, "model.attention.kind=lightning", "data.seq_len=1024", "train.micro_batch=2",
+                "train.context_parallel=2")
+        self.check_peak("shared sequences", *long, ranks=2)
+        self.assertRegex(self.predict(*long, ranks=2), r"states received +[\d.]+ MiB +per micro-batch, of 2 ranks")
         self.check_peak("recompute", *MEDIUM, "train.recompute=true")
         self.check_peak("gelu", *MEDIUM, "model.mlp=gelu", "model.norm=layer_norm", "model.tied_head=false")
 
