@@ -1,6 +1,7 @@
 // Recipes: where values come from, what is refused and in which words, and that what is printed reads back.
 #include "trainers/recipe.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -74,6 +75,10 @@ TEST(Recipe, AnUnknownKeyNamesFileLineAndTheNearestKey) {
       "log.every_steps?");
   EXPECT_EQ(error_of_override("quantum.flux=3"),
             "command line: unknown key quantum.flux = 3: `headway train --help-recipe` lists all keys");
+  for (const char* far_off : {"model2.x", "foo.bar", "generate.x", "zz"})
+    EXPECT_EQ(error_of_override(std::string(far_off) + "=3"),
+              fmt::format("command line: unknown key {} = 3: `headway train --help-recipe` lists all keys",
+                          far_off));
   EXPECT_EQ(error_of("train = 3\n[data]\ntext = [\"a\"]\n"),
             "r.toml:1:1: unknown key train = 3: train is a section: set train.batch_tokens");
 }

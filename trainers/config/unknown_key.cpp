@@ -107,8 +107,12 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string nearest_name(std::string_view name, std::span<const std::string> candidates) {
+  // Two mistakes in a word of three letters leave another word.
+  const size_t most_mistakes = name.size() < 2   ? 0
+                               : name.size() < 4 ? 1
+                                                 : std::max<size_t>(2, name.size() / 3);
   std::string best;
-  size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
+  size_t best_distance = most_mistakes + 1;
   for (const std::string& candidate : candidates) {
     const size_t distance = edit_distance(name, candidate);
     if (distance < best_distance) best_distance = distance, best = candidate;
