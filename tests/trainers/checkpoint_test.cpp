@@ -12,6 +12,7 @@
 #include <csignal>
 #include <fstream>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "core/bf16.h"
@@ -384,6 +385,54 @@ TEST_F(CheckpointTest, WhatLoadingWouldFindWrongIsFoundBeforeAnythingIsBuilt) {
             std::string::npos)
       << huge;
   EXPECT_LE(std::ranges::count(huge, '\n'), 25);
+}
+
+/// A copy in which one attribute has another value; the writer gives it valid digests.
+template <class Value>
+fs::path with_attribute(const fs::path& good, const fs::path& copy, std::string_view group,
+                        std::string_view name, const Value& value, Stream& stream) {
+  Hdf5Reader reader(good);
+  Hdf5Writer writer(copy, stream, {});
+  for (const ArchiveEntry& entry : reader.entries("")) {
+    const Tensor tensor = Tensor::empty(entry.shape, entry.dtype, Device{});
+    reader.tensor(entry.path, tensor, stream);
+    writer.tensor(entry.path, tensor);
+  }
+  for (const std::string& path : reader.texts("")) writer.text(path, reader.text(path));
+  const std::set<std::string_view> of_root{"format",      "format_version", "program",
+                                           "created_utc", "complete",       "content_xxh128"};
+  for (const std::string& path : reader.attributed(""))
+    for (const auto& [own_name, own_value] : reader.attributes(path))
+      if (!reader.has(path) && !of_root.contains(own_name) && (path != group || own_name != name))
+        std::visit([&, &key = own_name](const auto& v) { writer.attribute(path, key, v); }, own_value);
+  writer.attribute(group, name, value);
+  writer.finish();
+  return copy;
+}
+
+TEST_F(CheckpointTest, ValuesOutOfRangeAreRefusedBehindAValidDigestToo) {
+  const fs::path good = save_run(folder / "run.h5", 320, "", *stream);
+  const auto refusal = [&](std::string_view group, std::string_view name, const auto& value) {
+    Hdf5Reader reader(with_attribute(good, folder / "copy.h5", group, name, value, *stream));
+    reader.verify();
+    return message_of<CheckpointError>([&] { check_loadable(reader); });
+  };
+  EXPECT_EQ(refusal("data", "cursor", int64_t{7}), "nothing was thrown");
+  const auto expect = [](const std::string& actual, const std::string& part) {
+    EXPECT_NE(actual.find(part), std::string::npos) << actual;
+  };
+  expect(refusal("data", "cursor", int64_t{-1}), "attribute cursor of data is -1, expected 0 to");
+  expect(refusal("data", "cursor", int64_t{1} << 62), "attribute cursor of data is 4611686018427387904");
+  expect(refusal("state", "step", int64_t{-1}), "attribute step of state is -1");
+  expect(refusal("state", "step", int64_t{7}), "its step is 0 in the root and 7 in state");
+  expect(refusal("state", "skipped", int64_t{1}), "attribute skipped of state is 1, expected 0 to 0");
+  expect(refusal("", "step", int64_t{-1}), "attribute step of the root is -1");
+  expect(refusal("", "tokens", int64_t{-5}), "attribute tokens of the root is -5");
+  expect(refusal("env", "world_size", int64_t{0}), "attribute world_size of env is 0");
+  expect(refusal("env", "deterministic", int64_t{2}), "attribute deterministic of env is 2");
+  expect(refusal("tokenizer", "kind", std::string_view("symbols:100000000")),
+         "the tokenizer is symbols:100000000");
+  expect(refusal("data", "cursor", std::string_view("0")), "attribute cursor of data is not an integer");
 }
 
 TEST_F(CheckpointTest, InspectionListsEverythingAndNamesDamage) {
