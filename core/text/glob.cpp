@@ -76,6 +76,8 @@ std::vector<fs::path> find_files(std::span<const std::string> patterns, std::str
   std::set<fs::path> files;
   std::set<fs::path> seen;  // by the names without links, so that a file counts once however it is named
   for (const std::string& pattern : patterns) {
+    HEADWAY_CHECK(!pattern.empty(), DataError,
+                  fmt::format("{}: \"\" names no file: expected a path, perhaps with *, ? or **", key));
     std::vector<std::string> parts;
     const fs::path path(pattern);
     for (const fs::path& part : path.relative_path()) parts.push_back(part.string());

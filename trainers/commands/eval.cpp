@@ -59,6 +59,15 @@ std::vector<std::string> all_of_text(const std::vector<std::string>& files) {
           "eval.final_tokens=0"};
 }
 
+/// What the recipe's last evaluation reads; of a best checkpoint, what it was chosen by. A limit that the
+/// user gives counts.
+int64_t tokens_to_read(const LoadedModel& loaded) {
+  const EvalRecipe& eval = loaded.recipe.eval;
+  const auto is_given = [&](const char* key) { return loaded.recipe.origins.at(key) == kCommandLineOrigin; };
+  if (is_given("eval.tokens")) return eval.tokens;
+  return loaded.val_loss && !is_given("eval.final_tokens") ? eval.tokens : eval.final_tokens;
+}
+
 Action add_options(OptionList verb) {
   struct Options {
     CheckpointArgument checkpoint;
@@ -69,8 +78,9 @@ Action add_options(OptionList verb) {
   const auto options = std::make_shared<Options>();
   verb.add_footer(
       "What the run's last evaluation reads is read: the whole validation split where the recipe does not\n"
-      "limit it by eval.final_tokens; eval.tokens=N limits it too. A note says where something else is read\n"
-      "than the run held out.\n"
+      "limit it by eval.final_tokens; eval.tokens=N limits it too. Of a best checkpoint the tokens are read\n"
+      "that it was chosen by, the recipe's eval.tokens, so that the same loss is printed. A note says where\n"
+      "something else is read than the run held out.\n"
       "A checkpoint that lies in no run's folder needs the data: --text, or data.tokens=[...].\n"
       "Examples:\n"
       "  headway eval runs/quickstart --by-position positions.csv\n"
@@ -101,10 +111,8 @@ Action add_options(OptionList verb) {
         examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
                                        loaded.recipe.model.vocab_size);
       });
-      const EvalRecipe& eval = loaded.recipe.eval;
-      const bool is_limited = loaded.recipe.origins.at("eval.tokens") == kCommandLineOrigin;
       const Evaluation result = evaluate(*loaded.model, *examples,
-                                         {.tokens = is_limited ? eval.tokens : eval.final_tokens,
+                                         {.tokens = tokens_to_read(loaded),
                                           .seq_len = loaded.recipe.data.seq_len,
                                           .by_position = !options->by_position.empty()},
                                          comm, stream);

@@ -52,6 +52,7 @@ LoadedModel load_model(const std::filesystem::path& path, const std::vector<std:
   const RunInfo info = read_run_info(*reader);
   loaded.step = info.step;
   loaded.trained_on = info.trained_on;
+  loaded.val_loss = info.val_loss;
   check_overrides(info, loaded.source, overrides);
   loaded.recipe = parse_stored_recipe(info.recipe, loaded.source + " (recipe)", overrides);
   loaded.note = age_note(info, loaded.source);

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct LoadedModel {
   int64_t step = 0;
   Recipe recipe;
   DataDigests trained_on;
+  std::optional<double> val_loss;  // of a best checkpoint: what it was chosen by, over eval.tokens
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Model> model;
 };

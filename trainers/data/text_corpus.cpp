@@ -28,7 +28,8 @@ class TextCorpus final : public TokenCorpus {
     const std::vector<fs::path> files = find_files(recipe.text, "data.text");
     num_files_ = static_cast<int64_t>(files.size());
     const bool by_document = recipe.split == "auto" || recipe.split == "documents";
-    int64_t validation_bytes = 0, bytes_left = recipe.max_bytes > 0 ? recipe.max_bytes : INT64_MAX;
+    int64_t num_bytes = 0, validation_bytes = 0,
+            bytes_left = recipe.max_bytes > 0 ? recipe.max_bytes : INT64_MAX;
     std::vector<int32_t> ids;
     std::string document_digests;
     for (const fs::path& file : files) {
@@ -36,6 +37,7 @@ class TextCorpus final : public TokenCorpus {
       throw_if_stop_requested();
       const std::string text = read_text_file(file, "data.text", bytes_left);
       bytes_left -= static_cast<int64_t>(text.size());
+      num_bytes += static_cast<int64_t>(text.size());
       const std::string digest = xxh3_64(text.data(), text.size());
       document_digests += digest;
       const bool held_out = by_document && is_held_out(digest, recipe.split_seed, recipe.val_fraction);
@@ -45,6 +47,11 @@ class TextCorpus final : public TokenCorpus {
       ids.push_back(tokenizer.end_of_text());
       (held_out ? validation_ : train_).append(ids);
     }
+    HEADWAY_CHECK(
+        num_bytes > 0, DataError,
+        fmt::format("data.text: {} holds no text",
+                    files.size() == 1 ? files[0].string()
+                                      : fmt::format("none of the {} files that match", files.size())));
     if (validation_.size() > 0 && train_.size() > 0) {
       held_out_ = fmt::format("documents by data.split_seed = {}", recipe.split_seed);
     } else if (recipe.val_fraction > 0) {

@@ -142,6 +142,33 @@ class Eval(Runs):
         self.assertEqual(said.count("best.h5"), 2, said)
         self.assertEqual(sorted(self.curve("a", "val/loss")), [1, 2])
 
+    def test_a_best_checkpoint_is_evaluated_by_what_it_was_chosen_by(self):
+        import h5py
+
+        self.train("a", "checkpoint.keep_best=true", "train.stop_step=3", "eval.every_steps=1", "eval.tokens=64",
+                   "eval.final_tokens=0")
+        best = self.folder / "runs" / "a" / "checkpoints" / "best.h5"
+        with h5py.File(best) as file:
+            chosen_by = f"{file.attrs['val_loss']:.6f}"
+        for arguments in (("runs/a", "--best"), (best,)):
+            self.assertEqual(self.eval(*arguments), (chosen_by, "64"))
+        self.assertEqual(self.eval("runs/a", "--best", "eval.final_tokens=0"), self.eval("runs/a"))
+        self.assertEqual(self.eval("runs/a", "--best", "eval.tokens=32")[1], "32")
+        self.assertEqual(self.eval("runs/a", "--best", "--text", self.folder / "text" / "00.txt"),
+                         self.eval("runs/a", "--text", self.folder / "text" / "00.txt"))
+
+    def test_text_that_is_not_there_is_a_sentence(self):
+        self.train("a", "train.stop_step=1")
+        empty = self.folder / "empty.txt"
+        empty.touch()
+        for arguments, says in (((empty,), "data.text: " + str(empty) + " holds no text"),
+                                ((empty, self.folder / "text" / ".."), None),
+                                (("",), 'data.text: "" names no file')):
+            done = self.headway("eval", "runs/a", "--text", *arguments)
+            self.assertEqual(done.returncode, 3 if says else 0, done.stdout)
+            self.assertIn(says or "val/loss", done.stdout)
+        self.assertIn("empty.txt holds no text", self.train("b", f"data.text={empty}", status=3).stdout)
+
     def test_a_resumed_run_keeps_a_better_checkpoint(self):
         overrides = ("checkpoint.keep_best=true", "eval.every_steps=1", "optim.lr=0.3", "train.grad_clip=0",
                      "schedule.kind=constant", "schedule.warmup_steps=0", "eval.final_tokens=0")
