@@ -119,7 +119,7 @@ void RankLauncher::relay(int wait_ms) {
   }
 }
 
-int RankLauncher::wait() {
+int RankLauncher::wait(const std::function<void()>& meanwhile) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kAgain =
       std::chrono::seconds(1);  // ranks that were starting have not heard the last request
@@ -144,6 +144,7 @@ int RankLauncher::wait() {
       kill(child_, SIGUSR1);
       asked = Clock::now();
     }
+    meanwhile();
     relay(kWait_ms);
   }
 }

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,8 +27,8 @@ class RankLauncher {
   RankLauncher& operator=(const RankLauncher&) = delete;
 
   /// The exit status, 128 + signal where a signal ended it. Passes a request to stop on until the ranks have
-  /// ended.
-  int wait();
+  /// ended, and calls `meanwhile` several times a second.
+  int wait(const std::function<void()>& meanwhile = [] {});
 
  private:
   /// Output of ranks without a log: where it is read, and where it goes.

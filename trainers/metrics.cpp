@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
+#include "trainers/config/parse_json.h"
 
 namespace headway {
 namespace fs = std::filesystem;
@@ -40,7 +41,7 @@ std::vector<Line> read_lines(const fs::path& path) {
   int64_t number = 0;
   for (std::string text; std::getline(in, text);) {
     ++number;
-    Row row = Row::parse(text, nullptr, false);
+    Row row = parse_json<Row>(text);
     if (!row.is_object() && in.peek() == std::ifstream::traits_type::eof()) break;
     HEADWAY_CHECK(row.is_object(), IoError,
                   fmt::format("{}:{}: expected a JSON object", path.string(), number));

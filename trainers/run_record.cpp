@@ -13,6 +13,7 @@
 
 #include "core/io/atomic_file.h"
 #include "core/io/folder_lock.h"
+#include "trainers/config/parse_json.h"
 
 namespace headway {
 namespace {
@@ -39,7 +40,7 @@ struct Reading {
 Reading read(const std::filesystem::path& path) {
   std::ifstream file(path);
   if (!file) return {{}, fmt::format("cannot read {}: {}", path.string(), std::strerror(errno))};
-  Json record = Json::parse(file, nullptr, false);
+  Json record = parse_json<Json>({std::istreambuf_iterator<char>(file), {}});
   const auto wrong = [&](std::string_view what) {
     return Reading{{}, fmt::format("{}: {}", path.string(), what)};
   };
@@ -81,6 +82,17 @@ std::string RunRecord::status_of(const std::filesystem::path& folder) {
   if (is_absent(folder / kRunRecordName)) return "";
   const Reading reading = read(folder / kRunRecordName);
   return reading.problem.empty() ? reading.record["status"].get<std::string>() : "unreadable";
+}
+
+DataDigests RunRecord::digests_of(const std::filesystem::path& folder) {
+  const Json record = read(folder / kRunRecordName).record;
+  const auto data = record.find("data");
+  if (data == record.end() || !data->is_object()) return {};
+  const auto digest = [&](const char* name) {
+    const auto found = data->find(name);
+    return found != data->end() && found->is_string() ? found->get<std::string>() : "";
+  };
+  return {.all = digest("digest"), .train = digest("train_digest"), .held_out = digest("held_out_digest")};
 }
 
 RunRecord::RunRecord(const std::filesystem::path& folder, const Start& start)

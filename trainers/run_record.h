@@ -42,6 +42,9 @@ class RunRecord {
   /// What the record in a folder says; empty where there is none, "unreadable" where it is no record of ours.
   static std::string status_of(const std::filesystem::path& folder);
 
+  /// The data that the record in a folder names; none where it names none.
+  static DataDigests digests_of(const std::filesystem::path& folder);
+
   /// Adds an attempt to folder/run.json, with the status "running". IoError when it cannot be written, or one
   /// that is there is no record of ours.
   RunRecord(const std::filesystem::path& folder, const Start&);

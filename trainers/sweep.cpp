@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "layers/attention/attention_layer.h"
@@ -17,6 +18,8 @@
 namespace headway {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr int64_t kMostArms = 10'000;
 
 std::string value_text(const Setting& setting) {
   if (setting.kind != Setting::Kind::list) return setting.text;
@@ -198,6 +201,18 @@ std::vector<Arm> arms_of(const std::string& name, const fs::path& recipe, const 
   return arms;
 }
 
+/// What is wrong with the recipe of an arm, without what is wrong with earlier ones too: a mistake shows
+/// before the first hour, and all of them at once.
+void add_complaints(const fs::path& recipe, const Settings& overrides, std::vector<std::string>& complaints) {
+  try {
+    load_recipe(recipe, overrides);
+  } catch (const ConfigError& error) {
+    std::istringstream lines(error.what());
+    for (std::string line; std::getline(lines, line);)
+      if (std::ranges::find(complaints, line) == complaints.end()) complaints.push_back(line);
+  }
+}
+
 std::string baseline_of(const SweepTables& tables) {
   const Setting& baseline = tables.baseline;
   if (baseline.text.empty()) return safe(tables.runs[0].name);
@@ -221,6 +236,14 @@ Sweep load_sweep(const fs::path& path) {
   sweep.folder /= sweep.name;
   check_not_in_grid(tables.common, tables.grid);
 
+  int64_t num_arms = std::ssize(tables.runs);
+  for (const auto& [key, axis] : tables.grid) {
+    num_arms *= std::ssize(axis.items);
+    HEADWAY_CHECK(num_arms <= kMostArms, ConfigError,
+                  fmt::format("{}: the grid makes more than {} arms of {} runs: expected fewer values",
+                              axis.origin, kMostArms, tables.runs.size()));
+  }
+  std::vector<std::string> complaints;
   std::set<std::string> names;
   for (const RunTable& run : tables.runs) {
     const std::string& name = run.name;
@@ -243,12 +266,13 @@ Sweep load_sweep(const fs::path& path) {
           fmt::format("{}: two arms are called {}: expected names of runs and values in the grid that "
                       "differ in letters, digits, dots or underscores",
                       path.string(), arm.name));
-      load_recipe(recipe, arm.overrides);  // a mistake shows before the first hour, not after it
+      add_complaints(recipe, arm.overrides, complaints);
       arm.overrides["run.folder"] = text_setting((sweep.folder / "runs").string());
       arm.overrides["run.name"] = text_setting(arm.name);
       sweep.arms.push_back(std::move(arm));
     }
   }
+  HEADWAY_CHECK(complaints.empty(), ConfigError, fmt::format("{}", fmt::join(complaints, "\n")));
   sweep.baseline = baseline_of(tables);
   return sweep;
 }

@@ -157,11 +157,19 @@ std::string Trainer::objection_to(ArchiveReader& reader, const RunInfo& info) {
     open_data();
   }
   RecipeChanges changes = compare_recipes(stored, recipe_);
-  if (const std::string difference = data_state_.difference(reader, "data"); !difference.empty())
-    changes.refused.push_back(difference);
-  const std::string before = info.trained_on.held_out, now = examples_->digests().held_out;
-  if (!before.empty() && before != now)
-    changes.refused.push_back(fmt::format("the digest of the held-out data: {} -> {}", before, now));
+  const DataDigests& before = info.trained_on;
+  const DataDigests now = examples_->digests();
+  const auto compare = [&](const char* what, const std::string& old_digest, const std::string& new_digest) {
+    if (old_digest.empty() || old_digest == new_digest) return false;
+    changes.refused.push_back(
+        fmt::format("the digest of the {} data: {} -> {}", what, old_digest, new_digest));
+    return true;
+  };
+  const bool is_other_training = compare("training", before.train, now.train);
+  const bool is_other_held_out = compare("held-out", before.held_out, now.held_out);
+  // Of data whose splits have no digests of their own, and of older checkpoints.
+  const std::string difference = data_state_.difference(reader, "data");
+  if (!is_other_training && !is_other_held_out && !difference.empty()) changes.refused.push_back(difference);
   accepted_changes_ = std::move(changes.accepted);
   if (changes.refused.empty()) return "";
   return fmt::format("{}: the run cannot go on from it, because what it was trained with differs:\n  {}",

@@ -14,6 +14,7 @@
 #include "trainers/launch_ranks.h"
 #include "trainers/progress.h"
 #include "trainers/report.h"
+#include "trainers/run_record.h"
 
 namespace headway {
 namespace {
@@ -44,6 +45,35 @@ std::string loss_text(const SweepResults& results, const Arm& arm) {
   return std::isnan(loss) ? "" : fmt::format(" | validation loss {:.4f}", loss);
 }
 
+/// Says of each arm as soon as its run has read its data, long before the report, that these are not those of
+/// the first arm.
+class DataWatch {
+ public:
+  explicit DataWatch(const Sweep& sweep) : sweep_(sweep) {}
+
+  /// To be called until the arm has ended: does nothing until its record names the data, and nothing after
+  /// that.
+  void look_at(const Arm& arm) {
+    if (seen_ == &arm) return;
+    const DataDigests data = RunRecord::digests_of(sweep_.run_folder(arm));
+    if (data.held_out.empty()) return;
+    seen_ = &arm;
+    if (!first_) {
+      first_ = &arm;
+      data_of_first_ = data;
+    } else if (const std::string why = data_difference(data, data_of_first_); !why.empty()) {
+      fmt::print("note: {} cannot be compared with {}: {}\n", arm.name, first_->name, why);
+      std::fflush(stdout);
+    }
+  }
+
+ private:
+  const Sweep& sweep_;
+  const Arm* seen_ = nullptr;
+  const Arm* first_ = nullptr;
+  DataDigests data_of_first_;
+};
+
 ExitCode run_sweep(const std::string& path, int ranks) {
   const Sweep sweep = load_sweep(path);
   std::error_code error;
@@ -56,18 +86,22 @@ ExitCode run_sweep(const std::string& path, int ranks) {
   double seconds = 0;
   size_t run_now = 0;
   const SweepResults earlier(sweep);
+  DataWatch data(sweep);
   for (size_t i = 0; i < count; ++i) {
     const Arm& arm = sweep.arms[i];
     const std::string status = status_of(sweep, arm);
     if (status == "finished") {
       fmt::print("[{}/{}] {} is finished already{}\n", i + 1, count, arm.name, loss_text(earlier, arm));
+      data.look_at(arm);
       continue;
     }
     fmt::print("[{}/{}] {} {}\n", i + 1, count, arm.name, status.empty() ? "starts" : "goes on");
     std::fflush(stdout);
     const auto begin = Clock::now();
     const fs::path log = sweep.folder / "logs" / (arm.name + ".txt");
-    const int code = RankLauncher(ranks, arguments_of(arm, !status.empty()), log).wait();
+    const int code =
+        RankLauncher(ranks, arguments_of(arm, !status.empty()), log).wait([&] { data.look_at(arm); });
+    data.look_at(arm);
     const double took = std::chrono::duration<double>(Clock::now() - begin).count();
     const SweepResults results(sweep);
     write_report(results);

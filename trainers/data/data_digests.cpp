@@ -4,6 +4,14 @@
 
 namespace headway {
 
+std::string data_difference(const DataDigests& one, const DataDigests& other) {
+  const auto differ = [](const char* what, const std::string& a, const std::string& b) {
+    return a == b ? "" : fmt::format("their {} texts differ ({} and {})", what, a, b);
+  };
+  const std::string held_out = differ("held-out", one.held_out, other.held_out);
+  return held_out.empty() ? differ("training", one.train, other.train) : held_out;
+}
+
 std::string held_out_difference(const std::string& source, const DataDigests& trained,
                                 const DataDigests& own) {
   if (trained.held_out == own.held_out) return "";

@@ -13,6 +13,10 @@ struct DataDigests {
   std::string held_out;  // the validation split
 };
 
+/// Why what two runs reached cannot be compared: "their held-out texts differ (1f and 2e)"; empty where it
+/// can.
+std::string data_difference(const DataDigests& one, const DataDigests& other);
+
 /// One sentence for people where weights from `source`, trained on `trained`, meet data that hold out
 /// something else, or where nothing is known about them; empty where both hold out the same.
 std::string held_out_difference(const std::string& source, const DataDigests& trained,

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/text/printable.h"
+#include "trainers/config/parse_json.h"
 #include "trainers/progress.h"
 #include "trainers/recipe.h"
 #include "trainers/run_record.h"
@@ -38,17 +39,13 @@ double median(std::vector<double> values) {
 }
 
 void read_record(const fs::path& path, ArmResult& result) {
-  const Json record = Json::parse(read_text(path), nullptr, false);
+  const auto record = parse_json<Json>(read_text(path));
   if (!record.is_object()) return;
   if (const auto attempts = record.find("attempts");
       attempts != record.end() && attempts->is_array() && !attempts->empty()) {
     result.device = text_at(attempts->back(), "device");
     result.started = text_at(attempts->front(), "started");
     result.ended = text_at(attempts->back(), "ended");
-  }
-  if (const auto data = record.find("data"); data != record.end() && data->is_object()) {
-    result.train_digest = text_at(*data, "train_digest");
-    result.held_out_digest = text_at(*data, "held_out_digest");
   }
 }
 
@@ -73,7 +70,7 @@ void read_metrics(const fs::path& path, ArmResult& result) {
   std::vector<double> speeds;
   double seconds = 0, tokens_before = 0;
   for (std::string line; std::getline(lines, line);) {
-    const Json row = Json::parse(line, nullptr, false);
+    const auto row = parse_json<Json>(line);
     if (!row.is_object()) continue;  // cut short by a kill
     const auto number = [&](const char* key, double otherwise) {
       return row.contains(key) && row[key].is_number() ? row[key].get<double>() : otherwise;
@@ -98,6 +95,7 @@ ArmResult read_arm(const Sweep& sweep, const Arm& arm) {
   ArmResult result;
   result.arm = &arm;
   result.status = status_of(sweep, arm);
+  result.data = RunRecord::digests_of(folder);
   read_record(folder / kRunRecordName, result);
   read_recipe(folder / "recipe.resolved.toml", result);
   read_metrics(folder / "metrics.jsonl", result);
@@ -108,13 +106,9 @@ ArmResult read_arm(const Sweep& sweep, const Arm& arm) {
 /// not.
 std::string reason_against(const ArmResult& arm, const ArmResult& baseline) {
   for (const ArmResult* one : {&arm, &baseline})
-    if (one->train_digest.empty() || one->held_out_digest.empty())
+    if (one->data.train.empty() || one->data.held_out.empty())
       return fmt::format("the record of {} does not name its data", one->arm->name);
-  const auto differ = [](const char* what, const std::string& one, const std::string& other) {
-    return one == other ? "" : fmt::format("their {} differ ({} and {})", what, one, other);
-  };
-  const std::string held_out = differ("held-out texts", arm.held_out_digest, baseline.held_out_digest);
-  return held_out.empty() ? differ("training texts", arm.train_digest, baseline.train_digest) : held_out;
+  return data_difference(arm.data, baseline.data);
 }
 
 Comparison compare(const Group& group, const Group* baseline, std::vector<std::string>& unpaired) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "trainers/data/data_digests.h"
 #include "trainers/plan.h"
 #include "trainers/report/statistics.h"
 #include "trainers/sweep.h"
@@ -27,7 +28,7 @@ struct ArmResult {
   std::optional<Plan> plan;    // of the recipe, if it can be read
   std::string device;          // of the last attempt
   std::string started, ended;  // UTC, of the first and the last attempt
-  std::string train_digest, held_out_digest;
+  DataDigests data;
   std::string problem;  // a sentence about what could not be read
   std::vector<Point> training, validation;
   double bits_per_byte = NAN, accuracy = NAN;  // last of the run

@@ -186,6 +186,18 @@ model.mlp_dim = 256
         page = (self.folder / "sweeps" / "small" / "report.html").read_text(encoding="utf-8")
         self.assertIn("other-seed1 is not paired with plain-seed1", page)
 
+    def test_an_arm_that_reads_other_text_is_named_when_it_starts(self):
+        more = '[runs.other]\nrecipe = "tiny.toml"\ndata.text = ["{0}/text/0*.txt"]\n'.format(self.folder)
+        sweep = self.write_sweep(SWEEP.replace("[1, 2]", "[1]"), more=more)
+        for state in ("starts", "is finished already"):
+            said = self.headway("sweep", sweep).stdout
+            lines = said.splitlines()
+            notes = [line for line in lines if line.startswith("note: ")]
+            self.assertEqual(len(notes), 1, said)
+            self.assertRegex(notes[0], "^note: other-seed1 cannot be compared with plain-seed1: their held-out texts "
+                             r"differ \([0-9a-f]{16} and [0-9a-f]{16}\)$")
+            self.assertIn(f"other-seed1 {state}", lines[lines.index(notes[0]) - 1])
+
     def test_a_torn_file_does_not_stop_the_report(self):
         sweep = self.write_sweep()
         self.assertEqual(self.headway("sweep", sweep).returncode, 0)
@@ -263,6 +275,15 @@ model.mlp_dim = 256
                 self.assertEqual(done.returncode, 2, done.stdout)
                 self.assertEqual(done.stdout.count("\n"), 1, done.stdout)
                 self.assertIn("small.sweep.toml" + says if says[0] in ": " else says, done.stdout)
+        several = (SWEEP.replace("stop_step", "stop_stepp") + '[runs.c]\n' + 'recipe = "tiny.toml"\nmodel.windo = 4\n'
+                   + '[runs.d]\nrecipe = "tiny.toml"\nmodel.mlp_dimm = 4\n')
+        done = self.headway("sweep", self.write_sweep(several))
+        self.assertEqual((done.returncode, done.stdout.count("\n")), (2, 3), done.stdout)
+        for key in ("train.stop_stepp", "model.windo", "model.mlp_dimm"):
+            self.assertEqual(done.stdout.count(f"unknown key {key}"), 1, done.stdout)
+        grid = "".join(f"optim.eps{i} = {list(range(10))}\n" for i in range(5))
+        done = self.headway("sweep", self.write_sweep(SWEEP + grid))
+        self.assertIn("the grid makes more than 10000 arms of 2 runs", done.stdout)
         missing = self.headway("sweep", "none.toml")
         self.assertEqual((missing.returncode, missing.stdout), (2, "headway: there is no sweep none.toml\n"))
         self.assertFalse((self.folder / "sweeps").exists())
