@@ -19,7 +19,8 @@ target_compile_options(headway_flags INTERFACE
 target_compile_features(headway_flags INTERFACE cxx_std_20)
 target_link_libraries(headway_flags INTERFACE OpenMP::OpenMP_CXX fmt::fmt)
 if(HEADWAY_SANITIZE)
-  target_compile_options(headway_flags INTERFACE -fsanitize=${HEADWAY_SANITIZE} -fno-omit-frame-pointer -g)
+  target_compile_options(headway_flags INTERFACE -fno-omit-frame-pointer
+    $<$<NOT:$<BOOL:$<TARGET_PROPERTY:HEADWAY_UNSANITIZED>>>:-fsanitize=${HEADWAY_SANITIZE}>)
   target_link_options(headway_flags INTERFACE -fsanitize=${HEADWAY_SANITIZE})
 endif()
 

@@ -144,8 +144,8 @@ std::vector<fs::path> resume_candidates(const fs::path& folder) {
   const std::optional<int64_t> latest =
       step_of(fs::read_symlink(folder / kLatest, absent).filename().string());
   if (latest)
-    std::ranges::stable_partition(
-        paths, [&](const fs::path& path) { return step_of(path.filename().string()) <= latest; });
+    std::stable_partition(paths.begin(), paths.end(),
+                          [&](const fs::path& path) { return step_of(path.filename().string()) <= latest; });
   return paths;
 }
 

@@ -104,18 +104,8 @@ std::string inspected(const fs::path& named, const CheckpointCheck& check) {
 }  // namespace
 
 Inspection inspect_checkpoint(const fs::path& named, const CheckpointCheck& check) {
-  const uint64_t file_bytes = bytes_of(named);
-  // A slow disk delivers 20 MB/s; a tensor is at most as large as the file.
-  const ChildLimits limits{.cpu_seconds = 30 + file_bytes / 100'000'000,
-                           .wall_seconds = 60 + file_bytes / 10'000'000,
-                           .extra_memory_bytes = (uint64_t{1} << 30) + 2 * file_bytes};
-  std::string answer;
-  try {
-    answer = run_in_limited_child(limits, [&] { return inspected(named, check); });
-  } catch (const CheckpointError& error) {
-    const std::string why = error.what();
-    throw CheckpointError(why.starts_with(named.string()) ? why : named.string() + ": " + why);
-  }
+  const std::string answer =
+      read_in_limited_child(named, bytes_of(named), [&] { return inspected(named, check); });
   const size_t end = answer.find('\0');
   return {answer.substr(end + 1), answer.substr(0, end)};
 }

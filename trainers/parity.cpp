@@ -12,16 +12,21 @@
 #include "core/backend.h"
 #include "core/comm/local.h"
 #include "core/io/hdf5_archive.h"
+#include "core/io/limited_child.h"
 #include "core/io/memory_archive.h"
 #include "core/max_or_nan.h"
 #include "layers/attention/attention_layer.h"
 #include "layers/attention/recurrent_state.h"
 #include "trainers/config/field_reader.h"
+#include "trainers/config/parse_json.h"
+#include "trainers/states.h"
 
 namespace headway {
 namespace {
 
 constexpr uint64_t kAnySeed = 1;  // every parameter is set from the case
+// Far above any case; tables of positions and the layers' own constants must fit memory.
+constexpr int64_t kLargestDim = 1 << 20, kMostLayers = 1 << 16;
 
 /// Numbers as a tensor of that dtype in the stream's memory.
 Tensor rounded(const std::vector<double>& values, const Shape& shape, DType dtype, Stream& stream) {
@@ -42,8 +47,8 @@ std::string parameter_path(std::string name) {
 
 class Runner {
  public:
-  Runner(const std::filesystem::path& file, const ParityRun& run)
-      : reader_(file, Hdf5Reader::Accept::any),
+  Runner(ArchiveReader& reader, const ParityRun& run)
+      : reader_(reader),
         dtype_(run.dtype),
         stream_(backend(run.device).make_stream()),
         host_(cpu_backend().make_stream()) {
@@ -68,14 +73,17 @@ class Runner {
     Rng rng(kAnySeed);
     Context ctx{.stream = *stream_,
                 .rng = rng,
-                .training = reader_.integer("", "training") != 0,
+                .training = integer_in_range(reader_, "", "training", 0, 1) != 0,
                 .recording = true,
                 .auxiliary = &auxiliary};
     std::vector<Named> leaves{{"x", Variable::leaf(own(stored("input/x")))}};
     const auto state = carried_state(leaves);
     const Variable& x = leaves[0].variable;
-    const int64_t offset =
-        reader_.has_attribute("", "position_offset") ? reader_.integer("", "position_offset") : 0;
+    if (x.value().rank() != 3)
+      refuse(fmt::format("input/x is {}, expected [B, T, D]", x.value().shape().to_string()));
+    const int64_t offset = reader_.has_attribute("", "position_offset")
+                               ? integer_in_range(reader_, "", "position_offset", 0, kLargestDim)
+                               : 0;
     std::vector<Named> outputs{
         {"y", layer_->forward(ctx, x, {.offset = offset, .count = x.size(1), .tables = &rope_tables_},
                               state.get())}};
@@ -144,19 +152,21 @@ class Runner {
   void make_layer() {
     const AttentionVariant& variant = find_attention(result_.kind);
     const auto config = variant.make_config();
-    const nlohmann::json keys = nlohmann::json::parse(reader_.string("", "config"), nullptr, false);
+    const auto keys = parse_json<nlohmann::json>(reader_.string("", "config"));
     if (!keys.is_object()) refuse("its config is no JSON object");
     const Settings settings = settings_from_json(keys, reader_.source());
     FieldReader fields(settings);
     config->describe(fields);
     fields.check_all_used();
-    layer_ = variant.make(*config, {.model_dim = reader_.integer("", "model_dim"),
-                                    .num_layers = reader_.integer("", "num_layers"),
-                                    .layer_index = reader_.integer("", "layer_index"),
-                                    .init_std = 1,
-                                    .output_init_std = 1});
-    layer_->materialize(dtype_, kAnySeed, *stream_);
+    const int64_t num_layers = integer_in_range(reader_, "", "num_layers", 1, kMostLayers);
+    layer_ =
+        variant.make(*config, {.model_dim = integer_in_range(reader_, "", "model_dim", 1, kLargestDim),
+                               .num_layers = num_layers,
+                               .layer_index = integer_in_range(reader_, "", "layer_index", 0, num_layers - 1),
+                               .init_std = 1,
+                               .output_init_std = 1});
 
+    // Compared before the layer takes memory.
     std::map<std::string, Parameter*> by_path;
     layer_->visit("", [&](const std::string& path, Parameter& parameter) { by_path[path] = &parameter; });
     MemoryArchive buffers(*stream_);
@@ -169,11 +179,13 @@ class Runner {
       if (found->second->shape != tensor.shape())
         refuse(fmt::format("parameter {} is {} where {} has {}", name, tensor.shape().to_string(),
                            result_.kind, found->second->shape.to_string()));
-      found->second->value.copy_from(own(tensor, found->second->value.dtype()), *stream_);
       parameters_.emplace_back(name, found->second);
       by_path.erase(found);
     }
     if (!by_path.empty()) refuse(fmt::format("parameter {} is missing", by_path.begin()->first));
+    layer_->materialize(dtype_, kAnySeed, *stream_);
+    for (const auto& [name, parameter] : parameters_)
+      parameter->value.copy_from(own(stored("param/" + name), parameter->value.dtype()), *stream_);
     layer_->round_weights(*stream_);
     layer_->load_buffers(buffers, "", *stream_);
   }
@@ -238,7 +250,7 @@ class Runner {
     }
   }
 
-  Hdf5Reader reader_;
+  ArchiveReader& reader_;
   DType dtype_;
   std::unique_ptr<Stream> stream_, host_;  // of the layer, and of what is recorded
   std::map<std::string, Tensor> stored_;
@@ -257,8 +269,25 @@ const ParityError& ParityCase::worst() const {
   });
 }
 
+ParityCase run_parity(ArchiveReader& reader, const ParityRun& run) {
+  try {
+    return Runner(reader, run).run();
+  } catch (const ShapeError& error) {  // what does not fit together is the case's own
+    throw CheckpointError(
+        fmt::format("{}: its tensors do not fit the layer: {}", reader.source(), error.what()));
+  }
+}
+
 ParityCase run_parity(const std::filesystem::path& file, const ParityRun& run) {
-  return Runner(file, run).run();
+  // Cases come from other programs and have no checksums: a child meets what HDF5 makes of a damaged one.
+  std::error_code absent;
+  const uintmax_t bytes = std::filesystem::file_size(file, absent);
+  read_in_limited_child(file, absent ? 0 : bytes, [&] {
+    Hdf5Reader(file, Hdf5Reader::Accept::any).verify();
+    return std::string();
+  });
+  Hdf5Reader reader(file, Hdf5Reader::Accept::any);
+  return run_parity(reader, run);
 }
 
 }  // namespace headway

@@ -9,6 +9,7 @@
 
 #include "core/device.h"
 #include "core/dtype.h"
+#include "core/io/archive.h"
 
 namespace headway {
 
@@ -42,5 +43,7 @@ struct ParityRun {
 /// gradient. ConfigError for an unknown kind or key, CheckpointError for a file that is no such case or does
 /// not fit the layer's parameters.
 ParityCase run_parity(const std::filesystem::path& file, const ParityRun&);
+/// The same from an open archive.
+ParityCase run_parity(ArchiveReader&, const ParityRun&);
 
 }  // namespace headway

@@ -82,4 +82,18 @@ std::string run_in_limited_child(const ChildLimits& limits, const std::function<
   return answer.substr(1);
 }
 
+std::string read_in_limited_child(const std::filesystem::path& file, uint64_t file_bytes,
+                                  const std::function<std::string()>& work) {
+  // A slow disk delivers 20 MB/s; a tensor is at most as large as the file.
+  const ChildLimits limits{.cpu_seconds = 30 + file_bytes / 100'000'000,
+                           .wall_seconds = 60 + file_bytes / 10'000'000,
+                           .extra_memory_bytes = (uint64_t{1} << 30) + 2 * file_bytes};
+  try {
+    return run_in_limited_child(limits, work);
+  } catch (const CheckpointError& error) {
+    const std::string why = error.what();
+    throw CheckpointError(why.starts_with(file.string()) ? why : file.string() + ": " + why);
+  }
+}
+
 }  // namespace headway

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -20,5 +21,9 @@ struct ChildLimits {
 /// its message, and so does the end of the child by a signal or a limit; IoError when no process can be made.
 /// Call it before other threads exist.
 std::string run_in_limited_child(const ChildLimits&, const std::function<std::string()>& work);
+
+/// The same for the reading of a file: with limits for its size, and a message that names it.
+std::string read_in_limited_child(const std::filesystem::path& file, uint64_t file_bytes,
+                                  const std::function<std::string()>& work);
 
 }  // namespace headway

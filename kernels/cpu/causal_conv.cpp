@@ -79,7 +79,8 @@ void conv_backward(const CausalConvBackward<T>& args, Stream& stream) {
   count_thread.take<T>(s.C);
   std::byte* const memory = stream.scratch(count.used() + num_threads * count_thread.used()).data();
   Carver shared(memory);
-  const auto [taps, all_dtaps, partial] = carve(shared);
+  const auto parts = carve(shared);
+  T *const taps = parts.taps, *const all_dtaps = parts.dtaps, *const partial = parts.partial;
   pack_taps(args.in.weight.data, s.C, s.K, taps);
   std::fill_n(args.dx.data, args.dx.numel(), T(0));
   if (args.dhistory) std::fill_n(args.dhistory.data, args.dhistory.numel(), T(0));

@@ -33,6 +33,14 @@ TEST_F(SettingsFiles, KeysKnowTheirFileLineAndColumn) {
   EXPECT_EQ(settings.at("model.attention.kind").origin, path + ":3:13");
 }
 
+TEST(Settings, ATextInWhichTheParserLosesItsWayIsNamedByItsLine) {
+  for (const char* header : {"[}]", "[|a]", "[a.}]", "[[}]]"})
+    for (const char* tail : {"", "\n", "\nb = 1\nc = 2\n"}) {
+      const std::string text = std::string("a = \"\"\"\nx\n\"\"\"\n") + header + tail;
+      EXPECT_TRUE(config_error([&] { parse_toml(text, "r.toml"); }).starts_with("r.toml:4:")) << text;
+    }
+}
+
 TEST_F(SettingsFiles, ARecipeOverridesWhatItExtendsAlongAChain) {
   write("base/root.toml", "[optim]\nlr = 1e-3\neps = 1e-8\nweight_decay = 0.1\n");
   write("base/middle.toml", "extends = \"root.toml\"\n[optim]\nlr = 2e-3\nbetas = [0.9, 0.99]\n");

@@ -2,7 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <exception>
+
+namespace headway {
+namespace {
+
+struct TomlParserLost : std::exception {};
+[[noreturn]] void give_up_parsing() { throw TomlParserLost(); }
+
+}  // namespace
+}  // namespace headway
+
+// toml++ asserts what it believes to have checked, and is wrong about some texts that are no TOML, such as
+// [}].
+#define TOML_ASSERT(condition) \
+  (static_cast<bool>(condition) ? static_cast<void>(0) : ::headway::give_up_parsing())
 #include <toml++/toml.h>
+
 #include <algorithm>
 #include <cstring>
 #include <fstream>
@@ -89,12 +105,31 @@ std::string count_hint(std::string_view text, const toml::source_region& where) 
   return fmt::format(" (counts stand in quotes: \"{}\")", text.substr(first, suffix + 1 - first));
 }
 
+/// The last line of the shortest beginning of the text in which the parser loses its way.
+int64_t line_of_stumble(std::string_view text) {
+  const auto survives = [text](size_t end) {
+    try {
+      (void)toml::parse(text.substr(0, end));
+    } catch (const toml::parse_error&) {  // cut in the middle of a value
+    } catch (const TomlParserLost&) {
+      return false;
+    }
+    return true;
+  };
+  std::vector<size_t> ends;
+  for (size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n', end + 1))
+    ends.push_back(end + 1);
+  return std::ranges::partition_point(ends, survives) - ends.begin() + 1;
+}
+
 toml::table parse(std::string_view text, const std::string& origin) {
   try {
     return toml::parse(text, origin);
   } catch (const toml::parse_error& failure) {
     throw ConfigError(fmt::format("{}: {}{}", location(origin, failure.source()), failure.description(),
                                   count_hint(text, failure.source())));
+  } catch (const TomlParserLost&) {
+    throw ConfigError(fmt::format("{}:{}: this is no TOML", origin, line_of_stumble(text)));
   }
 }
 
@@ -172,6 +207,7 @@ Setting override_scalar(const std::string& text, std::string_view key) {
       return setting;
     }
   } catch (const toml::parse_error&) {
+  } catch (const TomlParserLost&) {
   }
   throw ConfigError(fmt::format("{}: {} = {}: expected closed quotes and TOML's escapes between them",
                                 kCommandLineOrigin, key, text));

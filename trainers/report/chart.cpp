@@ -19,6 +19,13 @@ struct Tick {
   std::string label;
 };
 
+/// Whether an axis can lead from low to high: numbers that differ in their last digits alone have no round
+/// ones between them, and a file may hold any.
+bool is_drawable(double low, double high) {
+  const double length = high - low;
+  return length > 1e-9 * std::max(std::abs(low), std::abs(high)) && length > 1e-100 && length < 1e100;
+}
+
 /// Round numbers from low to high, three to six: on a phone's screen labels of more would meet.
 std::vector<Tick> ticks(double low, double high) {
   const double power = std::pow(10, std::floor(std::log10((high - low) / 5)));
@@ -63,7 +70,7 @@ std::string chart(const std::vector<Curve>& curves, const std::string& name, con
   constexpr double kWidth = 640, kHeight = 400, kLeft = 76, kRight = 36, kTop = 12, kBottom = 64;
   if (std::ranges::none_of(curves, [](const Curve& curve) { return curve.points.size() > 1; })) return "";
   const Range range(curves);
-  if (!(range.x_max > 0) || range.y_max <= range.y_min) return "";
+  if (!is_drawable(0, range.x_max) || !is_drawable(range.y_min, range.y_max)) return "";
   const auto px = [&](double x) { return kLeft + x / range.x_max * (kWidth - kLeft - kRight); };
   const auto py = [&](double y) {
     return kTop + (range.y_max - y) / (range.y_max - range.y_min) * (kHeight - kTop - kBottom);
