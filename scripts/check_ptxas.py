@@ -9,8 +9,10 @@ is compiled for its GPU alone with ptxas's report, on every core; that takes abo
 scripts/ptxas_table.json holds, for every unit and kernel (the largest of its instances): registers of a thread, bytes of
 spill stores and loads, and instances whose wgmma products ptxas serialises (its codes C7510 to C7519). More than the
 table says is a failure, of registers by more than the 8 that they are handed out in. A kernel that the table does not
-have may neither spill nor serialise. --record writes what was found into the table. Registers depend on the compiler: with
-another release of CUDA than the table's, the exit status is 77, which ctest takes for a skipped test.
+have may neither spill nor serialise, except in the units of a new attention variant, whose hooks may need more registers
+than the kernels for any variant have: they are named and pass. --record writes what was found into the table. Registers
+depend on the compiler: with another release of CUDA than the table's, the exit status is 77, which ctest takes for a
+skipped test.
 """
 import argparse
 import collections
@@ -92,6 +94,12 @@ def complaints(unit, found, recorded):
                 yield f"{unit}: {kernel}: {name}: {values[name]}, expected at most {limit}"
 
 
+def is_new_variant(unit, recorded_units):
+    """Whether a unit that the table does not have was written for a header of kernels/attention/variants."""
+    name = pathlib.PurePath(unit).stem.removesuffix("_dropout")
+    return unit not in recorded_units and (ROOT / f"kernels/attention/variants/{name}.h").exists()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=pathlib.Path)
@@ -113,7 +121,11 @@ def main():
     problems = []
     for (unit, _, _), text in zip(chosen, reports):
         found = measure(text)
-        problems += complaints(unit, found, table["units"].get(unit, {}))
+        if is_new_variant(unit, table["units"]) and not options.record:
+            print("\n".join(complaints(unit, found, {})) or f"{unit}: no kernel spills")
+            print(f"{unit} is of a new variant, which --record puts into the table")
+        else:
+            problems += complaints(unit, found, table["units"].get(unit, {}))
         if options.record:
             table["units"][unit] = {kernel: {name: value for name, value in found[kernel].items() if value}
                                     for kernel in sorted(found)}

@@ -39,6 +39,13 @@ class CheckPtxas(unittest.TestCase):
         self.assertEqual(self.complaints({}), ["a.cu: headway::f: spill bytes: 32, expected at most 0",
                                                "a.cu: headway::g: serialised: 1, expected at most 0"])
 
+    def test_units_of_a_new_variant_are_known_by_its_header(self):
+        recorded = {"kernels/cuda/attention/plain.cu": {}}
+        self.assertFalse(check_ptxas.is_new_variant("kernels/cuda/attention/plain.cu", recorded))
+        self.assertTrue(check_ptxas.is_new_variant("kernels/cuda/attention/plain.cu", {}))
+        self.assertTrue(check_ptxas.is_new_variant("kernels/cuda/attention/plain_dropout.cu", recorded))
+        self.assertFalse(check_ptxas.is_new_variant("kernels/cuda/adamw.cu", recorded))
+
     def test_what_is_recorded_passes_and_up_to_8_more_registers(self):
         self.assertEqual(self.complaints({"headway::f": {"registers": 160, "spill bytes": 32},
                                           "headway::g": {"registers": 40, "serialised": 1}}), [])
