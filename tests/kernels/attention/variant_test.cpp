@@ -40,7 +40,9 @@ struct SoftCapByHand : SoftCap {
 
 template <class V>
 class Score : public ::testing::Test {};
-using Scores = ::testing::Types<attention::Plain, SoftCap, SoftCapByHand, LearnedSlopes, Buckets, Everything>;
+template <class... Products>
+using WithScores = ::testing::Types<Products..., SoftCap, SoftCapByHand, LearnedSlopes, Buckets, Everything>;
+using Scores = ProductVariants<WithScores>;
 TYPED_TEST_SUITE(Score, Scores);
 
 TYPED_TEST(Score, SlopeIsTheCentralDifference) {
