@@ -1,4 +1,4 @@
-// The functions a gate may pass its scores through (arXiv 2505.06708, section 3), and their derivatives.
+// The functions a gate may pass its scores through (arXiv 2505.06708, section 3), exp, and their derivatives.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,8 @@ enum class GateActivation : uint8_t {
   identity,
   sigmoid,
   ns_sigmoid,  // 0.5 + 0.5 sigmoid: never closes
-  silu
+  silu,
+  exponential
 };
 
 template <class S>
@@ -29,6 +30,8 @@ HEADWAY_HD S activate(GateActivation kind, S x) {
       return S(0.5) + S(0.5) * logistic(x);
     case GateActivation::silu:
       return x * logistic(x);
+    case GateActivation::exponential:
+      return std::exp(x);
     case GateActivation::identity:
       break;
   }
@@ -46,6 +49,8 @@ HEADWAY_HD S activation_slope(GateActivation kind, S x) {
       return S(0.5) * s * (1 - s);
     case GateActivation::silu:
       return s * (1 + x * (1 - s));
+    case GateActivation::exponential:
+      return std::exp(x);
     case GateActivation::identity:
       break;
   }

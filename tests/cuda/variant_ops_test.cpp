@@ -23,7 +23,8 @@ using GpuVariantOps = GpuTest;
 
 TEST_F(GpuVariantOps, Gates) {
   for (const GateActivation activation :
-       {GateActivation::identity, GateActivation::sigmoid, GateActivation::ns_sigmoid, GateActivation::silu})
+       {GateActivation::identity, GateActivation::sigmoid, GateActivation::ns_sigmoid, GateActivation::silu,
+        GateActivation::exponential})
     for (const bool adds : {false, true})
       for (const Shape& scores :
            {Shape{37, 3, 40}, {37, 3, 1}, {37, 1, 40}, {1, 3, 40}, {1, 3, 1}, {37, 1, 1}}) {

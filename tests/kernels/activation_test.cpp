@@ -2,6 +2,7 @@
 
 #include <numbers>
 
+#include "kernels/gate_activation.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace headway {
@@ -35,6 +36,18 @@ TEST_F(ActivationTest, SiluMatchesThePlainLoop) {
       return Values<S>{ys, dxs};
     });
   }
+}
+
+TEST(GateActivation, SlopesAreCentralDifferences) {
+  constexpr double kStep = 6e-6;  // cube root of the unit in the last place: error about kStep^2
+  for (const GateActivation kind :
+       {GateActivation::identity, GateActivation::sigmoid, GateActivation::ns_sigmoid, GateActivation::silu,
+        GateActivation::exponential})
+    for (double x = -4; x <= 2; x += 0.31) {
+      const double difference = (activate(kind, x + kStep) - activate(kind, x - kStep)) / (2 * kStep);
+      EXPECT_NEAR(activation_slope(kind, x), difference, 10 * kStep * kStep)
+          << static_cast<int>(kind) << " at " << x;
+    }
 }
 
 TEST_F(ActivationTest, SwiGluMatchesThePlainLoop) {
