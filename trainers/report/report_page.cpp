@@ -275,31 +275,21 @@ std::string circumstances(const std::vector<ArmResult>& arms) {
   return devices.size() > 1 ? text + " Speed and memory compare on one device alone." : text;
 }
 
-constexpr const char* kStyle =
-    "body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:1100px;margin:2rem "
-    "auto;padding:0 1rem;overflow-wrap:break-word}"
-    "h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 0}"
-    "p.note{color:#555;margin:.5rem 0}"
-    ".wide{overflow-x:auto;margin-bottom:1rem}table{border-collapse:collapse;width:100%;"
-    "font-variant-numeric:tabular-nums}"
-    "th,td{padding:.3rem .45rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
-    "tbody th,td{white-space:nowrap}td small{display:block;font-weight:400;color:#555;line-height:1.2}"
-    "th:first-child{text-align:left;position:sticky;left:0;background:#fff}"
-    "thead th{font-weight:600;color:#555;font-size:.85rem;vertical-align:bottom}"
-    "td.best{font-weight:700;background:#e8f4ea}"
-    ".keys "
-    "td{text-align:left;white-space:normal}code{display:inline-block;font-size:.85rem;background:#f4f4f4;"
-    "padding:0 .3em;margin:0 .3em .2em 0;overflow-wrap:anywhere}"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:1rem}"
-    "figure{margin:0}figure svg{width:100%;height:auto}svg text{font-size:15px;fill:#555}"
-    ".grid{stroke:#e5e5e5}.axis{stroke:#999}polyline{fill:none;stroke-width:1.8;stroke-opacity:.85}"
-    "polygon{fill-opacity:.15}"
-    ".legend span{display:inline-block;margin-right:1rem;white-space:nowrap}"
-    ".legend svg{width:28px;height:8px;margin-right:.35em;vertical-align:.1em}.legend line{stroke-width:3}"
-    "@media(max-width:600px){body{margin:1rem auto;padding:0 .75rem}tbody "
-    "th{white-space:normal;max-width:8rem}"
-    "svg text{font-size:22px}.legend span{white-space:normal}"
-    ".keys th,.keys td{display:block;max-width:none}.keys th{border:0}code{font-size:.75rem}}";
+/// The template with every {{field}} replaced by its value, which is not looked into.
+std::string filled(std::string_view page, const std::map<std::string_view, std::string>& fields) {
+  std::string html;
+  for (size_t begin = 0; begin != std::string_view::npos;) {
+    const size_t open = page.find("{{", begin), close = page.find("}}", open);
+    html += page.substr(begin, open - begin);
+    if (open != std::string_view::npos) html += fields.at(page.substr(open + 2, close - open - 2));
+    begin = open == std::string_view::npos ? open : close + 2;
+  }
+  return html;
+}
+
+std::string list_section(const char* title, const std::vector<std::string>& items) {
+  return items.empty() ? "" : fmt::format("<h2>{}</h2>{}", title, list(items));
+}
 
 }  // namespace
 
@@ -311,22 +301,16 @@ std::string report_page(const SweepResults& results) {
           fmt::format("{}: {}", arm.arm->name, arm.status.empty() ? "not started" : arm.status));
     if (!arm.problem.empty()) problems.push_back(arm.problem);
   }
-  std::string html = fmt::format(
-      "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\">"
-      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
-      "<title>{0}</title><style>{1}</style></head><body>"
-      "<h1>{0}</h1><p class=\"note\">{2} of {3} arms finished. {4}</p>"
-      "<p class=\"note\">Mean &plusmn; standard deviation over seeds; the best mean of each column is "
-      "marked, which says nothing about significance. Work is what the kernels execute, forward and "
-      "backward; the ideal leaves out what they compute in vain.</p>{5}",
-      escaped(results.sweep.name), kStyle, results.arms.size() - unfinished.size(), results.arms.size(),
-      circumstances(results.arms), figures_table(results.groups));
-  html += comparison_section(results);
-  if (!unfinished.empty()) html += "<h2>Not finished</h2>" + list(unfinished);
-  if (!problems.empty()) html += "<h2>Not read</h2>" + list(problems);
-  html += charts_section(results);
-  html += keys_section(results);
-  return html + "</body></html>\n";
+  return filled(kReportTemplate, {{"name", escaped(results.sweep.name)},
+                                  {"finished", fmt::format("{}", results.arms.size() - unfinished.size())},
+                                  {"arms", fmt::format("{}", results.arms.size())},
+                                  {"circumstances", circumstances(results.arms)},
+                                  {"figures", figures_table(results.groups)},
+                                  {"comparison", comparison_section(results)},
+                                  {"unfinished", list_section("Not finished", unfinished)},
+                                  {"problems", list_section("Not read", problems)},
+                                  {"charts", charts_section(results)},
+                                  {"keys", keys_section(results)}});
 }
 
 }  // namespace headway

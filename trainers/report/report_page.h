@@ -8,5 +8,7 @@
 namespace headway {
 
 std::string report_page(const SweepResults&);
+/// trainers/report/page.html
+extern const char* const kReportTemplate;
 
 }  // namespace headway
