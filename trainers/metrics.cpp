@@ -18,12 +18,15 @@ namespace headway {
 namespace fs = std::filesystem;
 namespace {
 
-std::string number(double value) {
-  if (std::isfinite(value)) return fmt::format("{}", value);
-  return std::isnan(value) ? "\"nan\"" : value > 0 ? "\"inf\"" : "\"-inf\"";
-}
-
 using Row = nlohmann::ordered_json;
+
+/// Counts without a decimal point; what is not finite as a text, since JSON has no such numbers.
+Row to_value(double value) {
+  if (!std::isfinite(value)) return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+  constexpr double kExact = 0x1p53;
+  return value == std::trunc(value) && std::abs(value) < kExact ? Row(static_cast<int64_t>(value))
+                                                                : Row(value);
+}
 
 struct Line {
   std::string text;
@@ -56,12 +59,9 @@ std::vector<Line> read_lines(const fs::path& path) {
 }  // namespace
 
 std::string MetricRow::to_json() const {
-  std::string text = "{";
-  for (const auto& [name, value] : values_) {
-    if (text.size() > 1) text += ", ";
-    text += fmt::format("\"{}\": {}", name, number(value));
-  }
-  return text + "}";
+  Row row;
+  for (const auto& [name, value] : values_) row[name] = to_value(value);
+  return row.dump();
 }
 
 MetricsLog::MetricsLog(const fs::path& folder, int64_t resumed_step)

@@ -39,7 +39,7 @@ class MetricsTest : public testing::Test {
 TEST_F(MetricsTest, NumbersKeepEveryBit) {
   const double loss = 0.1 + 0.2;
   { MetricsLog(folder, 0).write(row(1, loss)); }
-  EXPECT_EQ(read("metrics.jsonl"), "{\"step\": 1, \"train/loss\": 0.30000000000000004}\n");
+  EXPECT_EQ(read("metrics.jsonl"), "{\"step\":1,\"train/loss\":0.30000000000000004}\n");
 }
 
 TEST_F(MetricsTest, ResumingDropsLaterStepsAndCutLines) {
@@ -51,8 +51,7 @@ TEST_F(MetricsTest, ResumingDropsLaterStepsAndCutLines) {
   MetricsLog log(folder, 2);
   log.write(row(3, 9));
   EXPECT_EQ(read("metrics.jsonl"),
-            "{\"step\": 1, \"train/loss\": 1}\n{\"step\": 2, \"train/loss\": 2}\n{\"step\": 3, "
-            "\"train/loss\": 9}\n");
+            "{\"step\":1,\"train/loss\":1}\n{\"step\":2,\"train/loss\":2}\n{\"step\":3,\"train/loss\":9}\n");
 }
 
 TEST_F(MetricsTest, CsvHasAColumnPerName) {
