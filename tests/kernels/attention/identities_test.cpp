@@ -142,8 +142,12 @@ TYPED_TEST(Identity, GroupsShareRepeatedKeysAndValues) {
     p.dims.K = d.H;
     p.k = repeated_rows(grouped.k);
     p.v = repeated_rows(grouped.v);
-    p.key_bias = repeated_slot(grouped.key_bias, T());
-    p.key_end = repeated_slot(grouped.key_end, int32_t());
+    for_each_slot(
+        [&]<class Slot>(Slot, Tensor& to, const Tensor& from) {
+          if constexpr (Slot::info.rank == 3 && Slot::info.shape[1] == Extent::K)
+            to = repeated_slot(from, typename Slot::template Number<T>());
+        },
+        p, grouped);
     const Results repeated = results_of<TypeParam>(p, *this->stream);
 
     for (const auto& [name, tensor] : results.tensors) {
