@@ -71,7 +71,7 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
   std::vector<double> rows(num_batches * Sum::num_sums);
   const auto length = static_cast<size_t>(config.by_position ? config.seq_len : 0);
   std::vector<double> positions(2 * length);  // sums of losses, then counts
-  for (auto i = static_cast<size_t>(comm.rank()); i < num_batches; i += static_cast<size_t>(comm.size())) {
+  const auto measure_batch = [&](size_t i) {
     const size_t first = i * batch_size;
     const Batch batch =
         validation_batch(examples, std::span(all).subspan(first, std::min(batch_size, all.size() - first)),
@@ -86,7 +86,11 @@ Evaluation evaluate(Model& model, const ExampleSource& examples, const Evaluatio
       std::ranges::copy(score(model.predictions(ctx, batch.tokens).to_vector<int32_t>(stream),
                               batch.targets.to_vector<int32_t>(stream), config.seq_len),
                         row.begin() + Sum::right_answers);
-  }
+  };
+  agree(comm, [&] {
+    for (auto i = static_cast<size_t>(comm.rank()); i < num_batches; i += static_cast<size_t>(comm.size()))
+      measure_batch(i);
+  });
   std::array<double, Sum::num_sums> sums{};
   const std::vector<double> of_all_ranks = all_reduce_values(comm, rows, Reduce::sum);
   for (size_t i = 0; i < of_all_ranks.size(); ++i) sums[i % Sum::num_sums] += of_all_ranks[i];

@@ -37,7 +37,7 @@ double block_values_per_token(const ModelConfig& model) {
 
 }  // namespace
 
-Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
+Plan make_plan(const Recipe& recipe, const TextSize& text, int world_size) {
   Plan plan;
   const ModelConfig& config = recipe.model;
   Model model(config);
@@ -95,7 +95,9 @@ Plan make_plan(const Recipe& recipe, double data_bytes, int world_size) {
   plan.ideal_flop_per_token = work.ideal_flop;
   // Backward of a feed-forward layer holds three of its inner tensors beside two of the residual stream.
   plan.workspace = rows * value * (3 * F + 2 * D) + attention_workspace;
-  plan.data = data_bytes;
+  plan.data = text.in_memory;
+  plan.text_files = text.in_files;
+  plan.temporary_text = text.packed;
   plan.program = started_program_bytes() + kBuffersBytes + (world_size > 1 ? kMpiBytes : 0);
   plan.checkpoint_bytes = P * 12;
   // States of both segments of the other ranks, forward and backward.
@@ -138,9 +140,14 @@ std::string to_text(const Plan& plan, const Recipe& recipe, int world_size) {
                recipe.train.recompute ? "inputs of blocks and one block" : "");
   text += line("logits", mib(plan.logits));
   text += line("temporary", mib(plan.workspace));
-  text += line("data", mib(plan.data));
+  text += line("data", mib(plan.data), "where documents are; their text stays on disk");
   text += line("program", mib(plan.program));
   text += line("peak", mib(plan.total_bytes()));
+  if (plan.text_files + plan.temporary_text > 0) {
+    text += "Text on disk, which all ranks of a machine read through one page cache\n";
+    text += line("files", mib(plan.text_files), "as they are");
+    text += line("decompressed", mib(plan.temporary_text), "into TMPDIR, once per machine");
+  }
   text += "Run\n";
   text += line("steps", fmt::format("{}", steps), fmt::format("{} tokens", format_count(tokens)));
   text += line("accumulation", fmt::format("{}", recipe.accumulation_steps(world_size)),

@@ -68,6 +68,9 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
     recipe_.resolve(tokenizer_->vocab_size());
     if (recipe_.generate.tokens > 0 && !recipe_.data.is_task())
       check_prompt(recipe_.model, *tokenizer_, recipe_.generate);
+  });
+  documents_ = open_documents(recipe_.data, *tokenizer_, comm_);
+  agree(comm_, [&] {
     open_data();
   });
   require_same_data(examples_->fingerprint(), comm_);
@@ -95,7 +98,8 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
 }
 
 void Trainer::open_data() {
-  examples_ = ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size);
+  examples_ =
+      ExampleSource::open(recipe_.data, *tokenizer_, recipe_.run.seed, recipe_.model.vocab_size, documents_);
   HEADWAY_CHECK(examples_->num_examples(Split::train) > 0, DataError,
                 fmt::format("data.val_fraction = {} holds out all of the data: nothing is left to train on",
                             recipe_.data.val_fraction));
@@ -277,9 +281,20 @@ ExitCode Trainer::train() {
   }
   last_settled_ = Clock::now();
   std::unique_ptr<Step> previous;
+  // Data that change under the run end it on all ranks: the steps so far are kept.
+  const auto read_data = [&](const auto& work) {
+    try {
+      work();
+    } catch (const DataError&) {
+      if (previous) settle(*previous, true);
+      if (saved_step_ != run_state_.step) save();
+      throw;
+    }
+  };
   std::optional<KernelChoices> choices(std::in_place);  // of the first step, whose shapes are those of all
   while (run_state_.step < last_step()) {
-    std::unique_ptr<Step> step = start_step();
+    std::unique_ptr<Step> step;
+    read_data([&] { step = start_step(); });
     if (choices && !choices->summary().empty()) say("attention kernels: " + choices->summary());
     choices.reset();
     const int64_t number = step->inputs.step;
@@ -296,7 +311,7 @@ ExitCode Trainer::train() {
       continue;
     }
     settle(*step, true);
-    if (evaluates) validate();
+    if (evaluates) read_data([&] { validate(); });
     if (step->write_failed) end_with_write_failure();
     if (saves) save();
     last_settled_ = Clock::now();

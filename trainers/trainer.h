@@ -103,6 +103,7 @@ class Trainer {
   Communicator& comm_;
   Stream& stream_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::shared_ptr<const TextDocuments> documents_;  // of data.text
   std::unique_ptr<ExampleSource> examples_;
   std::optional<SampleOrder> order_;
   std::unique_ptr<Model> model_;

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/io/descriptor.h"
 
 namespace headway {
 namespace {
@@ -21,22 +22,6 @@ std::byte* map(int fd, size_t bytes) {
   void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
 }
-
-// A file descriptor that is closed at the end; mappings outlive it.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  bool is_open() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 std::vector<int64_t> gather(int rank, int size, int64_t value, const Exchange& exchange) {
   std::vector<int64_t> values(static_cast<size_t>(size));

@@ -1,9 +1,6 @@
 #include "core/io/token_shards.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -28,85 +25,40 @@ constexpr int64_t kHeaderInts = 256;
 constexpr int64_t kHeaderBytes = kHeaderInts * static_cast<int64_t>(sizeof(int32_t));
 constexpr int64_t kScanTokens = 1 << 20;
 
-std::array<int32_t, kHeaderInts> read_header(const fs::path& path, int file) {
-  std::array<int32_t, kHeaderInts> header{};
-  const ssize_t got = pread(file, header.data(), static_cast<size_t>(kHeaderBytes), 0);
-  HEADWAY_CHECK(got == kHeaderBytes, DataError,
-                fmt::format("{}: {} bytes where a token shard has a header of {}", path.string(),
-                            std::max<ssize_t>(got, 0), kHeaderBytes));
-  return header;
-}
-
 }  // namespace
 
-TokenShard::TokenShard(fs::path path) : path_(std::move(path)) {
-  struct stat status = {};
-  HEADWAY_CHECK(stat(path_.c_str(), &status) == 0 && S_ISREG(status.st_mode), DataError,
-                fmt::format("{}: not a file that can be read", path_.string()));
-  file_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  HEADWAY_CHECK(file_ >= 0, DataError, fmt::format("{}: {}", path_.string(), std::strerror(errno)));
-  try {
-    const auto header = read_header(path_, file_);
-    const bool is_wide = header[0] == kMagic32;
-    HEADWAY_CHECK(header[0] == kMagic16 || is_wide, DataError,
-                  fmt::format("{}: magic {} where a token shard has {} or {}", path_.string(), header[0],
-                              kMagic16, kMagic32));
-    const int32_t version = is_wide ? kVersion32 : kVersion16;
-    HEADWAY_CHECK(header[1] == version, DataError,
-                  fmt::format("{}: version {} where {} is expected", path_.string(), header[1], version));
-    num_tokens_ = header[2];
-    bytes_per_token_ = is_wide ? 4 : 2;
-    const int64_t expected = kHeaderBytes + num_tokens_ * bytes_per_token_;
-    HEADWAY_CHECK(num_tokens_ >= 0 && status.st_size == expected, DataError,
-                  fmt::format("{}: {} bytes where a header of {} tokens needs {}", path_.string(),
-                              status.st_size, num_tokens_, expected));
-    num_bytes_ = status.st_size;
-    changed_ = status.st_mtim;
-  } catch (...) {
-    close(file_);
-    throw;
-  }
+TokenShard::TokenShard(fs::path path) : file_(std::move(path)) {
+  const std::string name = file_.path().string();
+  HEADWAY_CHECK(
+      file_.size() >= kHeaderBytes, DataError,
+      fmt::format("{}: {} bytes where a token shard has a header of {}", name, file_.size(), kHeaderBytes));
+  std::array<int32_t, kHeaderInts> header{};
+  file_.read(0, std::as_writable_bytes(std::span(header)));
+  const bool is_wide = header[0] == kMagic32;
+  HEADWAY_CHECK(
+      header[0] == kMagic16 || is_wide, DataError,
+      fmt::format("{}: magic {} where a token shard has {} or {}", name, header[0], kMagic16, kMagic32));
+  const int32_t version = is_wide ? kVersion32 : kVersion16;
+  HEADWAY_CHECK(header[1] == version, DataError,
+                fmt::format("{}: version {} where {} is expected", name, header[1], version));
+  num_tokens_ = header[2];
+  bytes_per_token_ = is_wide ? 4 : 2;
+  const int64_t expected = kHeaderBytes + num_tokens_ * bytes_per_token_;
+  HEADWAY_CHECK(num_tokens_ >= 0 && file_.size() == expected, DataError,
+                fmt::format("{}: {} bytes where a header of {} tokens needs {}", name, file_.size(),
+                            num_tokens_, expected));
 }
-
-TokenShard::~TokenShard() {
-  if (file_ >= 0) close(file_);
-}
-
-TokenShard::TokenShard(TokenShard&& other) noexcept
-    : path_(std::move(other.path_)),
-      file_(std::exchange(other.file_, -1)),
-      num_tokens_(other.num_tokens_),
-      bytes_per_token_(other.bytes_per_token_),
-      vocab_size_(other.vocab_size_),
-      changed_(other.changed_),
-      num_bytes_(other.num_bytes_) {}
 
 void TokenShard::read(int64_t offset, std::span<int32_t> ids) const {
-  std::vector<std::byte> raw(ids.size() * static_cast<size_t>(bytes_per_token_));
-  size_t done = 0;
-  while (done < raw.size()) {
-    const auto at = kHeaderBytes + offset * bytes_per_token_ + static_cast<int64_t>(done);
-    const ssize_t got = pread(file_, raw.data() + done, raw.size() - done, at);
-    if (got < 0 && errno == EINTR) continue;
-    HEADWAY_CHECK(got > 0, DataError,
-                  fmt::format("{}: the file ends before token {}: it was changed while in use",
-                              path_.string(), offset + static_cast<int64_t>(ids.size()) - 1));
-    done += static_cast<size_t>(got);
-  }
-  if (bytes_per_token_ == 2) {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      uint16_t id = 0;
-      std::memcpy(&id, raw.data() + 2 * i, sizeof(id));
-      ids[i] = id;
-    }
-  } else if (!raw.empty()) {  // memcpy wants no null pointers, not even for zero bytes
-    std::memcpy(ids.data(), raw.data(), raw.size());
+  const int64_t at = kHeaderBytes + offset * bytes_per_token_;
+  if (bytes_per_token_ == 4) {
+    file_.read(at, std::as_writable_bytes(ids));
+  } else {
+    std::vector<uint16_t> narrow(ids.size());
+    file_.read(at, std::as_writable_bytes(std::span(narrow)));
+    std::ranges::copy(narrow, ids.begin());
   }
   check_ids(offset, ids);
-  struct stat now = {};
-  const bool is_same = fstat(file_, &now) == 0 && now.st_size == num_bytes_ &&
-                       now.st_mtim.tv_sec == changed_.tv_sec && now.st_mtim.tv_nsec == changed_.tv_nsec;
-  HEADWAY_CHECK(is_same, DataError, fmt::format("{}: the file was changed while in use", path_.string()));
 }
 
 void TokenShard::check_ids(int64_t offset, std::span<const int32_t> ids) const {
@@ -115,7 +67,7 @@ void TokenShard::check_ids(int64_t offset, std::span<const int32_t> ids) const {
   for (const int32_t id : ids) largest = std::max(largest, static_cast<uint32_t>(id));
   if (largest < limit) return;
   const auto bad = std::ranges::find_if(ids, [&](int32_t id) { return static_cast<uint32_t>(id) >= limit; });
-  throw DataError(fmt::format("{}: token {} has id {}, outside the vocabulary of {}", path_.string(),
+  throw DataError(fmt::format("{}: token {} has id {}, outside the vocabulary of {}", path().string(),
                               offset + (bad - ids.begin()), *bad, vocab_size_));
 }
 
@@ -137,7 +89,7 @@ TokenShardWriter::TokenShardWriter(fs::path folder, std::string prefix, int64_t 
     : folder_(std::move(folder)),
       prefix_(std::move(prefix)),
       is_wide_(vocab_size > std::numeric_limits<uint16_t>::max() + 1),
-      tokens_per_shard_(static_cast<size_t>(tokens_per_shard)) {
+      tokens_per_shard_(tokens_per_shard) {
   HEADWAY_CHECK(
       !prefix_.empty() && prefix_.front() != '.' && prefix_.find('/') == std::string::npos, ConfigError,
       fmt::format("prefix \"{}\": expected the beginning of a file's name, without slashes and no dot in "
@@ -155,41 +107,56 @@ TokenShardWriter::TokenShardWriter(fs::path folder, std::string prefix, int64_t 
   HEADWAY_CHECK(!error, IoError, fmt::format("cannot read {}: {}", folder_.string(), error.message()));
 }
 
+TokenShardWriter::Shard::Shard(const fs::path& path) : file(path), out(file.temporary(), std::ios::binary) {}
+
 void TokenShardWriter::write(std::span<const int32_t> ids) {
-  pending_.insert(pending_.end(), ids.begin(), ids.end());
-  size_t written = 0;
-  while (pending_.size() - written >= tokens_per_shard_) {
-    write_shard(std::span(pending_).subspan(written, tokens_per_shard_));
-    written += tokens_per_shard_;
+  while (!ids.empty()) {
+    if (!shard_) {
+      shard_ = std::make_unique<Shard>(folder_ / fmt::format("{}-{:06}.bin", prefix_, num_shards_));
+      write_header();
+    }
+    const auto count = std::min(static_cast<int64_t>(ids.size()), tokens_per_shard_ - shard_->num_tokens);
+    const std::span<const int32_t> part = ids.first(static_cast<size_t>(count));
+    if (is_wide_) {
+      write_bytes(std::as_bytes(part));
+    } else {
+      const std::vector<uint16_t> narrow(part.begin(), part.end());
+      write_bytes(std::as_bytes(std::span(narrow)));
+    }
+    shard_->num_tokens += count;
+    ids = ids.subspan(part.size());
+    if (shard_->num_tokens == tokens_per_shard_) finish();
   }
-  pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(written));
 }
 
 void TokenShardWriter::finish() {
-  if (!pending_.empty()) write_shard(pending_);
-  pending_.clear();
+  if (!shard_) return;
+  shard_->out.seekp(0);
+  write_header();
+  shard_->out.close();
+  require_written();
+  shard_->file.commit();
+  num_tokens_ += shard_->num_tokens;
+  ++num_shards_;
+  shard_.reset();
 }
 
-void TokenShardWriter::write_shard(std::span<const int32_t> ids) {
-  AtomicFile file(folder_ / fmt::format("{}-{:06}.bin", prefix_, num_shards_));
-  std::ofstream out(file.temporary(), std::ios::binary);
+void TokenShardWriter::write_header() {
   std::array<int32_t, kHeaderInts> header{};
   header[0] = is_wide_ ? kMagic32 : kMagic16;
   header[1] = is_wide_ ? kVersion32 : kVersion16;
-  header[2] = static_cast<int32_t>(ids.size());
-  out.write(reinterpret_cast<const char*>(header.data()), kHeaderBytes);
-  if (is_wide_) {
-    out.write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(ids.size_bytes()));
-  } else {
-    const std::vector<uint16_t> narrow(ids.begin(), ids.end());
-    out.write(reinterpret_cast<const char*>(narrow.data()), static_cast<std::streamsize>(narrow.size() * 2));
-  }
-  out.close();
-  HEADWAY_CHECK(out, IoError,
-                fmt::format("cannot write {}: {}", file.temporary().string(), std::strerror(errno)));
-  file.commit();
-  num_tokens_ += static_cast<int64_t>(ids.size());
-  ++num_shards_;
+  header[2] = static_cast<int32_t>(shard_->num_tokens);
+  write_bytes(std::as_bytes(std::span(header)));
+}
+
+void TokenShardWriter::write_bytes(std::span<const std::byte> bytes) {
+  shard_->out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  require_written();
+}
+
+void TokenShardWriter::require_written() const {
+  HEADWAY_CHECK(shard_->out, IoError,
+                fmt::format("cannot write {}: {}", shard_->file.temporary().string(), std::strerror(errno)));
 }
 
 bool is_token_shard(const fs::path& path) {

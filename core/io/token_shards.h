@@ -4,12 +4,16 @@
 #pragma once
 
 #include <cstdint>
-#include <ctime>
 #include <filesystem>
+#include <fstream>
 #include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "core/io/atomic_file.h"
+#include "core/io/watched_file.h"
 
 namespace headway {
 
@@ -18,15 +22,12 @@ class TokenShard {
   /// Opens and reads the header. DataError naming file, field, value and expectation when header and size
   /// disagree.
   explicit TokenShard(std::filesystem::path);
-  ~TokenShard();
-  TokenShard(TokenShard&&) noexcept;
-  TokenShard& operator=(TokenShard&&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_.path(); }
   int64_t num_tokens() const { return num_tokens_; }
   int bytes_per_token() const { return bytes_per_token_; }
-  /// Ids from offset on. Read from the file, not mapped: a file that was changed since it was opened, in its
-  /// size, its time or an id outside the vocabulary, is a DataError and not a signal or a wild index.
+  /// Ids from offset on. A file that was changed since then, in its size, its time or an id outside the
+  /// vocabulary, is a DataError and not a signal or a wild index.
   void read(int64_t offset, std::span<int32_t> ids) const;
   /// Reads every id; DataError naming the first one that is not in 0 .. vocab_size-1, here and in what read()
   /// reads from now on. Returns a digest of all.
@@ -35,13 +36,10 @@ class TokenShard {
  private:
   void check_ids(int64_t offset, std::span<const int32_t> ids) const;
 
-  std::filesystem::path path_;
-  int file_ = -1;
+  WatchedFile file_;
   int64_t num_tokens_ = 0;
   int bytes_per_token_ = 2;
   int64_t vocab_size_ = std::numeric_limits<int32_t>::max();
-  timespec changed_ = {};  // the file's own time when it was opened
-  int64_t num_bytes_ = 0;
 };
 
 /// Writes shards folder/<prefix>-000000.bin, ... of at most tokens_per_shard ids, each by temporary and
@@ -52,21 +50,33 @@ class TokenShardWriter {
   /// prefix begins no name of a file.
   TokenShardWriter(std::filesystem::path folder, std::string prefix, int64_t vocab_size,
                    int64_t tokens_per_shard);
+  /// Goes to disk at once.
   void write(std::span<const int32_t> ids);
-  /// Writes what is left. IoError as from write().
+  /// Ends the last shard. IoError as from write().
   void finish();
-  int64_t num_tokens() const { return num_tokens_; }
+  /// Of all shards so far.
+  int64_t num_tokens() const { return num_tokens_ + (shard_ ? shard_->num_tokens : 0); }
+  /// That are finished.
   int num_shards() const { return num_shards_; }
 
  private:
-  void write_shard(std::span<const int32_t> ids);
+  struct Shard {
+    explicit Shard(const std::filesystem::path&);
+    AtomicFile file;
+    std::ofstream out;
+    int64_t num_tokens = 0;
+  };
+  /// With the number of tokens so far.
+  void write_header();
+  void write_bytes(std::span<const std::byte>);
+  void require_written() const;
 
   std::filesystem::path folder_;
   std::string prefix_;
   bool is_wide_;
-  size_t tokens_per_shard_;
-  std::vector<int32_t> pending_;
-  int64_t num_tokens_ = 0;
+  int64_t tokens_per_shard_;
+  std::unique_ptr<Shard> shard_;  // that is being written
+  int64_t num_tokens_ = 0;        // of those that are finished
   int num_shards_ = 0;
 };
 

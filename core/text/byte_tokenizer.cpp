@@ -16,6 +16,7 @@ class ByteTokenizer final : public Tokenizer {
     return text;
   }
   int32_t vocab_size() const override { return 257; }
+  bool encodes_bytes() const override { return true; }
   int32_t end_of_text() const override { return 256; }
   std::string name() const override { return "bytes"; }
   const std::string& definition() const override {

@@ -6,7 +6,7 @@
 
 namespace headway {
 
-std::string read_zstd_file(const std::filesystem::path& path, std::string_view key, int64_t) {
+void read_zstd_file(const std::filesystem::path& path, std::string_view key, int64_t, const TextSink&) {
   throw DataError(fmt::format(
       "{}: {} is compressed by zstd, which this build cannot read: install libzstd-dev and build again", key,
       path.string()));

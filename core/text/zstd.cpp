@@ -12,7 +12,8 @@
 
 namespace headway {
 
-std::string read_zstd_file(const std::filesystem::path& path, std::string_view key, int64_t max_bytes) {
+void read_zstd_file(const std::filesystem::path& path, std::string_view key, int64_t max_bytes,
+                    const TextSink& sink) {
   const auto fail = [&](const char* reason) {
     throw DataError(fmt::format("{}: cannot read {}: {}", key, path.string(), reason));
   };
@@ -21,28 +22,26 @@ std::string read_zstd_file(const std::filesystem::path& path, std::string_view k
   const std::unique_ptr<ZSTD_DStream, size_t (*)(ZSTD_DStream*)> stream(ZSTD_createDStream(),
                                                                         ZSTD_freeDStream);
   if (!stream) fail("out of memory");
-  std::string piece(ZSTD_DStreamInSize(), '\0'), text;
+  std::string compressed(ZSTD_DStreamInSize(), '\0'), text(ZSTD_DStreamOutSize(), '\0');
+  int64_t wanted = max_bytes;
   size_t left = 1;  // bytes the current frame still wants; 0 between frames
-  while (static_cast<int64_t>(text.size()) < max_bytes) {
-    in.read(piece.data(), static_cast<std::streamsize>(piece.size()));
-    ZSTD_inBuffer input{piece.data(), static_cast<size_t>(in.gcount()), 0};
+  while (wanted > 0) {
+    in.read(compressed.data(), static_cast<std::streamsize>(compressed.size()));
+    if (in.bad()) fail(std::strerror(errno));
+    ZSTD_inBuffer input{compressed.data(), static_cast<size_t>(in.gcount()), 0};
     if (input.size == 0) break;
     bool more_waits = true;  // the output was full before the frame ended
-    while (input.pos < input.size || more_waits) {
-      const size_t begin = text.size();
-      text.resize(begin + ZSTD_DStreamOutSize());
-      ZSTD_outBuffer output{text.data() + begin, text.size() - begin, 0};
+    while (wanted > 0 && (input.pos < input.size || more_waits)) {
+      ZSTD_outBuffer output{text.data(), text.size(), 0};
       left = ZSTD_decompressStream(stream.get(), &output, &input);
-      text.resize(begin + output.pos);
       if (ZSTD_isError(left)) fail(ZSTD_getErrorName(left));
       more_waits = left != 0 && output.pos == output.size;
-      if (static_cast<int64_t>(text.size()) >= max_bytes) break;
+      const int64_t count = std::min(static_cast<int64_t>(output.pos), wanted);
+      if (count > 0) sink(std::string_view(text).substr(0, static_cast<size_t>(count)));
+      wanted -= count;
     }
   }
-  const bool is_whole = static_cast<int64_t>(text.size()) < max_bytes;
-  if (is_whole && left != 0) fail("the file ends in the middle");
-  text.resize(std::min(text.size(), static_cast<size_t>(max_bytes)));
-  return text;
+  if (wanted > 0 && left != 0) fail("the file ends in the middle");
 }
 
 }  // namespace headway

@@ -7,7 +7,6 @@
 
 #include "core/error.h"
 #include "tests/support/seed.h"
-#include "trainers/data/token_array.h"
 #include "trainers/data/token_corpus.h"
 
 namespace headway {
@@ -62,25 +61,6 @@ TEST(Split, APlaceInASequenceOfRangesIsFoundInTheText) {
     for (int64_t count = 0; offset + count <= ranges.num_tokens(); ++count)
       EXPECT_EQ(places(TokenRanges(ranges.find(offset, count))),
                 std::vector(all.begin() + offset, all.begin() + offset + count));
-}
-
-TEST(Split, TokensThatAreTakenOutLeaveTheOthersInOrder) {
-  for (const int64_t vocab_size : {257, 100'000}) {
-    TokenArray tokens(vocab_size);
-    std::vector<int32_t> ids(30);
-    std::iota(ids.begin(), ids.end(), 0);
-    tokens.append(ids);
-    const TokenRanges ranges({{0, 2}, {5, 6}, {6, 9}, {28, 30}});
-    const TokenArray taken = tokens.take(ranges.ranges());
-    const auto all = [](const TokenArray& array) {
-      std::vector<int32_t> read(static_cast<size_t>(array.size()));
-      array.read(0, read);
-      return std::vector<int64_t>(read.begin(), read.end());
-    };
-    EXPECT_EQ(all(taken), places(ranges));
-    EXPECT_EQ(all(tokens), places(ranges.complement(30)));
-    EXPECT_EQ(tokens.take({}).size(), 0);
-  }
 }
 
 TEST(Split, ARecipeFromBeforeSplitSeedIsSplitByItsRunSeed) {

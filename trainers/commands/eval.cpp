@@ -108,8 +108,11 @@ Action add_options(OptionList verb) {
         }
         loaded = load_model(options->checkpoint.resolve(), overrides, stream);
         require_known_data(loaded, overrides);
+      });
+      const auto documents = open_documents(loaded.recipe.data, *loaded.tokenizer, comm);
+      agree(comm, [&] {
         examples = ExampleSource::open(loaded.recipe.data, *loaded.tokenizer, loaded.recipe.run.seed,
-                                       loaded.recipe.model.vocab_size);
+                                       loaded.recipe.model.vocab_size, documents);
       });
       const Evaluation result = evaluate(*loaded.model, *examples,
                                          {.tokens = tokens_to_read(loaded),

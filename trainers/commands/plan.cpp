@@ -6,24 +6,12 @@
 #include <filesystem>
 #include <optional>
 
-#include "core/text/glob.h"
 #include "core/text/tokenizer.h"
 #include "trainers/commands/command.h"
 #include "trainers/matched_parameters.h"
 
 namespace headway {
 namespace {
-
-/// Memory of the token ids: text is encoded into memory, shards are read as they are needed. Exact for bytes,
-/// an upper bound for tokenizers that merge.
-double data_bytes(const Recipe& recipe, const Tokenizer& tokenizer) {
-  if (recipe.data.text.empty()) return 0;
-  double bytes = 0;
-  for (const auto& file : find_files(recipe.data.text, "data.text"))
-    bytes += static_cast<double>(std::filesystem::file_size(file));
-  if (recipe.data.max_bytes > 0) bytes = std::min(bytes, static_cast<double>(recipe.data.max_bytes));
-  return bytes * (tokenizer.vocab_size() > 65536 ? 4 : 2);
-}
 
 Recipe resolved(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
   Recipe recipe = load_recipe(path, overrides);
@@ -56,7 +44,7 @@ Action add_options(OptionList verb) {
   return [options] {
     const Recipe recipe = resolved(options->recipe, options->overrides);
     const auto tokenizer = recipe.data.make_tokenizer();
-    const Plan plan = make_plan(recipe, data_bytes(recipe, *tokenizer), options->ranks);
+    const Plan plan = make_plan(recipe, measure_text(recipe.data, *tokenizer), options->ranks);
     std::string text = to_text(plan, recipe, options->ranks);
     if (options->match) {
       const auto other = recipe_to_match(*options->match, options->recipe);

@@ -26,12 +26,11 @@ ExitCode tokenize(const Options& options) {
   TokenShardWriter writer(options.out, options.prefix, tokenizer->vocab_size(), options.shard_tokens);
   const auto start = std::chrono::steady_clock::now();
   double said = 0;
-  std::vector<int32_t> ids;
+  const int32_t end_of_text = tokenizer->end_of_text();
   for (size_t i = 0; i < files.size(); ++i) {
-    ids.clear();
-    tokenizer->encode(read_text_file(files[i], "tokenize", std::numeric_limits<int64_t>::max()), ids);
-    ids.push_back(tokenizer->end_of_text());
-    writer.write(ids);
+    encode_text_file(files[i], "tokenize", std::numeric_limits<int64_t>::max(), *tokenizer,
+                     [&](std::span<const int32_t> ids) { writer.write(ids); });
+    writer.write(std::span(&end_of_text, 1));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (seconds - said < 5) continue;
     said = seconds;

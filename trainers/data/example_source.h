@@ -8,6 +8,7 @@
 
 #include "core/text/tokenizer.h"
 #include "trainers/data/data_digests.h"
+#include "trainers/data/text_documents.h"
 #include "trainers/recipe.h"
 
 namespace headway {
@@ -40,11 +41,11 @@ class ExampleSource {
   /// "1,204 files, 12.3M training and 0.6M validation tokens"
   virtual std::string description() const = 0;
 
-  /// By data.task, data.text or data.tokens; seed: of a task's training examples
-  /// and of the places where text is cut. DataError for what is
-  /// missing, empty, damaged or outside vocab_size; ConfigError for a task that does not fit data.seq_len.
+  /// By data.task, data.text, whose documents open_documents() gives, or data.tokens; seed: of a task's
+  /// training examples and of the places where text is cut. DataError for what is missing, empty, damaged or
+  /// outside vocab_size; ConfigError for a task that does not fit data.seq_len.
   static std::unique_ptr<ExampleSource> open(const DataRecipe&, const Tokenizer&, int64_t seed,
-                                             int64_t vocab_size);
+                                             int64_t vocab_size, std::shared_ptr<const TextDocuments>);
 };
 
 }  // namespace headway

@@ -14,7 +14,7 @@
 namespace headway {
 namespace {
 
-class ShardCorpus final : public TokenCorpus {
+class ShardCorpus final : public SplitCorpus {
  public:
   ShardCorpus(const DataRecipe& recipe, int64_t vocab_size) {
     std::string digests;
@@ -24,41 +24,29 @@ class ShardCorpus final : public TokenCorpus {
       ends_.push_back((ends_.empty() ? 0 : ends_.back()) + shard.num_tokens());
     }
     fingerprint_ = xxh3_64(digests.data(), digests.size());
-    const HeldOut held_out = hold_out(recipe, ends_.back());
-    validation_ = held_out.tokens;
-    train_ = validation_.complement(ends_.back());
-    held_out_ = held_out.description;
+    split(hold_out(recipe, ends_.back()), ends_.back());
   }
 
-  int64_t num_tokens(Split split) const override { return tokens(split).num_tokens(); }
-  void read(Split split, int64_t offset, std::span<int32_t> ids) const override {
-    for (const auto& [begin, end] : tokens(split).find(offset, static_cast<int64_t>(ids.size()))) {
-      const auto count = static_cast<size_t>(end - begin);
-      read_text(begin, ids.first(count));
-      ids = ids.subspan(count);
-    }
-  }
   std::string fingerprint() const override { return fingerprint_; }
   /// The splits are named by what they are taken from and where: they may be too large to read them all
   /// again.
   DataDigests digests() const override {
-    const auto digest_of = [this](const TokenRanges& split) {
+    const auto digest_of = [this](const TokenRanges& part) {
       std::string definition = fingerprint_;
-      for (const auto& [begin, end] : split.ranges()) definition += fmt::format(" {}-{}", begin, end);
+      for (const auto& [begin, end] : part.ranges()) definition += fmt::format(" {}-{}", begin, end);
       return xxh3_64(definition.data(), definition.size());
     };
-    return {.all = fingerprint_, .train = digest_of(train_), .held_out = digest_of(validation_)};
+    return {.all = fingerprint_,
+            .train = digest_of(tokens(Split::train)),
+            .held_out = digest_of(tokens(Split::validation))};
   }
   double bytes_per_token() const override { return 0; }
   std::string description() const override {
-    return describe_split(fmt::format("{} token shards", shards_.size()), train_.num_tokens(),
-                          validation_.num_tokens(), held_out_);
+    return describe_split(fmt::format("{} token shards", shards_.size()));
   }
 
  private:
-  const TokenRanges& tokens(Split split) const { return split == Split::train ? train_ : validation_; }
-  /// Of all shards, whatever their split.
-  void read_text(int64_t at, std::span<int32_t> ids) const {
+  void read_all(int64_t at, std::span<int32_t> ids) const override {
     auto shard = static_cast<size_t>(std::ranges::upper_bound(ends_, at) - ends_.begin());
     while (!ids.empty()) {
       const int64_t begin = shard == 0 ? 0 : ends_[shard - 1];
@@ -73,8 +61,6 @@ class ShardCorpus final : public TokenCorpus {
 
   std::vector<TokenShard> shards_;
   std::vector<int64_t> ends_;  // tokens up to and including each shard
-  TokenRanges train_, validation_;
-  std::string held_out_;
   std::string fingerprint_;
 };
 

@@ -26,8 +26,10 @@ class TokenCorpus {
   /// "1,204 files, 12.3M training and 0.6M validation tokens (held out: documents by data.split_seed = 0)"
   virtual std::string description() const = 0;
 
-  /// By data.text or data.tokens. DataError for what is missing, empty, damaged or outside vocab_size.
-  static std::unique_ptr<TokenCorpus> open(const DataRecipe&, const Tokenizer&, int64_t vocab_size);
+  /// By data.text, whose documents are given, or data.tokens. DataError for what is missing, empty, damaged
+  /// or outside vocab_size.
+  static std::unique_ptr<TokenCorpus> open(const DataRecipe&, const Tokenizer&, int64_t vocab_size,
+                                           std::shared_ptr<const TextDocuments>);
 };
 
 /// What is held out where whole documents are not.
@@ -39,8 +41,24 @@ struct HeldOut {
 /// too few blocks.
 HeldOut hold_out(const DataRecipe&, int64_t num_tokens);
 
-/// What description() says: what the text consists of, its tokens in each split, and what is held out.
-std::string describe_split(const std::string& text, int64_t num_train, int64_t num_validation,
-                           const std::string& held_out);
+/// A corpus whose splits are parts of one sequence of tokens.
+class SplitCorpus : public TokenCorpus {
+ public:
+  int64_t num_tokens(Split part) const final { return tokens(part).num_tokens(); }
+  void read(Split, int64_t offset, std::span<int32_t> ids) const final;
+
+ protected:
+  /// Before anything is read.
+  void split(HeldOut, int64_t num_tokens);
+  const TokenRanges& tokens(Split part) const { return part == Split::train ? train_ : held_out_.tokens; }
+  /// description() of a text that consists of this.
+  std::string describe_split(const std::string& text) const;
+  /// Tokens of the whole sequence, whatever their split.
+  virtual void read_all(int64_t at, std::span<int32_t> ids) const = 0;
+
+ private:
+  TokenRanges train_;
+  HeldOut held_out_;
+};
 
 }  // namespace headway

@@ -57,7 +57,7 @@ void read_recipe(const fs::path& path, ArmResult& result) {
     Recipe recipe = parse_stored_recipe(text, path.string(), {});
     // The work is that of the device the arm ran on, wherever the report is written.
     if (!result.device.empty()) recipe.run.device = result.device.starts_with("CPU") ? "cpu" : "cuda";
-    result.plan = make_plan(recipe, 0, 1);
+    result.plan = make_plan(recipe, {}, 1);
   } catch (const ConfigError& error) {
     // One torn file must not stop the report of the others.
     result.status = "unreadable";
