@@ -217,9 +217,11 @@ std::string age_note(const RunInfo& info, const std::string& source) {
 void check_loadable(ArchiveReader& reader) {
   Recipe recipe = stored_recipe(read_run_info(reader), reader.source());
   with_checkpoint_errors([&] {
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(reader);
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(reader, recipe);
     const std::string expected = recipe.data.make_tokenizer()->name();
-    HEADWAY_CHECK(tokenizer->name() == expected, CheckpointError,
+    const bool is_of_shards = !recipe.data.tokens.empty() && tokenizer->end_of_text() < 0 &&
+                              tokenizer->vocab_size() == recipe.model.vocab_size;
+    HEADWAY_CHECK(tokenizer->name() == expected || is_of_shards, CheckpointError,
                   fmt::format("{}: the tokenizer is {}, and the recipe's {}", reader.source(),
                               tokenizer->name(), expected));
     recipe.resolve(tokenizer->vocab_size());  // which has a row for each of its tokens

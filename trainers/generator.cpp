@@ -12,7 +12,7 @@ namespace headway {
 
 namespace {
 
-/// Never empty: a model continues something.
+/// Never empty: a model continues something. A tokenizer without end of text refuses an empty prompt itself.
 std::vector<int32_t> tokens_of_prompt(const Tokenizer& tokenizer, const GenerateRecipe& recipe) {
   std::vector<int32_t> tokens;
   tokenizer.encode(recipe.prompt, tokens);
@@ -26,6 +26,24 @@ int64_t room_of(const ModelConfig& config) {
 }
 
 }  // namespace
+
+std::string unknown_text_note(const DataRecipe& recipe, const Tokenizer& tokenizer) {
+  if (recipe.is_task() || tokenizer.end_of_text() >= 0) return "";
+  return fmt::format(
+      "data.tokens holds ids of a tokenizer that is not known (data.tokenizer = \"{}\" has too few): text is "
+      "written as ids from 0 to {}, and prompts are such ids with spaces between",
+      recipe.tokenizer, tokenizer.vocab_size() - 1);
+}
+
+bool is_prompt(const Tokenizer& tokenizer, const std::string& prompt) {
+  try {
+    std::vector<int32_t> ids;
+    tokenizer.encode(prompt, ids);
+    return true;
+  } catch (const DataError&) {
+    return false;
+  }
+}
 
 void check_prompt(const ModelConfig& config, const Tokenizer& tokenizer, const GenerateRecipe& recipe) {
   const size_t length = tokens_of_prompt(tokenizer, recipe).size();

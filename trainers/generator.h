@@ -10,6 +10,14 @@
 
 namespace headway {
 
+/// One sentence for people where the tokens of a text are ids that no known tokenizer can turn into text:
+/// those of shards that are not data.tokenizer's. Empty where they have a text, or are a task's, which needs
+/// none.
+std::string unknown_text_note(const DataRecipe&, const Tokenizer&);
+
+/// Whether the tokenizer can encode it.
+bool is_prompt(const Tokenizer&, const std::string& prompt);
+
 /// ConfigError where the prompt has more tokens than the model has learned positions.
 void check_prompt(const ModelConfig&, const Tokenizer&, const GenerateRecipe&);
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::string_view kTokenizerPath = "tokenizer";
 constexpr std::string_view kDefinition = "definition";
+constexpr std::string_view kVocabSize = "vocab_size";
 
 template <class T>
 void require_equal(const ArchiveReader& archive, const char* what, const T& stored, const T& own) {
@@ -95,18 +96,34 @@ std::string DataState::difference(const ArchiveReader& archive, std::string_view
 
 void TokenizerState::save(ArchiveWriter& archive, std::string_view prefix) const {
   archive.attribute(prefix, "kind", tokenizer_.name());
+  archive.attribute(prefix, kVocabSize, int64_t{tokenizer_.vocab_size()});
   archive.text(fmt::format("{}/{}", prefix, kDefinition), tokenizer_.definition());
 }
 
 void TokenizerState::load(ArchiveReader& archive, std::string_view prefix, Stream&) {
-  require_equal(archive, "the tokenizer", archive.string(prefix, "kind"), tokenizer_.name());
+  // An older checkpoint of shards of another tokenizer has the recipe's, which is none of ids
+  // (load_tokenizer).
+  const std::string stored = archive.string(prefix, "kind");
+  const bool is_older_of_shards = !archive.has_attribute(prefix, kVocabSize) &&
+                                  tokenizer_.name().starts_with(kSymbolTokenizer) &&
+                                  !stored.starts_with(kSymbolTokenizer);
+  if (!is_older_of_shards) require_equal(archive, "the tokenizer", stored, tokenizer_.name());
   require_equal(archive, "the tokenizer's vocabulary",
                 archive.text(fmt::format("{}/{}", prefix, kDefinition)) == tokenizer_.definition(), true);
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(ArchiveReader& archive) {
-  return Tokenizer::restore(archive.string(kTokenizerPath, "kind"),
-                            archive.text(fmt::format("{}/{}", kTokenizerPath, kDefinition)));
+std::unique_ptr<Tokenizer> load_tokenizer(ArchiveReader& archive, const Recipe& recipe) {
+  std::unique_ptr<Tokenizer> tokenizer =
+      Tokenizer::restore(archive.string(kTokenizerPath, "kind"),
+                         archive.text(fmt::format("{}/{}", kTokenizerPath, kDefinition)));
+  // Before vocab_size was kept, the kind was the recipe's, whatever tokenizer the shards came from. A model
+  // with more rows than rounding up gives (ModelConfig::resolve) tells of another one.
+  constexpr int64_t kRounding = 64;
+  const bool is_older = !archive.has_attribute(kTokenizerPath, kVocabSize);
+  if (is_older && !recipe.data.tokens.empty() &&
+      recipe.model.vocab_size >= tokenizer->vocab_size() + kRounding)
+    tokenizer = make_symbol_tokenizer(static_cast<int32_t>(recipe.model.vocab_size));
+  return tokenizer;
 }
 
 }  // namespace headway

@@ -6,6 +6,7 @@
 #include "core/io/archive.h"
 #include "core/text/tokenizer.h"
 #include "layers/module.h"
+#include "trainers/recipe.h"
 #include "trainers/step_health.h"
 
 namespace headway {
@@ -68,6 +69,7 @@ class TokenizerState final : public Stateful {
   const Tokenizer& tokenizer_;
 };
 
-std::unique_ptr<Tokenizer> load_tokenizer(ArchiveReader&);
+/// recipe: the archive's own.
+std::unique_ptr<Tokenizer> load_tokenizer(ArchiveReader&, const Recipe&);
 
 }  // namespace headway

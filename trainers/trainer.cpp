@@ -66,12 +66,13 @@ Trainer::Trainer(const Recipe& recipe, Communicator& comm, Stream& stream)
   agree(comm_, [&] {
     tokenizer_ = recipe_.data.make_tokenizer();
     recipe_.resolve(tokenizer_->vocab_size());
-    if (recipe_.generate.tokens > 0 && !recipe_.data.is_task())
-      check_prompt(recipe_.model, *tokenizer_, recipe_.generate);
   });
   documents_ = open_documents(recipe_.data, *tokenizer_, comm_);
   agree(comm_, [&] {
     open_data();
+    if (examples_->largest_shard_id() >= tokenizer_->vocab_size())
+      tokenizer_ = make_symbol_tokenizer(static_cast<int32_t>(recipe_.model.vocab_size));
+    choose_prompt();
   });
   require_same_data(examples_->fingerprint(), comm_);
 
@@ -109,6 +110,18 @@ void Trainer::open_data() {
   data_state_.fingerprint = examples_->fingerprint();
   data_state_.seed = recipe_.run.seed;
   data_state_.seq_len = recipe_.data.seq_len;
+}
+
+void Trainer::choose_prompt() {
+  sample_ = recipe_.generate;
+  if (recipe_.data.is_task() || sample_.tokens == 0) return;
+  if (!unknown_text_note(recipe_.data, *tokenizer_).empty() && !is_prompt(*tokenizer_, sample_.prompt)) {
+    const Split split = examples_->num_examples(Split::validation) > 0 ? Split::validation : Split::train;
+    std::vector<int32_t> tokens(static_cast<size_t>(recipe_.data.seq_len)), targets(tokens.size());
+    examples_->read({split, 0}, tokens, targets);
+    sample_.prompt = tokenizer_->decode(std::span(tokens).first(1));
+  }
+  check_prompt(recipe_.model, *tokenizer_, sample_);
 }
 
 std::vector<NamedState> Trainer::states() {
@@ -250,6 +263,7 @@ void Trainer::announce() {
                   comm_.size() == 1 ? "" : "s", recipe_.train.dtype,
                   is_on_cpu ? ", " + describe_blas_core() : ""));
   say(fmt::format("data {}", examples_->description()));
+  if (const std::string note = unknown_text_note(recipe_.data, *tokenizer_); !note.empty()) say(note);
   if (!initial_weights_.empty()) say(initial_weights_);
   const int64_t sharing = recipe_.train.context_parallel;
   say(fmt::format("batch {} tokens = {} {} x {} sequences x {} tokens x {} accumulated",
@@ -591,11 +605,10 @@ void Trainer::say(const SaveReport& report) {
 
 void Trainer::write_sample() {
   if (!is_main() || recipe_.generate.tokens == 0 || examples_->asks_questions()) return;
-  const GeneratedText sample = generate(*model_, *tokenizer_, recipe_.generate,
-                                        static_cast<uint64_t>(recipe_.run.seed), stream_, nullptr);
-  folder_->write_text(fmt::format("samples/step-{:08}.txt", run_state_.step),
-                      recipe_.generate.prompt + sample.text);
-  say("sample:\n" + recipe_.generate.prompt + sample.text);
+  const GeneratedText sample =
+      generate(*model_, *tokenizer_, sample_, static_cast<uint64_t>(recipe_.run.seed), stream_, nullptr);
+  folder_->write_text(fmt::format("samples/step-{:08}.txt", run_state_.step), sample_.prompt + sample.text);
+  say("sample:\n" + sample_.prompt + sample.text);
   if (sample.ended_at_last_position)
     say(fmt::format("the sample ends at the last of the model's {} positions", recipe_.model.max_seq_len));
 }

@@ -60,6 +60,9 @@ class Trainer {
   ExitCode train();
   /// Not collective: call it inside agree().
   void open_data();
+  /// What the sample at the end continues: generate.prompt, or the first token of the text where tokens are
+  /// ids and the prompt is none.
+  void choose_prompt();
   ExitCode stopped_on_request();
   void take_run_folder();
   void resume();
@@ -128,6 +131,7 @@ class Trainer {
   std::vector<std::string> kept_rules_;        // of its data, which the recipe leaves out
   int64_t saved_step_ = -1;
   double best_loss_ = std::numeric_limits<double>::infinity();  // of best.h5
+  GenerateRecipe sample_;                                       // at the end
   bool has_shown_progress_ = false;
   Clock::time_point last_save_ = Clock::now();
   Clock::time_point last_settled_ = Clock::now();

@@ -79,6 +79,7 @@ std::string TokenShard::scan(int64_t vocab_size) {
     throw_if_stop_requested();
     ids.resize(static_cast<size_t>(std::min(kScanTokens, num_tokens_ - offset)));
     read(offset, ids);
+    for (const int32_t id : ids) largest_id_ = std::max<int64_t>(largest_id_, id);
     digests += xxh3_64(ids.data(), ids.size() * sizeof(int32_t));
   }
   return xxh3_64(digests.data(), digests.size());

@@ -32,6 +32,8 @@ class TokenShard {
   /// Reads every id; DataError naming the first one that is not in 0 .. vocab_size-1, here and in what read()
   /// reads from now on. Returns a digest of all.
   std::string scan(int64_t vocab_size);
+  /// That scan() met; -1 before, or without a token.
+  int64_t largest_id() const { return largest_id_; }
 
  private:
   void check_ids(int64_t offset, std::span<const int32_t> ids) const;
@@ -40,6 +42,7 @@ class TokenShard {
   int64_t num_tokens_ = 0;
   int bytes_per_token_ = 2;
   int64_t vocab_size_ = std::numeric_limits<int32_t>::max();
+  int64_t largest_id_ = -1;
 };
 
 /// Writes shards folder/<prefix>-000000.bin, ... of at most tokens_per_shard ids, each by temporary and

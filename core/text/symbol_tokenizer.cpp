@@ -23,13 +23,14 @@ class SymbolTokenizer final : public Tokenizer {
       const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
       HEADWAY_CHECK(error == std::errc() && end == word.data() + word.size() && id >= 0 && id < vocab_size_,
                     DataError,
-                    fmt::format("\"{}\" is no token of a task: expected 0 to {}", word, vocab_size_ - 1));
+                    fmt::format("\"{}\" is no token: expected ids from 0 to {}, with spaces between", word,
+                                vocab_size_ - 1));
       ids.push_back(id);
       text.remove_prefix(word.size());
     }
     HEADWAY_CHECK(
         ids.size() > before, DataError,
-        fmt::format("no token given: expected ids from 0 to {}, with spaces between", vocab_size_ - 1));
+        fmt::format("no token is given: expected ids from 0 to {}, with spaces between", vocab_size_ - 1));
   }
   std::string decode(std::span<const int32_t> ids) const override {
     std::string text;

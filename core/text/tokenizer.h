@@ -36,8 +36,8 @@ class Tokenizer {
 
 /// What names of tokenizers of tasks begin with; the size of the vocabulary follows.
 inline constexpr std::string_view kSymbolTokenizer = "symbols:";
-/// Tokens without a meaning, written as numbers with spaces between; no end of text (-1). DataError for text
-/// that is no such list.
+/// Tokens whose text is not known or that have none: ids, written with spaces between; no end of text (-1).
+/// DataError for text that is no such list.
 std::unique_ptr<Tokenizer> make_symbol_tokenizer(int32_t vocab_size);
 
 /// One token per byte, 0..255, and 256 for end of text.

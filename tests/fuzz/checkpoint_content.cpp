@@ -13,7 +13,7 @@ void read_checkpoint(ArchiveReader& archive, Stream& stream) {
   const RunInfo info = read_run_info(archive);
   age_note(info, archive.source());
   Recipe recipe = stored_recipe(info, archive.source());
-  recipe.resolve(load_tokenizer(archive)->vocab_size());
+  recipe.resolve(load_tokenizer(archive, recipe)->vocab_size());
   Model model(recipe.model);
   model.materialize(DType::f32, 0, stream);
   ModelState state(model);

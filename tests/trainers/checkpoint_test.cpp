@@ -20,6 +20,7 @@
 #include "core/comm/thread.h"
 #include "core/io/atomic_file.h"
 #include "core/io/hdf5_archive.h"
+#include "core/io/memory_archive.h"
 #include "core/text/tokenizer.h"
 #include "layers/model.h"
 #include "tests/support/scratch_folder.h"
@@ -433,6 +434,30 @@ TEST_F(CheckpointTest, ValuesOutOfRangeAreRefusedBehindAValidDigestToo) {
   expect(refusal("tokenizer", "kind", std::string_view("symbols:100000000")),
          "the tokenizer is symbols:100000000");
   expect(refusal("data", "cursor", std::string_view("0")), "attribute cursor of data is not an integer");
+}
+
+// Before the vocabulary's size was kept, the kind of the tokenizer was the recipe's, whatever shards held.
+TEST(OlderTokenizer, OfLargerShardsIsOneOfIds) {
+  const std::unique_ptr<Stream> host = cpu_backend().make_stream();
+  MemoryArchive older(*host);
+  older.attribute("tokenizer", "kind", "bytes");
+  older.text("tokenizer/definition", "");
+  Recipe recipe;
+  const auto name = [&](int64_t vocab_size) {
+    recipe.model.vocab_size = vocab_size;
+    return load_tokenizer(older, recipe)->name();
+  };
+  EXPECT_EQ(name(1000), "bytes");  // of text
+  recipe.data.tokens = {"ids.bin"};
+  EXPECT_EQ(name(320), "bytes");  // which is rounded up
+  EXPECT_EQ(name(1000), "symbols:1000");
+  const auto ids = make_symbol_tokenizer(1000);
+  EXPECT_NO_THROW(TokenizerState(*ids).load(older, "tokenizer", *host));
+
+  MemoryArchive newer(*host);
+  TokenizerState(*make_byte_tokenizer()).save(newer, "tokenizer");
+  EXPECT_EQ(load_tokenizer(newer, recipe)->name(), "bytes");
+  EXPECT_THROW(TokenizerState(*ids).load(newer, "tokenizer", *host), CheckpointError);
 }
 
 TEST_F(CheckpointTest, InspectionListsEverythingAndNamesDamage) {

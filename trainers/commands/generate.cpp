@@ -25,7 +25,8 @@ Action add_options(OptionList verb) {
   const auto options = std::make_shared<Options>();
   verb.add_footer("Example:\n  headway generate runs/quickstart --prompt '#include <' --tokens 200");
   options->checkpoint.add_to(verb);
-  verb.add("--prompt", options->prompt, "text to continue");
+  verb.add("--prompt", options->prompt,
+           "text to continue; token ids with spaces between where the tokens have no known text");
   verb.add("--tokens", options->tokens, "length of the continuation").integer_from(1, 1'000'000);
   verb.add("--temperature", options->temperature, "0 = always the likeliest token").number_from(0, 100);
   verb.add("--top-k", options->top_k, "draw among this many likeliest tokens; 0 = all")
@@ -41,6 +42,8 @@ Action add_options(OptionList verb) {
     recipe.tokens = options->tokens.value_or(recipe.tokens);
     recipe.temperature = options->temperature.value_or(recipe.temperature);
     recipe.top_k = options->top_k.value_or(recipe.top_k);
+    if (const std::string note = unknown_text_note(loaded.recipe.data, *loaded.tokenizer); !note.empty())
+      print_note(note);
     check_prompt(loaded.model->config(), *loaded.tokenizer, recipe);
     fmt::print("{}", recipe.prompt);
     const GeneratedText generated =

@@ -56,7 +56,7 @@ LoadedModel load_model(const std::filesystem::path& path, const std::vector<std:
   check_overrides(info, loaded.source, overrides);
   loaded.recipe = parse_stored_recipe(info.recipe, loaded.source + " (recipe)", overrides);
   loaded.note = age_note(info, loaded.source);
-  loaded.tokenizer = load_tokenizer(*reader);
+  loaded.tokenizer = load_tokenizer(*reader, stored_recipe(info, loaded.source));
   loaded.recipe.resolve(loaded.tokenizer->vocab_size());
   loaded.model = std::make_unique<Model>(loaded.recipe.model);
   const bool is_bf16 = loaded.recipe.train.dtype == "bf16" && stream.device().kind == Device::Kind::cuda;

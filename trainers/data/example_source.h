@@ -38,6 +38,8 @@ class ExampleSource {
   virtual bool asks_questions() const { return false; }
   /// Bytes of text that a token of the validation split stands for, on average; 0 where it is not known.
   virtual double bytes_per_token() const { return 0; }
+  /// Largest id of token shards, which need not come from the run's tokenizer; -1 of anything else.
+  virtual int64_t largest_shard_id() const { return -1; }
   /// "1,204 files, 12.3M training and 0.6M validation tokens"
   virtual std::string description() const = 0;
 

@@ -22,6 +22,7 @@ class ShardCorpus final : public SplitCorpus {
       TokenShard& shard = shards_.emplace_back(path);
       digests += shard.scan(vocab_size);
       ends_.push_back((ends_.empty() ? 0 : ends_.back()) + shard.num_tokens());
+      largest_id_ = std::max(largest_id_, shard.largest_id());
     }
     fingerprint_ = xxh3_64(digests.data(), digests.size());
     split(hold_out(recipe, ends_.back()), ends_.back());
@@ -41,6 +42,7 @@ class ShardCorpus final : public SplitCorpus {
             .held_out = digest_of(tokens(Split::validation))};
   }
   double bytes_per_token() const override { return 0; }
+  int64_t largest_shard_id() const override { return largest_id_; }
   std::string description() const override {
     return describe_split(fmt::format("{} token shards", shards_.size()));
   }
@@ -61,6 +63,7 @@ class ShardCorpus final : public SplitCorpus {
 
   std::vector<TokenShard> shards_;
   std::vector<int64_t> ends_;  // tokens up to and including each shard
+  int64_t largest_id_ = -1;
   std::string fingerprint_;
 };
 

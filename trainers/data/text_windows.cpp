@@ -48,6 +48,7 @@ class TextWindows final : public ExampleSource {
   std::string fingerprint() const override { return corpus_->fingerprint(); }
   DataDigests digests() const override { return corpus_->digests(); }
   double bytes_per_token() const override { return corpus_->bytes_per_token(); }
+  int64_t largest_shard_id() const override { return corpus_->largest_shard_id(); }
   std::string description() const override { return corpus_->description(); }
 
  private:

@@ -23,6 +23,8 @@ class TokenCorpus {
   virtual DataDigests digests() const = 0;
   /// Bytes of text that a token of the validation split stands for, on average; 0 where it is not known.
   virtual double bytes_per_token() const = 0;
+  /// As of ExampleSource.
+  virtual int64_t largest_shard_id() const { return -1; }
   /// "1,204 files, 12.3M training and 0.6M validation tokens (held out: documents by data.split_seed = 0)"
   virtual std::string description() const = 0;
 

@@ -90,7 +90,7 @@ class Tasks(Runs):
         self.train("a", "train.stop_step=1")
         done = self.headway("generate", "runs/a", "--prompt", "hello")
         self.assertEqual(done.returncode, 3, done.stdout)
-        self.assertIn('"hello" is no token of a task: expected 0 to 127', done.stdout)
+        self.assertIn('"hello" is no token: expected ids from 0 to 127', done.stdout)
         done = self.headway("generate", "runs/a", "--prompt", "1 40 2 41 1", "--tokens", "3")
         self.assertRegex(done.stdout, r"( \d+){3}")
 

@@ -1,7 +1,10 @@
-"""Text stays on disk: it takes no memory of a run, and is watched."""
+"""Text stays on disk: it takes no memory of a run, and is watched; tokens without a known text are shown as ids."""
+import array
 import gzip
+import os
 import re
 import resource
+import subprocess
 import unittest
 
 from runs import Runs
@@ -67,6 +70,50 @@ class Texts(Runs):
                 self.assertRegex(self.output_of(name), r"text/07\.txt: the file was changed while in use")
                 saved = int(re.search(r"step-(\d+)", self.newest_checkpoint(name).name)[1])
                 self.assertEqual(saved, max(self.curve(name)))
+
+    def write_shard(self, name, ids):
+        path = self.folder / name
+        path.write_bytes(array.array("i", [20240520, 1, len(ids)] + [0] * 253).tobytes() +
+                         array.array("H", ids).tobytes())
+        return path
+
+    def generate(self, *arguments):
+        return subprocess.run([os.environ["HEADWAY_PROGRAM"], "generate", *map(str, arguments)], cwd=self.folder,
+                              capture_output=True, text=True, timeout=60, check=False)
+
+    def test_tokens_of_an_unknown_tokenizer_are_shown_as_ids(self):
+        shard = self.write_shard("ids.bin", [(7 * i) % 1000 for i in range(20_000)])
+        data = ("data.text=[]", f"data.tokens=[{shard}]", "model.vocab_size=1000")
+        said = self.train("ids", *data, "generate.tokens=10", "train.max_steps=10").stdout
+        self.assertRegex(said, r"data\.tokens holds ids of a tokenizer that is not known")
+        self.assertRegex(said, r"sample:\n( \d+){11}\n")
+        self.assertRegex((self.folder / "runs/ids/samples/step-00000010.txt").read_text(), r"^( \d+){11}$")
+
+        done = self.generate("runs/ids", "--prompt", "7 14", "--tokens", 5)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"^7 14( \d+){5}\n$")
+        self.assertRegex(done.stderr, r"text is written as ids from 0 to 999")
+        for prompt in (["--prompt", "hello"], ["--prompt", ""], ["--prompt", "1000"], []):
+            done = self.generate("runs/ids", *prompt)
+            self.assertEqual((done.returncode, done.stdout), (3, ""), done.stderr)
+            self.assertIn("expected ids from 0 to 999", done.stderr)
+        # A run goes on, is evaluated and exported as any other; text it cannot read.
+        self.train("ids", *data, "train.max_steps=10", "train.stop_step=0", "--resume")
+        self.assertEqual(self.headway("eval", "runs/ids").returncode, 0)
+        refused = self.headway("eval", "runs/ids", "--text", self.folder / "text/00.txt")
+        self.assertEqual(refused.returncode, 2, refused.stdout)
+        self.assertIn("expected token shards in data.tokens", refused.stdout)
+        self.assertEqual(self.headway("export", "runs/ids", "--out", "ids.h5").returncode, 0)
+        self.assertEqual(self.generate("ids.h5", "--prompt", "1", "--tokens", 3).returncode, 0)
+
+    def test_shards_of_bytes_are_shown_as_text(self):
+        self.assertEqual(self.headway("tokenize", "text", "--out", "shards").returncode, 0)
+        data = ("data.text=[]", f"data.tokens=[{self.folder}/shards/*.bin]")
+        said = self.train("bytes", *data, "generate.tokens=20", "train.max_steps=10").stdout
+        self.assertNotIn("not known", said)
+        done = self.headway("generate", "runs/bytes", "--prompt", "hello")
+        self.assertEqual(done.returncode, 0)
+        self.assertTrue(done.stdout.startswith("hello"), done.stdout)
 
 
 if __name__ == "__main__":
