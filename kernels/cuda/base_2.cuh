@@ -3,6 +3,9 @@
 
 namespace headway::cuda {
 
+/// Exponents of 2 are that many times those of e.
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 /// 2^x, to 2 units in the last place. Results below 2^-126 are zero: to keep them takes twice as many
 /// instructions.
 __device__ inline float power_of_2(float x) {

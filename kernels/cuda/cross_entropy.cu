@@ -16,7 +16,7 @@ using namespace cuda;
 
 constexpr int kMostThreads = 1024;
 
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kLn2 = 0.693147181f;
 
 /// Of y = x log2(e).
 struct MaxSum {

@@ -17,8 +17,6 @@
 
 namespace headway::cuda::tensor {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
 /// Whether a logit is the scaled product itself, so that one multiplication makes it a power of two's
 /// exponent.
 template <class V>

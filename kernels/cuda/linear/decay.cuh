@@ -10,7 +10,7 @@ namespace headway::cuda::linear {
 /// To base 2, of one token. Less than 2^-15 of anything is lost in the rounding of bf16, so that stronger
 /// decays need not be told apart, and no factor below leaves the range of fp32.
 __device__ inline float log_decay_of_head(const float* slope, int h) {
-  constexpr float kLog2E = 1.4426950408889634f, kStrongest = -15;
+  constexpr float kStrongest = -15;
   return slope ? fmaxf(-slope[h] * kLog2E, kStrongest) : 0.0f;
 }
 
