@@ -1,7 +1,8 @@
 // Speed of softmax attention, forward and backward: on the CPU in fp32, beside the rate of sgemm in the same
 // run, or on a GPU in bf16, beside bench/peers/torch_attention.py. FLOP counts the visible pairs only: 4 Dh
-// forward and 10 Dh backward for each (query, key) pair and head. On a GPU also linear attention, beside
-// bench/peers/fla_attention.py, with the bytes that each tensor once comes to: with a decay per head
+// forward and 10 Dh backward for each (query, key) pair and head. Of mixtures of heads it counts the rows
+// that are listed, and says how their time compares with that of all rows. On a GPU also linear attention,
+// beside bench/peers/fla_attention.py, with the bytes that each tensor once comes to: with a decay per head
 // (lightning), normalised, and with the maps of Hedgehog and NaLaFormer before it; over lengths from 1k to
 // 256k; and of one token after others, as decoding asks for, whose bytes are those of the state in and out.
 //
@@ -26,6 +27,7 @@
 #include "core/rng.h"
 #include "core/tensor.h"
 #include "kernels/attention/softmax.h"
+#include "kernels/attention/variants/listed_rows.h"
 #include "kernels/attention/variants/plain.h"
 #include "kernels/attention/variants/row_scaled.h"
 #include "kernels/attention/variants/sink.h"
@@ -77,24 +79,49 @@ enum class Directions { both, forward, backward };
 struct Job {
   int64_t B, T, H, K, Dh;
   int64_t window = 0;  // 0: none
+  // Where rows are listed: heads with all rows, the first ones, and the share of rows that the others have.
+  int64_t shared_heads = 0;
+  double share = 1;
 
+  double active_share() const {
+    return (static_cast<double>(shared_heads) + static_cast<double>(H - shared_heads) * share) /
+           static_cast<double>(H);
+  }
   std::string title() const {
     std::string text = fmt::format("{} x {} x {}{} x {}", B, T, H, K == H ? "" : fmt::format("/{}", K), Dh);
     if (window > 0) text += fmt::format(", window {}", window);
+    if (active_share() < 1) text += fmt::format(", {:.0f} %", 100 * active_share());
     return text;
   }
   double flop_of_products() const {
     double pairs = 0;
     for (int64_t t = 0; t < T; ++t)
       pairs += static_cast<double>(window > 0 ? std::min(t + 1, window) : t + 1);
-    return static_cast<double>(2 * B * H * Dh) * pairs;
+    return static_cast<double>(2 * B * H * Dh) * pairs * active_share();
   }
+  /// [B,H,T]: rows at random, ascending, -1 after the last.
+  std::vector<int32_t> row_lists() const {
+    const RandomKey key{.seed = 1, .step = 0, .stream = 9, .first_element = 0};
+    std::vector<int32_t> rows;
+    for (int64_t head = 0; head < B * H; ++head) {
+      for (int64_t t = 0; t < T; ++t)
+        if (head % H < shared_heads || uniform(key, static_cast<uint64_t>(head * T + t)) < share)
+          rows.push_back(static_cast<int32_t>(t));
+      rows.resize(static_cast<size_t>((head + 1) * T), -1);
+    }
+    return rows;
+  }
+};
+
+/// Seconds, 0 for a direction that is not measured.
+struct Times {
+  double forward = 0, backward = 0;
 };
 
 /// sgemm: FLOP/s to set the others beside, if not 0.
 template <class V, class T>
-void measure(const Job& job, const typename V::Params& params, Directions directions, double sgemm,
-             Stream& stream) {
+Times measure(const Job& job, const typename V::Params& params, Directions directions, double sgemm,
+              Stream& stream) {
   const auto random = [&](int64_t heads, uint32_t id) {
     return random_tensor<T>({job.B, job.T, heads, job.Dh}, id, stream);
   };
@@ -104,12 +131,15 @@ void measure(const Job& job, const typename V::Params& params, Directions direct
   const auto slot = [&](const Shape& shape) { return random_tensor<float>(shape, 8, stream); };
   const Tensor q = random(job.H, 4), k = random(job.K, 5), v = random(job.K, 6), o = empty(job.H),
                lse = Tensor::empty({job.B, job.H, job.T}, DType::f32, stream.device());
-  Tensor row_scale, sink;
+  Tensor row_scale, sink, row_index;
   if (has(V::slots, Slots::row_scale)) row_scale = slot({job.B, job.H, job.T});
   if (has(V::slots, Slots::sink)) sink = slot({job.H});
+  if (has(V::slots, Slots::row_index))
+    row_index = Tensor::from<int32_t>(job.row_lists(), {job.B, job.H, job.T}, stream);
   SlotViews<float> slots;
   slots.row_scale = row_scale.optional_view<const float, 3>("row_scale");
   slots.sink = sink.optional_view<const float, 1>("sink");
+  slots.row_index = row_index.optional_view<const int32_t, 3>("row_index");
   const auto in = [](const Tensor& x) { return x.view<const T, 4>("input"); };
   const auto out = [](const Tensor& x) { return x.view<T, 4>("output"); };
   const double scale = 1 / std::sqrt(static_cast<double>(job.Dh));
@@ -131,13 +161,14 @@ void measure(const Job& job, const typename V::Params& params, Directions direct
                                 .log_sum_exp = lse.view<float, 3>("lse")},
            stream);
   };
+  Times times;
   if (directions != Directions::backward)
-    print("forward", seconds_of(stream, forward), 2);
+    print("forward", times.forward = seconds_of(stream, forward), 2);
   else
     forward();
-  if (directions == Directions::forward) return;
+  if (directions == Directions::forward) return times;
   const Tensor dout = random(job.H, 7), dq = empty(job.H), dk = empty(job.K), dv = empty(job.K);
-  const double backward = seconds_of(stream, [&] {
+  times.backward = seconds_of(stream, [&] {
     launch(SoftmaxBackward<V, T>{.q = in(q),
                                  .k = in(k),
                                  .v = in(v),
@@ -152,7 +183,25 @@ void measure(const Job& job, const typename V::Params& params, Directions direct
                                  .dv = out(dv)},
            stream);
   });
-  print("backward", backward, 5);
+  print("backward", times.backward, 5);
+  return times;
+}
+
+/// Three quarters, half and a quarter of the rows, the first two as mixtures with shared heads have them.
+template <class T>
+void measure_shares(Job job, Directions directions, double sgemm, Stream& stream) {
+  const Times all = measure<attention::Plain, T>(job, {}, directions, sgemm, stream);
+  for (const auto& [shared_heads, share] : {std::pair{job.H / 2, 0.5}, {job.H / 4, 1.0 / 3}, {0, 0.25}}) {
+    job.shared_heads = shared_heads, job.share = share;
+    const Times some = measure<attention::ListedRows, T>(job, {}, directions, sgemm, stream);
+    const auto print = [&](const char* direction, double seconds, double of_all) {
+      if (of_all > 0)
+        fmt::print("{:<32} {:<8} {:9.3f} of the time, {:.2f} times the share\n", "", direction,
+                   seconds / of_all, seconds / of_all / job.active_share());
+    };
+    print("forward", some.forward, all.forward);
+    print("backward", some.backward, all.backward);
+  }
 }
 
 template <class T>
@@ -172,6 +221,8 @@ void measure_cpu(const Job& job) {
   Job windowed = job;
   windowed.window = 256;
   measure<float>(windowed, Directions::both, sgemm, *stream);
+  fmt::print("mixtures of heads:\n");
+  measure_shares<float>(job, Directions::both, sgemm, *stream);
 }
 
 /// What is done beside the core of a linear kind: nothing but a decay per head (lightning) or a normaliser,
@@ -414,6 +465,12 @@ int main(int argc, char** argv) {
       fmt::print("with a scale for each row, and with a sink:\n");
       measure<attention::RowScaled, bf16>(rows, {}, directions, 0, *stream);
       measure<attention::Sink, bf16>(rows, {}, directions, 0, *stream);
+      fmt::print("mixtures of heads:\n");
+      for (const Job& one : {Job{4, 8192, 16, 16, 128},
+                             {4, 8192, 32, 32, 64},
+                             {16, 2048, 16, 16, 128},
+                             {64, 1024, 12, 12, 64}})
+        measure_shares<bf16>(one, directions, 0, *stream);
     }
     if (part.empty() || part == "linear") measure_linear(*stream);
   } catch (const Error& error) {

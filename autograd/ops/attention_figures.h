@@ -62,19 +62,22 @@ class AttentionFigures {
 
   double sink_share() const {
     double total = 0;
+    int64_t rows = 0;
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h)
-        for (int64_t i = 1; i < T_; ++i) total += weight_of_first_key(b, h, i);
-    return total / static_cast<double>(B_ * H_ * (T_ - 1));
+        for (int64_t i = 1; i < T_; ++i)
+          if (computes(b, h, i)) ++rows, total += weight_of_first_key(b, h, i);
+    return mean(total, rows);
   }
   /// Over the heads of all sequences.
   double sink_rate() const {
-    const int64_t rows = std::min<int64_t>(T_, 64);
     int64_t sinks = 0;
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h) {
         double total = 0;
-        for (int64_t i = 0; i < rows; ++i) total += weight_of_first_key(b, h, i);
+        int64_t rows = 0;
+        for (int64_t i = 0; i < std::min<int64_t>(T_, 64); ++i)
+          if (computes(b, h, i)) ++rows, total += weight_of_first_key(b, h, i);
         sinks += total > 0.3 * static_cast<double>(rows);
       }
     return static_cast<double>(sinks) / static_cast<double>(B_ * H_);
@@ -89,7 +92,7 @@ class AttentionFigures {
     double largest = -INFINITY;
     for (int64_t n = 0; n < count; ++n) {
       const int64_t row = rows[static_cast<size_t>(n)], b = row / (H_ * T_), h = row / T_ % H_, i = row % T_;
-      for (int64_t j = 0; j <= i; ++j)
+      for (int64_t j = 0; j <= i && computes(b, h, i); ++j)
         if (sees(b, h, i, j)) largest = max_or_nan(largest, logit(b, h, i, j));
     }
     return largest;
@@ -104,9 +107,11 @@ class AttentionFigures {
   double entropy() const {
     const int64_t count = std::min(T_ - 1, kEntropyRows);
     double total = 0;
+    int64_t rows = 0;
     for (int64_t h = 0; h < H_; ++h)
-      for (int64_t n = 1; n <= count; ++n) total += entropy_of_row(h, (T_ - 1) * n / count);
-    return total / static_cast<double>(H_ * count);
+      for (int64_t n = 1; n <= count; ++n)
+        if (const int64_t i = (T_ - 1) * n / count; computes(0, h, i)) ++rows, total += entropy_of_row(h, i);
+    return mean(total, rows);
   }
 
  private:
@@ -114,6 +119,14 @@ class AttentionFigures {
   static constexpr int64_t kEntropyRows = 16;
   static constexpr ptrdiff_t kLogitRows = 256;
 
+  static double mean(double total, int64_t count) {
+    return count > 0 ? total / static_cast<double>(count) : 0;
+  }
+  /// Rows that row_index does not list have no weights, and are left out.
+  bool computes(int64_t b, int64_t h, int64_t i) const {
+    return !has(V::slots, Slots::row_index) ||
+           log_sum_exp_[static_cast<size_t>((b * H_ + h) * T_ + i)] != -INFINITY;
+  }
   bool sees(int64_t b, int64_t h, int64_t i, int64_t j) const {
     return plan_.sees(static_cast<int>(i), static_cast<int>(j)) && (ends_.empty() || i < ends_[key(b, h, j)]);
   }

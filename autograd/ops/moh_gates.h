@@ -17,9 +17,10 @@ struct MohGates {
     Config config;
     auto tensors() const { return std::tie(z, fractions); }
   };
-  /// z [B,T,N] -> gates [B,H,T] and the unweighted balance loss [1], in the accumulator's dtype.
-  static std::array<Tensor, 2> forward(Context&, Saved*, const Config&, const Tensor& z);
-  static Grads<1> backward(Context&, const Saved&, const Grads<2>& dy, const Needs<1>&);
+  /// z [B,T,N] -> gates [B,H,T] and the unweighted balance loss [1], in the accumulator's dtype; and the
+  /// tokens of each head [B,H,T] i32, ascending, -1 after the last (no gradient).
+  static std::array<Tensor, 3> forward(Context&, Saved*, const Config&, const Tensor& z);
+  static Grads<1> backward(Context&, const Saved&, const Grads<3>& dy, const Needs<1>&);
 };
 
 }  // namespace headway

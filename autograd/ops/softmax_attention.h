@@ -31,7 +31,7 @@ struct SoftmaxAttention {
   using Inputs = SoftmaxRecord<T>;
   struct Saved {
     Inputs<Tensor> inputs;
-    Tensor y;  // the output itself where the variant does not scale rows
+    Tensor y;  // the output itself where backward needs no other
     Tensor log_sum_exp;
     Config config;
     auto tensors() const { return std::tuple_cat(inputs.all(), std::tie(y, log_sum_exp)); }
@@ -45,7 +45,7 @@ struct SoftmaxAttention {
     const Tensor log_sum_exp =
         Tensor::empty({q.size(0), q.size(2), q.size(1)}, accumulator_of(q.dtype()), q.device());
     Tensor y;
-    if (kScalesRows<V> && saved) y = Tensor::empty(shape, q.dtype(), q.device());
+    if (kKeepsY<V> && saved) y = Tensor::empty(shape, q.dtype(), q.device());
     dispatch<double, float, bf16>(q.dtype(), name, [&]<class T>() {
       auto args = with_inputs<SoftmaxForward<V, T>, T>(inputs, config);
       args.o = o.view<T, 4>("o");
@@ -57,7 +57,7 @@ struct SoftmaxAttention {
         launch(args, ctx.stream);
       if (ctx.metrics) report_attention<V>(ctx, config.params, args.scale, inputs, log_sum_exp);
     });
-    if (saved) *saved = {inputs, kScalesRows<V> ? y : o, log_sum_exp, config};
+    if (saved) *saved = {inputs, kKeepsY<V> ? y : o, log_sum_exp, config};
     return o;
   }
 

@@ -29,9 +29,24 @@
 
 namespace headway {
 
-/// Whether O differs from Y, so that backward needs Y beside O.
+/// Whether O differs from Y.
 template <class V>
 inline constexpr bool kScalesRows = has(V::slots, Slots::row_scale | Slots::row_bias);
+/// Whether O is r_i Y_i with scales that are not zero, because such rows need not be listed: backward divides
+/// them out of what it finds with O.
+template <class V>
+inline constexpr bool kDividesScale = has(V::slots, Slots::row_scale) && has(V::slots, Slots::row_index) &&
+                                      !has(V::slots, Slots::row_bias);
+/// Whether backward needs Y beside O.
+template <class V>
+inline constexpr bool kKeepsY = kScalesRows<V> && !kDividesScale<V>;
+
+/// D_i from the product of G_i with the row of Y, or of O, that backward has.
+template <class V, class A>
+HEADWAY_HD A row_dot_of(A product, A row_scale) {
+  if constexpr (kDividesScale<V>) return product / row_scale;
+  return product;
+}
 
 /// Of query row t at `at`, which reads key/value head kv.
 template <class V, class S, class A>
@@ -159,7 +174,7 @@ struct SoftmaxBackward {
   typename V::Params params = {};
   double scale = 1;
   int64_t query_offset = 0;
-  View<const T, 4> y;  // forward's y; its o where !kScalesRows<V>
+  View<const T, 4> y;  // forward's y; its o where !kKeepsY<V>
   View<const Acc<T>, 3> log_sum_exp;
   View<const T, 4> dout;  // [B,T,H,Dv]
   View<T, 4> dq, dk, dv;

@@ -83,6 +83,14 @@ void moh_gates_forward(const MohGatesForward<T>& args, Stream&) {
       }
     }
   }
+  for (int64_t head = 0; head < B * args.gates.size[1]; ++head) {
+    const T* const gates = args.gates.data + head * length;
+    int32_t* rows = args.row_index.data + head * length;
+    int32_t* const end = rows + length;
+    for (int64_t t = 0; t < length; ++t)
+      if (gates[t] != 0) *rows++ = static_cast<int32_t>(t);
+    std::fill(rows, end, -1);
+  }
   std::vector<T> sums(static_cast<size_t>(2 * E));
   add_blocks(partial.data(), num_blocks, View<T, 1>{sums.data(), {2 * E}, {1}}, false);
   T balance = 0;

@@ -1,5 +1,5 @@
 // A thread per token goes over its few logits several times instead of keeping them; a block per routed head
-// adds up its share over the tokens, in a fixed order.
+// adds up its share over the tokens, in a fixed order; another per head of a sequence lists its tokens.
 #include "kernels/ops/moh_gates.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -83,6 +83,43 @@ __global__ void moh_gates_forward_kernel(MohGatesForward<T> a) {
         routing.is_chosen(e) ? routing.routed_factor() * routing.mix_weight(1) * routing.share(e) : 0.0f;
 }
 
+constexpr int kListThreads = 1024, kTokensOfThread = 8;
+
+/// A block per head of a sequence, which goes over its tokens from the first to the last.
+template <class T>
+__global__ void __launch_bounds__(kListThreads) list_rows_kernel(MohGatesForward<T> a) {
+  __shared__ int of_warp[kListThreads / kWarp];
+  const int length = static_cast<int>(a.gates.size[2]), thread = static_cast<int>(threadIdx.x),
+            warp = thread / kWarp, lane = thread % kWarp;
+  const float* const gates = a.gates.data + static_cast<int64_t>(blockIdx.x) * length;
+  int32_t* const rows = a.row_index.data + static_cast<int64_t>(blockIdx.x) * length;
+  int listed = 0;
+  for (int first = 0; first < length; first += kListThreads * kTokensOfThread) {
+    const int own = first + thread * kTokensOfThread;
+    unsigned used = 0;  // bit i: token own + i
+#pragma unroll
+    for (int i = 0; i < kTokensOfThread; ++i)
+      if (own + i < length && gates[own + i] != 0) used |= 1u << i;
+    int before = __popc(used);  // of this thread, then up to it in the warp
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, before, offset);
+      if (lane >= offset) before += other;
+    }
+    if (lane == kWarp - 1) of_warp[warp] = before;
+    before -= __popc(used);
+    __syncthreads();
+    int all = 0;
+    for (int i = 0; i < kListThreads / kWarp; ++i) {
+      if (i == warp) before += all;
+      all += of_warp[i];
+    }
+    __syncthreads();
+    for (; used != 0; used &= used - 1) rows[listed + before++] = own + __ffs(static_cast<int>(used)) - 1;
+    listed += all;
+  }
+  for (int i = listed + thread; i < length; i += kListThreads) rows[i] = -1;
+}
+
 /// probabilities [E]: P
 template <class T>
 __global__ void __launch_bounds__(kThreads) head_load_kernel(MohGatesForward<T> a, float* probabilities) {
@@ -161,6 +198,10 @@ void moh_gates_forward(const MohGatesForward<T>& args, Stream& stream) {
   auto* const probabilities =
       reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(E) * sizeof(float)).data());
   moh_gates_forward_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream.native()>>>(args);
+  check_launch(args.name);
+  list_rows_kernel<T>
+      <<<static_cast<unsigned>(args.gates.size[0] * args.gates.size[1]), kListThreads, 0, stream.native()>>>(
+          args);
   check_launch(args.name);
   head_load_kernel<<<static_cast<unsigned>(E), kThreads, 0, stream.native()>>>(args, probabilities);
   check_launch(args.name);

@@ -13,6 +13,9 @@
 //
 //   balance = c sum over routed i of P_i f_i
 //
+// A head's tokens are those whose gate is not zero, so that attention computes no others: gates that are lost
+// in the underflow of a softmax have no gradient either.
+//
 // P_i is the mean over tokens of pr_i, f_i the share of tokens with i in S, a constant for gradients; c = 1
 // (paper) or E (renorm).
 //
@@ -41,13 +44,14 @@ struct MohGatesForward {
   MohConfig config;
   View<const T, 3> z;            // [B,T,N]
   View<Acc<T>, 3> gates;         // [B,H,T]
+  View<int32_t, 3> row_index;    // [B,H,T]: the tokens of each head, ascending, and -1 after the last
   View<Acc<T>, 1> fractions;     // [E]: f
   View<Acc<T>, 1> balance_loss;  // [1]
 
   void check() const {
-    HEADWAY_CHECK(z.is_contiguous() && gates.is_contiguous() &&
-                      z.size[2] == config.num_logits(gates.size[1]) && gates.size[0] == z.size[0] &&
-                      gates.size[2] == z.size[1] &&
+    HEADWAY_CHECK(z.is_contiguous() && gates.is_contiguous() && row_index.is_contiguous() &&
+                      row_index.numel() == gates.numel() && z.size[2] == config.num_logits(gates.size[1]) &&
+                      gates.size[0] == z.size[0] && gates.size[2] == z.size[1] &&
                       fractions.size[0] == gates.size[1] - config.shared_heads && balance_loss.size[0] == 1,
                   ShapeError, "moh_gates_forward: sizes do not fit");
   }

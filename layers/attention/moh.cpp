@@ -9,7 +9,7 @@
 #include "autograd/loss_collector.h"
 #include "autograd/ops/moh_gates.h"
 #include "core/error.h"
-#include "kernels/attention/variants/row_scaled.h"
+#include "kernels/attention/variants/listed_rows.h"
 #include "layers/attention/health.h"
 #include "layers/attention/softmax_family.h"
 
@@ -58,21 +58,25 @@ class MohLayer final : public SoftmaxFamily<MohAttentionConfig> {
     add_child("router", router_);
   }
 
-  /// The kernels compute every head and multiply those that a token does not use by zero.
+  /// Scores are those of the heads that a token uses; the tokens of a routed head are taken to be spread
+  /// evenly.
   Cost cost(int64_t batch, int64_t tokens, int64_t value_bytes) const override {
     Cost cost = SoftmaxFamily::cost(batch, tokens, value_bytes);
     const auto rows = static_cast<double>(batch * tokens), H = static_cast<double>(config().num_heads);
-    const double unused = 1 - static_cast<double>(config().shared_heads + config().top_k) /
-                                  static_cast<double>(config().num_heads);
-    cost.ideal_flop += -unused * softmax_core_flop(config(), batch, visible_pairs(tokens, config().window));
+    const double routed = H - static_cast<double>(config().shared_heads),
+                 share = static_cast<double>(config().top_k) / routed;
+    const auto spare = [&](Flop& flop, double pairs) {
+      flop += -routed / H * softmax_core_flop(config(), batch, pairs);
+    };
+    spare(cost.ideal_flop, (1 - share) * visible_pairs(tokens, config().window));
+    spare(cost.executed_flop,
+          executed_pairs(tokens, config().window) - executed_pairs(tokens, config().window, share));
     const double router =
         2 * rows * static_cast<double>(shape().model_dim * routing_.num_logits(config().num_heads));
     cost.add({router, 2 * router});
-    // logits, gates, and the rows before they are scaled
-    cost.saved_bytes += rows * static_cast<double>(value_bytes) *
-                            static_cast<double>(routing_.num_logits(config().num_heads) +
-                                                config().num_heads * config().head_dim) +
-                        rows * 4 * H;
+    // logits, gates and lists
+    cost.saved_bytes +=
+        rows * (static_cast<double>(value_bytes * routing_.num_logits(config().num_heads)) + (4 + 4) * H);
     return cost;
   }
 
@@ -80,13 +84,14 @@ class MohLayer final : public SoftmaxFamily<MohAttentionConfig> {
 
  private:
   Variable attend(Context& ctx, const Variable& x, SoftmaxInputs inputs, int64_t query_offset) override {
-    const auto [gates, balance_loss] =
+    const auto [gates, balance_loss, row_index] =
         apply<MohGates>(ctx, {.routing = routing_, .num_heads = config().num_heads}, router_.forward(ctx, x));
     if (ctx.metrics) report_head_load(ctx, gates.value(), config().shared_heads);
     if (ctx.auxiliary && ctx.training)
       ctx.auxiliary->add({.name = "balance_loss", .loss = balance_loss, .weight = config().balance_weight});
     inputs.row_scale = gates;
-    return softmax<attention::RowScaled>(ctx, inputs, {.window = window()}, query_offset);
+    inputs.row_index = row_index.value();
+    return softmax<attention::ListedRows>(ctx, inputs, {.window = window()}, query_offset);
   }
 
   MohConfig routing_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "layers/attention/attention_layer.h"
 
@@ -16,14 +17,15 @@ inline double visible_pairs(int64_t tokens, int64_t window) {
 
 /// The pairs of the tiles that the kernels compute whole, for the sake of the visible pairs in them: 64 rows
 /// by 64 keys on the CPU, up to the last key that a row of the tile sees. Tiles of the GPU's kernels are 64
-/// to 128 wide.
-inline double executed_pairs(int64_t tokens, int64_t window) {
+/// to 128 wide. share: of the tokens that are rows at all, evenly spread, so that tiles span more of them.
+inline double executed_pairs(int64_t tokens, int64_t window, double share = 1) {
   constexpr int64_t kTile = 64;
+  const auto span = static_cast<int64_t>(std::ceil(static_cast<double>(kTile) / share));
   double pairs = 0;
-  for (int64_t first = 0; first < tokens; first += kTile) {
-    const int64_t end = std::min(first + kTile, tokens);
+  for (int64_t first = 0; first < tokens; first += span) {
+    const int64_t end = std::min(first + span, tokens);
     const int64_t first_key = window > 0 ? std::max<int64_t>(first - window + 1, 0) : 0;
-    pairs += static_cast<double>((end - first) * (end - first_key / kTile * kTile));
+    pairs += share * static_cast<double>((end - first) * (end - first_key / kTile * kTile));
   }
   return pairs;
 }

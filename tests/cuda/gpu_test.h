@@ -30,6 +30,20 @@ struct Input {
   Kind kind = Kind::value;
 };
 
+/// Row lists of so many heads: of about half of the rows, of all, of none, and of one in 16, by turns.
+inline std::vector<int32_t> row_lists_of_any_share(int64_t heads, int64_t length, uint32_t seed) {
+  constexpr uint64_t kShares[] = {8, 16, 0, 1};  // of 16
+  const RandomKey key{.seed = seed, .step = 0, .stream = 998, .first_element = 0};
+  std::vector<int32_t> rows;
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t t = 0; t < length; ++t)
+      if (random_bits(key, static_cast<uint64_t>(head * length + t)) % 16 < kShares[head % 4])
+        rows.push_back(static_cast<int32_t>(t));
+    rows.resize(static_cast<size_t>((head + 1) * length), -1);
+  }
+  return rows;
+}
+
 class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -55,6 +69,12 @@ class GpuTest : public ::testing::Test {
                             ? -1
                             : static_cast<double>(random_bits(key, i) % static_cast<uint64_t>(limit));
     return input;
+  }
+
+  /// For B x H heads of T rows.
+  Input row_lists(const Shape& shape) const {
+    const std::vector<int32_t> rows = row_lists_of_any_share(shape[0] * shape[1], shape[2], seed_);
+    return {.values = {rows.begin(), rows.end()}, .shape = shape, .kind = Input::Kind::ids};
   }
 
   using Function = std::function<Variable(Context&, const std::vector<Variable>&)>;

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "autograd/ops/softmax_attention.h"
+#include "kernels/attention/variants/listed_rows.h"
 #include "kernels/attention/variants/plain.h"
 #include "kernels/attention/variants/row_affine.h"
 #include "kernels/attention/variants/row_scaled.h"
@@ -108,6 +109,34 @@ TEST_F(GpuAttentionBackward, ScaledRows) {
     }
 }
 
+TEST_F(GpuAttentionBackward, ListedRows) {
+  for (const int64_t Dh : {40, 64, 128})
+    for (const Dims& d : {Dims{2, 1, 4, 2, Dh},
+                          {2, 65, 4, 4, Dh},
+                          {2, 257, 4, 2, Dh},
+                          {1, 1000, 8, 8, Dh},
+                          {1, 2100, 4, 4, Dh},
+                          {1, 300, 4, 2, Dh, 70},
+                          {1, 1000, 4, 1, Dh, 1},
+                          {1, 70, 4, 4, Dh, 50, 700, 430},
+                          {2, 130, 4, 1, Dh, 0, 700, 100},
+                          {1, 300, 4, 4, Dh, 16, 40, 0}}) {
+      SCOPED_TRACE(text(d));
+      std::vector<Input> inputs = inputs_of(d);
+      inputs.push_back(vector({d.B, d.H, d.T}, 1));
+      inputs.push_back(row_lists({d.B, d.H, d.T}));
+      // Gradients of q and k are differences, of what a row gets from its keys and of what o says that it
+      // gets.
+      constexpr double kTerm = 0.5;
+      const auto attend = [&](Context& c, const Inputs& x) {
+        return softmax_attention<attention::ListedRows>(
+            c, {.q = x[0], .k = x[1], .v = x[2], .row_scale = x[3], .row_index = x[4].value()},
+            {.params = {.window = d.window}, .query_offset = d.query_offset});
+      };
+      check_dtype(DType::bf16, 8e-3, inputs, attend, kTerm);
+    }
+}
+
 TEST_F(GpuAttentionBackward, Sinks) {
   for (const int64_t Dh : {64, 128})
     for (const Dims& d : {Dims{2, 257, 4, 2, Dh}, {1, 300, 2, 2, Dh, 70}, {1, 300, 2, 2, Dh, 16, 40, 0}}) {
@@ -137,6 +166,7 @@ class Launches {
     const std::vector<float> ones(static_cast<size_t>(d.B * d.H * d.T), 1);
     scale_ = Tensor::from<float>(ones, {d.B, d.H, d.T}, stream);
     bias_ = Tensor::zeros({d.B, d.H, d.T}, DType::f32, stream);
+    index_ = Tensor::from<int32_t>(row_lists_of_any_share(d.B * d.H, d.T, seed), {d.B, d.H, d.T}, stream);
     dq_ = empty(rows, DType::bf16), dk_ = empty(keys, DType::bf16), dv_ = empty(keys, DType::bf16);
     forward();
   }
@@ -154,7 +184,7 @@ class Launches {
       stream_.synchronize();
     }
     auto args = with_inputs<SoftmaxBackward<V, bf16>>();
-    args.y = (kScalesRows<V> ? y_ : o_).template view<const bf16, 4>("y");
+    args.y = (kKeepsY<V> ? y_ : o_).template view<const bf16, 4>("y");
     args.log_sum_exp = log_sum_exp_.view<const float, 3>("log_sum_exp");
     args.dout = dout_.view<const bf16, 4>("dout");
     args.dq = dq_.view<bf16, 4>("dq"), args.dk = dk_.view<bf16, 4>("dk"), args.dv = dv_.view<bf16, 4>("dv");
@@ -180,6 +210,8 @@ class Launches {
       args.slots.row_scale = scale_.view<const float, 3>("row_scale");
     if constexpr (has(V::slots, Slots::row_bias))
       args.slots.row_bias = bias_.view<const float, 3>("row_bias");
+    if constexpr (has(V::slots, Slots::row_index))
+      args.slots.row_index = index_.view<const int32_t, 3>("row_index");
     args.params = params_;
     args.scale = 1 / std::sqrt(static_cast<double>(d_.Dh));
     return args;
@@ -188,7 +220,7 @@ class Launches {
   Dims d_;
   typename V::Params params_;
   Stream& stream_;
-  Tensor q_, k_, v_, dout_, o_, y_, log_sum_exp_, scale_, bias_, dq_, dk_, dv_;
+  Tensor q_, k_, v_, dout_, o_, y_, log_sum_exp_, scale_, bias_, index_, dq_, dk_, dv_;
 };
 
 double relative_difference(const std::vector<bf16>& x, const std::vector<bf16>& y) {
@@ -222,16 +254,19 @@ TEST_F(GpuAttentionBackward, BitsRepeatOnAnIdleAndABusyGpu) {
   Launches<attention::Plain> load({2, 2048, 8, 8, 64}, {}, seed_ + 1, *other);
   for (const Dims& d : {Dims{2, 1000, 6, 6, 64}, {1, 1500, 8, 2, 128}, {2, 1100, 4, 4, 128, 300}}) {
     SCOPED_TRACE(text(d));
-    Launches<attention::SlidingWindow> launches(d, {.window = d.window}, seed_, *stream);
-    const auto first = launches.backward();
-    for (int n = 0; n < 80; ++n) {
-      if (n % 2 == 1)
-        for (int k = 0; k < 1 + n % 5; ++k) load.forward();
-      const auto again = launches.backward();
-      for (size_t i = 0; i < first.size(); ++i)
-        ASSERT_EQ(std::memcmp(again[i].data(), first[i].data(), first[i].size() * sizeof(bf16)), 0)
-            << "launch " << n << ", gradient " << i;
-    }
+    const auto expect_equal_bits = [&](auto launches) {
+      const auto first = launches.backward();
+      for (int n = 0; n < 80; ++n) {
+        if (n % 2 == 1)
+          for (int k = 0; k < 1 + n % 5; ++k) load.forward();
+        const auto again = launches.backward();
+        for (size_t i = 0; i < first.size(); ++i)
+          ASSERT_EQ(std::memcmp(again[i].data(), first[i].data(), first[i].size() * sizeof(bf16)), 0)
+              << "launch " << n << ", gradient " << i;
+      }
+    };
+    expect_equal_bits(Launches<attention::SlidingWindow>(d, {.window = d.window}, seed_, *stream));
+    expect_equal_bits(Launches<attention::ListedRows>(d, {.window = d.window}, seed_, *stream));
   }
   other->synchronize();
 }
@@ -250,7 +285,8 @@ TEST_F(GpuAttentionBackward, TheLogNamesTheKernelAndWhyItIsNotTheFastest) {
   EXPECT_EQ(plain, "softmax_attention_backward: Hopper");
   EXPECT_EQ(affine,
             "softmax_attention_backward: tensor-core (not Hopper, because the variant has other slots than a "
-            "row scale or a sink)");
+            "row scale, which listed rows may have too, or a sink)");
+  EXPECT_EQ(summary_of.operator()<attention::ListedRows>({}), "softmax_attention_backward: Hopper");
 }
 
 }  // namespace

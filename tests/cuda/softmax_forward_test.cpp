@@ -5,6 +5,7 @@
 
 #include "kernels/attention/softmax_reference.h"
 #include "kernels/attention/variants/key_masked.h"
+#include "kernels/attention/variants/listed_rows.h"
 #include "kernels/attention/variants/plain.h"
 #include "kernels/attention/variants/row_scaled.h"
 #include "kernels/attention/variants/sink.h"
@@ -28,7 +29,7 @@ struct Size {
 template <class V, class T>
 struct Inputs {
   Tensor q, k, v;
-  Tensor row_scale, sink, key_bias, key_end;
+  Tensor row_scale, sink, key_bias, key_end, row_index;
 
   SoftmaxForward<V, T> call(const typename V::Params& params, const Size& size) const {
     using A = Acc<T>;
@@ -40,6 +41,7 @@ struct Inputs {
     args.slots.sink = sink.optional_view<const A, 1>("sink");
     args.slots.key_bias = key_bias.optional_view<const A, 3>("key_bias");
     args.slots.key_end = key_end.optional_view<const int32_t, 3>("key_end");
+    args.slots.row_index = row_index.optional_view<const int32_t, 3>("row_index");
     args.params = params;
     args.scale = 1 / std::sqrt(static_cast<double>(size.Dh));
     args.query_offset = size.query_offset;
@@ -82,6 +84,9 @@ class GpuSoftmaxForward : public GpuTest {
       in.key_end = Tensor::from<int32_t>(
           std::vector<int32_t>(static_cast<size_t>(d.B * d.K * d.Tk), std::numeric_limits<int32_t>::max()),
           {d.B, d.K, d.Tk}, stream);
+    if (has(V::slots, Slots::row_index))
+      in.row_index =
+          Tensor::from<int32_t>(row_lists_of_any_share(d.B * d.H, d.T, seed_), {d.B, d.H, d.T}, stream);
     return in;
   }
 
@@ -205,6 +210,17 @@ TEST_F(GpuSoftmaxForward, SinksAndScaledRows) {
   check<attention::RowScaled>({2, 2049, 6, 2, 64});
 }
 
+TEST_F(GpuSoftmaxForward, ListedRows) {
+  for (const int64_t Dh : {40, 64, 128})
+    for (const int64_t T : kLengths)
+      for (const int window : {0, 100}) check<attention::ListedRows>({2, T, 6, 2, Dh}, {.window = window});
+  for (const int64_t Dh : kWidths) {
+    check<attention::ListedRows>({1, 2049, 9, 3, Dh});
+    check<attention::ListedRows>({2, 200, 4, 2, Dh, 700, 500}, {.window = 60});
+    check<attention::ListedRows>({1, 300, 4, 1, Dh, 50, 0}, {.window = 20});  // rows without keys
+  }
+}
+
 TEST_F(GpuSoftmaxForward, SeveralIntervals) {
   for (const int64_t Dh : kWidths)
     for (const int64_t T : {1, 100, 1100})
@@ -216,6 +232,8 @@ TEST_F(GpuSoftmaxForward, BitsRepeatOverManyLaunches) {
   check<attention::Plain>({4, 1000, 12, 4, 64}, {}, 60);
   check<attention::Plain>({2, 2049, 6, 2, 64}, {}, 60);
   check<attention::Plain>({4, 1000, 12, 4, 128}, {}, 60);
+  check<attention::ListedRows>({4, 1000, 12, 4, 64}, {}, 60);
+  check<attention::ListedRows>({4, 1000, 12, 4, 128}, {}, 60);
 }
 
 // Keys without a bias and an end: kernels of another design.
@@ -233,7 +251,10 @@ TEST_F(GpuSoftmaxForward, AgreesWithTheKernelsOfEveryVariant) {
 
 TEST_F(GpuSoftmaxForward, TakesTheKernelForHopper) {
   const KernelChoices choices;
-  for (const int64_t Dh : {16, 64, 96, 128}) on_gpu<attention::Plain>({}, {1, 70, 2, 1, Dh});
+  for (const int64_t Dh : {16, 64, 96, 128}) {
+    on_gpu<attention::Plain>({}, {1, 70, 2, 1, Dh});
+    on_gpu<attention::ListedRows>({}, {1, 70, 2, 1, Dh});
+  }
   EXPECT_EQ(choices.summary(), "softmax_attention_forward: Hopper");
 }
 

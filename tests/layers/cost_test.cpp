@@ -48,12 +48,27 @@ TEST_F(CostTest, ExecutedPairsAreThoseOfTheTilesThatTheKernelVisits) {
     }
 }
 
-TEST_F(CostTest, MixtureOfHeadsExecutesEveryHead) {
+// Every third token is a row.
+TEST_F(CostTest, ExecutedPairsOfAShareAreThoseOfTilesOfSpreadRows) {
+  constexpr int kEvery = 3, kTile = tiled::kTileRows, kRows = 10 * kTile;
+  for (const int window : {0, 150}) {
+    double pairs = 0;
+    for (int first = 0; first < kRows; first += kTile) {
+      const int first_key = window > 0 ? std::max(first * kEvery - window + 1, 0) / kTile * kTile : 0;
+      pairs += kTile * ((first + kTile - 1) * kEvery + 1 - first_key);
+    }
+    EXPECT_NEAR(executed_pairs(kRows * kEvery, window, 1.0 / kEvery), pairs, 0.01 * pairs) << window;
+  }
+}
+
+TEST_F(CostTest, MixtureOfHeadsExecutesTheHeadsInUse) {
   const Json routed{{"shared_heads", 1}, {"top_k", 1}, {"gate_mode", "paper"}};
   const Cost moh = cost("moh", routed), softmax = cost("softmax");
   const double rows = 3.0 * kTokens, router = 2 * rows * kDim * (4 + 2);
+  // One of four heads, and the tiles of a third of the rows of the others.
+  const double unused = 2 * 3 * 3 * 12 * (executed_pairs(kTokens, 0) - executed_pairs(kTokens, 0, 1.0 / 3));
   Flop expected = softmax.executed_flop;
-  expected += {router, 2 * router};
+  expected += {router - 2 * unused, 2 * router - 5 * unused};
   expect_equal(moh.executed_flop, expected);
   // Two of four heads.
   const double product = 2 * 3 * 4 * 12 * visible_pairs(kTokens, 0);

@@ -211,6 +211,10 @@ TEST_F(HealthTest, EveryTokenUsesTopKRoutedHeads) {
   EXPECT_LE(values.at("load_min"), 0.5);  // 2 of 4 heads
   EXPECT_GE(values.at("load_max"), 0.5);
   EXPECT_TRUE(values.at("load_entropy") > 0.5 && values.at("load_entropy") <= 1 + 1e-12);
+  // Of the rows that are computed.
+  EXPECT_TRUE(values.at("sink_share") > 0 && values.at("sink_share") < 1);
+  EXPECT_TRUE(values.at("entropy") > 0 && values.at("entropy") < std::log(kLength));
+  EXPECT_TRUE(std::isfinite(values.at("max_logit")));
 }
 
 // Untrained, it is a window of top_w keys: all are kept, the last ones not to the end of their time.

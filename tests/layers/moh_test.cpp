@@ -7,7 +7,7 @@
 #include "autograd/ops/moh_gates.h"
 #include "autograd/ops/softmax_attention.h"
 #include "core/error.h"
-#include "kernels/attention/variants/row_scaled.h"
+#include "kernels/attention/variants/listed_rows.h"
 #include "tests/layers/layer_test.h"
 
 namespace headway::testing {
@@ -23,12 +23,13 @@ class MohTest : public LayerTest {
   struct Routed {
     Tensor gates;  // [B,H,T]
     double balance_loss;
+    Tensor row_index;  // [B,H,T]
   };
   /// z [B,T,N]
   Routed route(const MohConfig& routing, const Tensor& z) {
-    const auto [gates, loss] =
+    const auto [gates, loss, row_index] =
         apply<MohGates>(ctx, {.routing = routing, .num_heads = num_heads(routing, z)}, Variable(z));
-    return {gates.value(), loss.value().to_vector<double>(*stream)[0]};
+    return {gates.value(), loss.value().to_vector<double>(*stream)[0], row_index.value()};
   }
   static int64_t num_heads(const MohConfig& routing, const Tensor& z) {
     return z.size(2) - (routing.shared_heads > 0 ? 2 : 0);
@@ -85,6 +86,23 @@ TEST_F(MohTest, GatesOfATokenSumToTheirShares) {
               of_shared / static_cast<double>(shared) + of_routed / static_cast<double>(routing.top_k), 2,
               1e-13);
         }
+      }
+  }
+}
+
+TEST_F(MohTest, AHeadListsTheTokensThatUseIt) {
+  for (const MohConfig& routing : all_routings()) {
+    const Routed routed = route(routing, logits_of(routing));
+    const auto gates = routed.gates.view<const double, 3>("gates");
+    const auto rows = routed.row_index.view<const int32_t, 3>("row_index");
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t h = 0; h < 6; ++h) {
+        int64_t listed = 0;
+        for (int64_t t = 0; t < 5; ++t)
+          if (gates(b, h, t) != 0) {
+            EXPECT_EQ(rows(b, h, listed++), t);
+          }
+        while (listed < 5) EXPECT_EQ(rows(b, h, listed++), -1);
       }
   }
 }
@@ -188,7 +206,7 @@ TEST_F(MohTest, BalanceLossHasTheGradientOfItsProbabilities) {
   const Tensor logits = random({2, 7, 6});
   ctx.recording = true;
   const Variable z = Variable::leaf(logits.clone(*stream));
-  const auto [gates, loss] = apply<MohGates>(ctx, {.routing = routing, .num_heads = 4}, z);
+  const Variable loss = apply<MohGates>(ctx, {.routing = routing, .num_heads = 4}, z)[1];
   backward(ctx, loss, MicroStep::last);
   const std::vector<double> gradient = z.grad().to_vector<double>(*stream);
   constexpr double kStep = 1e-5;
@@ -258,11 +276,13 @@ TEST_F(MohTest, AnUnusedHeadReadsNothingAndIsStillRead) {
   const Tensor q = random({1, kLength, 2, 4}), k = random({1, kLength, 2, 4}), v = random({1, kLength, 2, 4}),
                gates = random({1, 2, kLength}), dy = random({1, kLength, 2, 4});
   gates.view<double, 3>("gates")(0, kHead, kToken) = 0;
+  const Tensor rows =
+      Tensor::from<int32_t>({{0, 1, 2, 3, 4, 5, 0, 1, 3, 4, 5, -1}}, {1, 2, kLength}, *stream);
   ctx.recording = true;
   const Variable query = Variable::leaf(q), key = Variable::leaf(k), value = Variable::leaf(v);
   const auto output = [&](const Variable& q_, const Variable& k_, const Variable& v_) {
-    return softmax_attention<attention::RowScaled>(
-        ctx, {.q = q_, .k = k_, .v = v_, .row_scale = Variable(gates)}, {});
+    return softmax_attention<attention::ListedRows>(
+        ctx, {.q = q_, .k = k_, .v = v_, .row_scale = Variable(gates), .row_index = rows}, {});
   };
   const Variable y = output(query, key, value);
   backward(ctx, std::span(&y, 1), std::span(&dy, 1), MicroStep::last);

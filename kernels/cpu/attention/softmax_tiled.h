@@ -552,9 +552,10 @@ void backward_tile(const SoftmaxBackward<V, T>& args, int b, int h, const RowTil
 #pragma omp simd reduction(+ : row_dot)
     for (int d = 0; d < s.value.dim; ++d) row_dot += work.dout[r * Pv + d] * static_cast<A>(y[d]);
     work.norm[r] = lse == -kInfinity<A> ? A(0) : row_norm<V>(lse, VectorExp{});
+    work.row_scale[r] = row_scale<V, A>(args, b, h, t);
+    row_dot = row_dot_of<V>(row_dot, work.row_scale[r]);
     work.row_dot[r] = row_dot;
     work.centre[r] = V::Weight::is_normalised ? row_dot : A(0);
-    work.row_scale[r] = row_scale<V, A>(args, b, h, t);
     work.row_bias[r] = row_bias<V, A>(args, b, h, t);
     work.dbias[r] = 0;
     if constexpr (has(V::slots, Slots::row_parameter)) work.drow[r] = 0;

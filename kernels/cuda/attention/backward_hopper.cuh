@@ -21,16 +21,18 @@ inline constexpr int kBackwardQueries = D == 64 ? 128 : 64;
 struct Backward {
   static constexpr const char* name = "softmax_attention_backward";
 
-  View<const bf16, 4> q, k, v, y, dout;
+  View<const bf16, 4> q, k, v, y, dout;  // y: O of listed rows
   View<const float, 3> log_sum_exp;
-  View<const float, 3> row_scale;  // empty: 1
+  View<const float, 3> row_scale;    // empty: 1
+  View<const int32_t, 3> row_index;  // empty: every row
   View<bf16, 4> dq, dk, dv;
   View<float, 3> drow_scale;  // may be empty
   double scale;
   TilePlan<WindowVariant> plan;
 };
 
-/// Returns r_i D_i of each row of q, [B,H,T], valid until the stream's scratch memory is asked for again.
+/// Returns r_i D_i of each row of q, [B,H,T], valid until the stream's scratch memory is asked for again;
+/// nothing where rows are listed.
 /// D: 64 or 128, at least the width of the heads.
 template <int D>
 View<const float, 3> backward_of_width(const Backward& args, Stream& stream);
@@ -53,8 +55,9 @@ std::string backward_refusal(const SoftmaxBackward<V, bf16>& args, const Stream&
   if (!HasLogSumExp<V>) return "the variant's weights are not a softmax's";
   if (!kHasDefaultScore<V>) return "the variant changes scores";
   if (V::drops_weights) return "weights are dropped";
-  if (V::slots != Slots::none && V::slots != Slots::row_scale && V::slots != Slots::sink)
-    return "the variant has other slots than a row scale or a sink";
+  if (V::slots != Slots::none && V::slots != Slots::row_scale && V::slots != Slots::sink &&
+      V::slots != (Slots::row_scale | Slots::row_index))
+    return "the variant has other slots than a row scale, which listed rows may have too, or a sink";
   if (std::string refusal = hopper_refusal(stream); !refusal.empty()) return refusal;
   if (args.v.size[3] != args.q.size[3])
     return "values have " + std::to_string(args.v.size[3]) + " channels and keys " +
@@ -93,6 +96,7 @@ void backward(const SoftmaxBackward<V, bf16>& args, Stream& stream) {
                 .dout = args.dout,
                 .log_sum_exp = args.log_sum_exp,
                 .row_scale = args.slots.row_scale,
+                .row_index = args.slots.row_index,
                 .dq = args.dq,
                 .dk = args.dk,
                 .dv = args.dv,

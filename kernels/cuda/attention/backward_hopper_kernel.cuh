@@ -44,7 +44,9 @@ struct BackwardTask {
   int key_tile, batch, slice, first, last;
 };
 
+template <class R>
 struct BackwardParams {
+  using Rows = R;
   CUtensorMap q, dout, k, v, dq, dk, dv;
   BackwardScratch scratch;
   TilePlan<WindowVariant> plan;
@@ -64,6 +66,11 @@ struct BackwardParams {
     const int in_section = index - first_slice * tiles;
     const int key_tile = seen.last - in_section / section_slices,
               slice = first_slice + in_section % section_slices;
+    if constexpr (R::kAreListed) {  // a head is a slice
+      const int2 tiles =
+          scratch.tiles_of_keys[slice * ((plan.num_keys + kBackwardKeys - 1) / kBackwardKeys) + key_tile];
+      return {key_tile, slice / slices, slice % slices, tiles.x, tiles.y};
+    }
     const IndexRange rows = plan.rows_of(key_tile * kBackwardKeys,
                                          min(key_tile * kBackwardKeys + kBackwardKeys, plan.num_keys) - 1);
     return {key_tile, slice / slices, slice % slices, rows.first / kQueries,
@@ -73,15 +80,20 @@ struct BackwardParams {
   __device__ unsigned tile_index(int b, int h, int query_tile) const {
     return static_cast<unsigned>((b * slices * heads_per_slice + h) * num_query_tiles + query_tile);
   }
+  /// packed: a tile_index() of listed rows.
   template <int kQueries>
-  __device__ KeyTiles key_tiles(int query_tile) const {
+  __device__ KeyTiles key_tiles(int query_tile, unsigned packed) const {
+    if constexpr (R::kAreListed) {
+      const int2 keys = *reinterpret_cast<const int2*>(scratch.tiles + packed);
+      return {keys.x, keys.y};
+    }
     return key_tiles_of_rows(plan, query_tile * kQueries, query_tile * kQueries + kQueries - 1);
   }
 };
 
 inline constexpr int kProductThreads = 2 * kWarpgroup, kProductWarps = kProductThreads / kWarp;
 
-template <int D>
+template <int D, class R>
 struct alignas(1024) BackwardShared {
   static constexpr int kQueries = kBackwardQueries<D>;
   // Rows of 64 channels, then of the next 64; swizzled.
@@ -90,6 +102,7 @@ struct alignas(1024) BackwardShared {
   uint16_t ds[2][kBackwardKeys * kQueries];  // rows are keys
   float sums[2][kQueries * D];               // of dQ, a warp's 4 KiB after another's
   float log_sum_exp[2][kQueries], dots[2][kQueries];
+  std::conditional_t<R::kAreListed, PackedTile[2], AllRows> tiles;  // of queries, where rows are listed
   BackwardTask tasks[2];
   // Full and empty: of what is loaded, with its rows' numbers; of the tasks; of the staging buffers of dQ.
   uint64_t k_full, k_empty, v_full, v_empty;
@@ -97,9 +110,10 @@ struct alignas(1024) BackwardShared {
   uint64_t task_full[2], task_empty[2], sums_full[2], sums_empty[2];
   uint64_t dv_full, dv_empty;  // of ds where dV leaves through it
 };
-template <int D>
-inline constexpr int kBackwardSharedBytes = static_cast<int>(sizeof(BackwardShared<D>));
-static_assert(kBackwardSharedBytes<64> <= 227 * 1024 && kBackwardSharedBytes<128> <= 227 * 1024);
+template <int D, class R>
+inline constexpr int kBackwardSharedBytes = static_cast<int>(sizeof(BackwardShared<D, R>));
+static_assert(kBackwardSharedBytes<64, ListedRows> <= 227 * 1024 &&
+              kBackwardSharedBytes<128, ListedRows> <= 227 * 1024);
 
 #ifdef HEADWAY_WGMMA
 
@@ -110,9 +124,9 @@ template <int D>
 inline constexpr bool kHasValueStores = D == 128;
 
 /// Bytes of its parts.
-template <int D>
+template <int D, class R>
 struct BackwardBlock {
-  using Shared = BackwardShared<D>;
+  using Shared = BackwardShared<D, R>;
   static constexpr int kQueries = Shared::kQueries;
   static constexpr int kKeyBytes = sizeof(Shared::k), kQueryBytes = sizeof(Shared::q) / 2,
                        kSlopeBytes = sizeof(Shared::ds) / 2, kSumBytes = sizeof(Shared::sums) / 2,
@@ -125,16 +139,16 @@ __device__ inline unsigned parity_of(unsigned use) { return use >> 1 & 1; }
 // The threads that load and store have few registers: what they know of a task stays in shared memory.
 
 /// The thread that loads, and hands tasks to all others.
-template <int D>
-__device__ __forceinline__ void load_tasks(const BackwardParams& p, BackwardShared<D>& shared) {
-  using Block = BackwardBlock<D>;
+template <int D, class R>
+__device__ __forceinline__ void load_tasks(const BackwardParams<R>& p, BackwardShared<D, R>& shared) {
+  using Block = BackwardBlock<D, R>;
   constexpr int kQueries = Block::kQueries, kBlocks = D / 64;
   unsigned step = 0;
   int index = static_cast<int>(atomicAdd(p.scratch.next_task, 1u));
   for (unsigned i = 0;; ++i) {
     BackwardTask& task = shared.tasks[i & 1];
     mbarrier_wait(shared_address(&shared.task_empty[i & 1]), parity_of(i) ^ 1);
-    task = p.task<kQueries>(index);
+    task = p.template task<kQueries>(index);
     mbarrier_arrive(shared_address(&shared.task_full[i & 1]));
     if (task.key_tile < 0) break;
     bool is_first = true;
@@ -142,10 +156,10 @@ __device__ __forceinline__ void load_tasks(const BackwardParams& p, BackwardShar
       for (int query = task.first; query < task.last; ++query, ++step) {
         const unsigned stage = step & 1, parity = parity_of(step) ^ 1;
         const auto load = [&](const CUtensorMap& map, uint16_t* to, const float* rows, float* rows_to,
-                              uint64_t& full, uint64_t& empty) {
+                              uint64_t& full, uint64_t& empty, unsigned more_bytes) {
           mbarrier_wait(shared_address(&empty), parity);
           const unsigned barrier = shared_address(&full);
-          mbarrier_expect(barrier, Block::kQueryBytes + Block::kRowBytes);
+          mbarrier_expect(barrier, Block::kQueryBytes + Block::kRowBytes + more_bytes);
           const int h = task.slice * p.heads_per_slice + g;
 #pragma unroll
           for (int n = 0; n < kBlocks; ++n)
@@ -156,9 +170,13 @@ __device__ __forceinline__ void load_tasks(const BackwardParams& p, BackwardShar
                     Block::kRowBytes, barrier);
         };
         load(p.q, shared.q[stage], p.scratch.log_sum_exp, shared.log_sum_exp[stage], shared.q_full[stage],
-             shared.q_empty[stage]);
+             shared.q_empty[stage], R::kAreListed ? sizeof(PackedTile) : 0);
+        if constexpr (R::kAreListed)
+          bulk_load(shared_address(&shared.tiles[stage]),
+                    p.scratch.tiles + p.tile_index(task.batch, task.slice, query), sizeof(PackedTile),
+                    shared_address(&shared.q_full[stage]));
         load(p.dout, shared.dout[stage], p.scratch.dots, shared.dots[stage], shared.dout_full[stage],
-             shared.dout_empty[stage]);
+             shared.dout_empty[stage], 0);
         if (!is_first) continue;
         is_first = false;
         const auto load_keys = [&](const CUtensorMap& map, uint16_t* to, uint64_t& full, uint64_t& empty) {
@@ -180,8 +198,8 @@ __device__ __forceinline__ void load_tasks(const BackwardParams& p, BackwardShar
 }
 
 /// The i-th task of a block, or the end of them, once it is there.
-template <int D>
-__device__ __forceinline__ const BackwardTask& await_task(BackwardShared<D>& shared, unsigned i) {
+template <int D, class R>
+__device__ __forceinline__ const BackwardTask& await_task(BackwardShared<D, R>& shared, unsigned i) {
   mbarrier_wait(shared_address(&shared.task_full[i & 1]), parity_of(i));
   return shared.tasks[i & 1];
 }
@@ -213,10 +231,10 @@ __device__ __forceinline__ void await_turn(const unsigned* turn, unsigned number
 
 /// The thread that stores what goes through one of the staging buffers: the query tiles' dQ in turns, and at
 /// the end of a task dK (and dV).
-template <int D>
-__device__ __forceinline__ void store_sums(const BackwardParams& p, BackwardShared<D>& shared,
+template <int D, class R>
+__device__ __forceinline__ void store_sums(const BackwardParams<R>& p, BackwardShared<D, R>& shared,
                                            unsigned buffer) {
-  using Block = BackwardBlock<D>;
+  using Block = BackwardBlock<D, R>;
   constexpr int kQueries = Block::kQueries;
   const unsigned stage = shared_address(shared.sums[buffer]),
                  empty = shared_address(&shared.sums_empty[buffer]),
@@ -243,7 +261,7 @@ __device__ __forceinline__ void store_sums(const BackwardParams& p, BackwardShar
         const int h = task.slice * p.heads_per_slice + g;
         const unsigned tile = p.tile_index(task.batch, h, query);
         float* const sums = p.scratch.dq_sums + static_cast<size_t>(tile) * (kQueries * D);
-        const KeyTiles keys = p.key_tiles<kQueries>(query);
+        const KeyTiles keys = p.template key_tiles<kQueries>(query, tile);
         const bool is_last = task.key_tile == keys.first;
         const unsigned number = static_cast<unsigned>(keys.last - task.key_tile);
         if (is_last && number > 0) {  // the buffer is handed over together with the sums so far
@@ -289,8 +307,8 @@ __device__ __forceinline__ void store_sums(const BackwardParams& p, BackwardShar
 }
 
 /// The thread that stores dV out of the buffers of dS.
-template <int D>
-__device__ __forceinline__ void store_values(const BackwardParams& p, BackwardShared<D>& shared) {
+template <int D, class R>
+__device__ __forceinline__ void store_values(const BackwardParams<R>& p, BackwardShared<D, R>& shared) {
   for (unsigned i = 0;; ++i) {
     const BackwardTask& task = await_task(shared, i);
     if (task.key_tile < 0) break;
@@ -326,9 +344,9 @@ __device__ __forceinline__ void store_rounded(unsigned to, int block_bytes, cons
 }
 
 /// A warpgroup's products: 64 keys of each task.
-template <int D>
-__device__ __forceinline__ void multiply_tasks(const BackwardParams& p, BackwardShared<D>& shared) {
-  using Block = BackwardBlock<D>;
+template <int D, class R>
+__device__ __forceinline__ void multiply_tasks(const BackwardParams<R>& p, BackwardShared<D, R>& shared) {
+  using Block = BackwardBlock<D, R>;
   constexpr int kQueries = Block::kQueries, kQueryBytes = Block::kQueryBytes;
   constexpr int kScores = kQueries / 2, kSums = D / 2;  // registers of S and of dK, dV
   const int warp = uniform(static_cast<int>(threadIdx.x - kWarpgroup) / kWarp);
@@ -392,11 +410,37 @@ __device__ __forceinline__ void multiply_tasks(const BackwardParams& p, Backward
       wgmma_wait<1>();
       pin_registers(s);
       // Only tiles at an edge of what rows see are tested; a row behind the last has weight exp2(-inf).
-      const int position = p.plan.query_offset + first_row, window = p.plan.params.window;
+      const int window = p.plan.params.window;
+      int position = p.plan.query_offset + first_row, last_position = position + kQueries - 1;
+      KeyTiles keys;
+      if constexpr (R::kAreListed) {
+        const PackedTile& tile = shared.tiles[stage];
+        position = p.plan.query_offset + tile.first_row, last_position = p.plan.query_offset + tile.last_row;
+        keys = {tile.first_key_tile, tile.last_key_tile};
+      }
       const bool is_whole = first_key + kBackwardKeys - 1 <= position &&
                             first_key + kBackwardKeys <= p.plan.num_keys &&
-                            (window == 0 || first_key > position + kQueries - 1 - window);
-      if (!is_whole) {
+                            (window == 0 || first_key > last_position - window);
+      if constexpr (R::kAreListed) {
+        if (!is_whole) {
+          // Rows from the first that sees the key, as many as the window is long.
+          const unsigned length = window == 0 ? INT_MAX : static_cast<unsigned>(window);
+          const int own_key = first_key + key, from = own_key - p.plan.query_offset;
+          const int from_0 = own_key < p.plan.num_keys ? from : INT_MAX / 2,
+                    from_1 = own_key + 8 < p.plan.num_keys ? from + 8 : INT_MAX / 2;
+          const int* const rows =
+              p.scratch.packed_rows +
+              static_cast<size_t>(p.tile_index(task.batch, task.slice, query)) * kQueries + column;
+#pragma unroll
+          for (int j = 0; j < kScores / 4; ++j) {
+            const int2 row = __ldg(reinterpret_cast<const int2*>(rows + 8 * j));
+            if (static_cast<unsigned>(row.x - from_0) >= length) s[4 * j] = -INFINITY;
+            if (static_cast<unsigned>(row.y - from_0) >= length) s[4 * j + 1] = -INFINITY;
+            if (static_cast<unsigned>(row.x - from_1) >= length) s[4 * j + 2] = -INFINITY;
+            if (static_cast<unsigned>(row.y - from_1) >= length) s[4 * j + 3] = -INFINITY;
+          }
+        }
+      } else if (!is_whole) {
         // Columns from the first that sees the key, as many as the window is long.
         const unsigned length = window == 0 ? INT_MAX : static_cast<unsigned>(window);
         const int from = first_key + key - position - column;
@@ -471,7 +515,7 @@ __device__ __forceinline__ void multiply_tasks(const BackwardParams& p, Backward
       if (is_end) arrive(shared.k_empty);
       // dQ to the staging buffer, every warp to its own part; added to what is there and rounded by the last.
       const unsigned buffer = use & 1, to = sums_at + buffer * Block::kSumBytes;
-      const KeyTiles keys = p.key_tiles<kQueries>(query);
+      if constexpr (!R::kAreListed) keys = p.template key_tiles<kQueries>(query, 0);
       mbarrier_wait(shared_address(&shared.sums_empty[buffer]), parity_of(use));
       if (task.key_tile == keys.first) {
         if (keys.first != keys.last) {
@@ -521,12 +565,12 @@ __device__ __forceinline__ void multiply_tasks(const BackwardParams& p, Backward
 
 #endif  // HEADWAY_WGMMA
 
-template <int D>
+template <int D, class R>
 __global__ void __launch_bounds__(3 * kWarpgroup, 1)
-    backward_kernel(const __grid_constant__ BackwardParams p) {
+    backward_kernel(const __grid_constant__ BackwardParams<R> p) {
 #ifdef HEADWAY_WGMMA
   extern __shared__ __align__(1024) uint4 memory[];
-  BackwardShared<D>& shared = *reinterpret_cast<BackwardShared<D>*>(memory);
+  BackwardShared<D, R>& shared = *reinterpret_cast<BackwardShared<D, R>*>(memory);
   const int warp = uniform(static_cast<int>(threadIdx.x) / kWarp);
   if (threadIdx.x == 0) {
     const auto init = [](uint64_t& barrier, unsigned count) {
@@ -590,14 +634,14 @@ inline int heads_per_slice(const Backward& a, int queries) {
   return static_cast<int>(best);
 }
 
-template <int D>
-View<const float, 3> backward_of_width(const Backward& a, Stream& stream) {
+template <int D, class R>
+View<const float, 3> backward_of_rows(const Backward& a, Stream& stream) {
   constexpr int kQueries = kBackwardQueries<D>;
   const int64_t B = a.q.size[0], T = a.q.size[1], H = a.q.size[2], Dh = a.q.size[3], Tk = a.k.size[1],
                 K = a.k.size[2];
   const int64_t tiles = (T + kQueries - 1) / kQueries, padded = tiles * kQueries;
 
-  const int heads = heads_per_slice(a, kQueries);
+  const int heads = R::kAreListed ? 1 : heads_per_slice(a, kQueries);
   const int64_t slices = H / heads;
   const bool is_split = slices > K;
   const auto part_bytes = static_cast<size_t>(B * Tk * slices * Dh) * sizeof(bf16);
@@ -614,27 +658,68 @@ View<const float, 3> backward_of_width(const Backward& a, Stream& stream) {
                at_turns = place(static_cast<size_t>(B * H * tiles) * kCounterStride * sizeof(unsigned)),
                at_next = place(sizeof(unsigned)), at_sums = place(rows * D * sizeof(float)),
                at_dkv = place(is_split ? 2 * part_bytes : 0),
-               at_dout = place(a.row_scale ? static_cast<size_t>(B * T * H * Dh) * sizeof(bf16) : 0);
+               at_dout =
+                   place(R::kAreListed || a.row_scale ? rows * static_cast<size_t>(Dh) * sizeof(bf16) : 0);
+  const int64_t key_tiles = (Tk + kBackwardKeys - 1) / kBackwardKeys;
+  const auto place_list = [&](size_t size) { return place(R::kAreListed ? size : 0); };
+  const size_t at_counts = place_list(static_cast<size_t>(B * H) * sizeof(int)),
+               at_q = place_list(rows * static_cast<size_t>(Dh) * sizeof(bf16)),
+               at_rows = place_list(rows * sizeof(int)),
+               at_tiles = place_list(static_cast<size_t>(B * H * tiles) * sizeof(PackedTile)),
+               at_tiles_of_keys = place_list(static_cast<size_t>(B * H * key_tiles) * sizeof(int2));
   std::byte* const memory = stream.scratch(bytes).data();
   scratch.log_sum_exp = reinterpret_cast<float*>(memory + at_lse);
   scratch.dots = reinterpret_cast<float*>(memory + at_dots);
   scratch.turns = reinterpret_cast<unsigned*>(memory + at_turns);
   scratch.next_task = reinterpret_cast<unsigned*>(memory + at_next);
   scratch.dq_sums = reinterpret_cast<float*>(memory + at_sums);
-  scratch.scaled_dout = a.row_scale ? reinterpret_cast<bf16*>(memory + at_dout) : nullptr;
+  scratch.scaled_dout = R::kAreListed || a.row_scale ? reinterpret_cast<bf16*>(memory + at_dout) : nullptr;
+  scratch.counts = reinterpret_cast<int*>(memory + at_counts);
+  scratch.packed_q = reinterpret_cast<bf16*>(memory + at_q);
+  scratch.packed_rows = reinterpret_cast<int*>(memory + at_rows);
+  scratch.tiles = reinterpret_cast<PackedTile*>(memory + at_tiles);
+  scratch.tiles_of_keys = reinterpret_cast<int2*>(memory + at_tiles_of_keys);
 
   // Key tiles seen by the first row up to those seen by the last.
   const int num_rows = static_cast<int>(T);
   const KeyTiles seen = key_tiles_of_rows(a.plan, 0, num_rows - 1);
   const int64_t row_blocks = B * H * ((padded + kBackwardRowsOfBlock - 1) / kBackwardRowsOfBlock);
-  backward_rows_kernel<D><<<static_cast<unsigned>(row_blocks), kBackwardRowThreads, 0, stream.native()>>>(
+  if constexpr (R::kAreListed) {
+    clear_unlisted_rows(a.row_index, a.dq, {}, a.drow_scale, 0, scratch.counts, stream);
+    const unsigned blocks = blocks_for(B * H * std::max(tiles, key_tiles), kBackwardRowThreads);
+    backward_tiles_kernel<D><<<blocks, kBackwardRowThreads, 0, stream.native()>>>(
+        a, scratch, static_cast<int>(tiles), static_cast<int>(key_tiles));
+    check_launch(a.name);
+  }
+  constexpr auto kRowsKernel = R::kAreListed ? backward_packed_rows_kernel<D> : backward_rows_kernel<D>;
+  kRowsKernel<<<static_cast<unsigned>(row_blocks), kBackwardRowThreads, 0, stream.native()>>>(
       a, scratch, static_cast<int>(padded), seen);
   check_launch(a.name);
 
-  const View<const float, 3> dots{scratch.dots, {B, H, T}, {H * padded, padded, 1}};
-  if (seen.first > seen.last) return dots;
-  View<const bf16, 4> dout = a.dout;
-  if (a.row_scale) dout = {scratch.scaled_dout, {B, T, H, Dh}, {T * H * Dh, H * Dh, Dh, 1}};
+  View<const float, 3> dots;
+  if constexpr (!R::kAreListed) dots = {scratch.dots, {B, H, T}, {H * padded, padded, 1}};
+  const auto unpack = [&] {
+    const unsigned copy_blocks = blocks_for(B * H * padded * kBackwardRowLanes, kBackwardRowThreads);
+    backward_unpack_kernel<D>
+        <<<copy_blocks, kBackwardRowThreads, 0, stream.native()>>>(a, scratch, static_cast<int>(padded));
+    check_launch(a.name);
+  };
+  if (seen.first > seen.last) {
+    if constexpr (R::kAreListed) unpack();
+    return dots;
+  }
+  View<const bf16, 4> q = a.q, dout = a.dout;
+  View<bf16, 4> dq = a.dq;
+  if constexpr (R::kAreListed) {
+    const auto packed = [&](auto* data) {
+      return View<std::remove_pointer_t<decltype(data)>, 4>{
+          data, {B, padded, H, Dh}, {H * padded * Dh, Dh, padded * Dh, 1}};
+    };
+    // Whoever writes a tile of dq comes after all who read its q.
+    dq = packed(scratch.packed_q), q = dq, dout = packed(scratch.scaled_dout);
+  } else if (a.row_scale) {
+    dout = {scratch.scaled_dout, {B, T, H, Dh}, {T * H * Dh, H * Dh, Dh, 1}};
+  }
   View<bf16, 4> dk = a.dk, dv = a.dv;
   if (is_split) {
     const auto part = [&](size_t at) {
@@ -643,12 +728,12 @@ View<const float, 3> backward_of_width(const Backward& a, Stream& stream) {
     };
     dk = part(at_dkv), dv = part(at_dkv + part_bytes);
   }
-  BackwardParams p{};
-  p.q = tensor_map(a.q, {1, kQueries, 1, 64});
+  BackwardParams<R> p{};
+  p.q = tensor_map(q, {1, kQueries, 1, 64});
   p.dout = tensor_map(dout, {1, kQueries, 1, 64});
   p.k = tensor_map(a.k, {1, kBackwardKeys, 1, 64});
   p.v = tensor_map(a.v, {1, kBackwardKeys, 1, 64});
-  p.dq = tensor_map(a.dq, {1, 16, 1, 64});
+  p.dq = tensor_map(dq, {1, 16, 1, 64});
   p.dk = tensor_map(dk, {1, kBackwardKeys, 1, 64});
   p.dv = tensor_map(dv, {1, kBackwardKeys, 1, 64});
   p.scratch = scratch;
@@ -662,16 +747,22 @@ View<const float, 3> backward_of_width(const Backward& a, Stream& stream) {
   p.num_query_tiles = static_cast<int>(tiles);
   p.scale = static_cast<float>(a.scale);
   const int64_t num_tasks = B * slices * (seen.last - seen.first + 1);
-  constexpr int kBytes = kBackwardSharedBytes<D>;
-  allow_shared(backward_kernel<D>, kBytes, a.name);
+  constexpr int kBytes = kBackwardSharedBytes<D, R>;
+  allow_shared(backward_kernel<D, R>, kBytes, a.name);
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(num_multiprocessors(stream), num_tasks));
-  backward_kernel<D><<<blocks, 3 * kWarpgroup, kBytes, stream.native()>>>(p);
+  backward_kernel<D, R><<<blocks, 3 * kWarpgroup, kBytes, stream.native()>>>(p);
   check_launch(a.name);
+  if constexpr (R::kAreListed) unpack();
   if (is_split) {
     sum_slices(dk, a.dk, seen, stream);
     sum_slices(dv, a.dv, seen, stream);
   }
   return dots;
+}
+
+template <int D>
+View<const float, 3> backward_of_width(const Backward& a, Stream& stream) {
+  return a.row_index ? backward_of_rows<D, ListedRows>(a, stream) : backward_of_rows<D, AllRows>(a, stream);
 }
 
 }  // namespace headway::cuda::hopper

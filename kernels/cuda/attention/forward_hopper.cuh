@@ -2,9 +2,10 @@
 // shared memory: 40 or 232 a thread and 225 KiB (heads of 128), 32 or 160 and 201 KiB (heads of 64, long
 // rows), 168 and 73 KiB three times (short rows).
 //
-// It takes every mask, grouped queries and the slots that act on whole rows after their softmax: row_scale
-// and sink. Its kernels depend on the variant's mask alone: variants with the mask of WindowVariant share the
-// ones in forward_hopper_64.cu and forward_hopper_128.cu, and another mask has its own in the variant's unit.
+// It takes every mask, grouped queries, the slots that act on whole rows after their softmax, row_scale and
+// sink, and for windows row_index, of whose rows alone it computes. Its kernels depend on the variant's mask
+// alone: variants with the mask of WindowVariant share the ones in forward_hopper_64.cu and
+// forward_hopper_128.cu, and another mask has its own in the variant's unit.
 #pragma once
 
 #include <bit>
@@ -25,21 +26,22 @@ struct ForwardCall {
   int64_t query_offset = 0;
   double scale = 1;
   View<float, 3> log_sum_exp;
-  View<const float, 3> row_scale;  // may be absent
-  View<const float, 1> sink;       // may be absent
+  View<const float, 3> row_scale;    // may be absent
+  View<const float, 1> sink;         // may be absent
+  View<const int32_t, 3> row_index;  // may be absent: every row
 };
 
 /// From this many keys of the middle row on, three warpgroups that share their keys are faster than blocks of
 /// one for heads of 64.
 inline constexpr int kLongRow = 1024;
 
-template <int kRows, class M, class Kernel>
-void launch_forward(const ForwardCall<M>& call, const TilePlan<M>& plan, Kernel kernel, int threads,
-                    int bytes, int stored_rows, unsigned blocks, Stream& stream) {
+template <int kRows, class M, class R>
+void launch_forward(const ForwardCall<M>& call, const TilePlan<M>& plan, void (*kernel)(ForwardArgs<M, R>),
+                    int threads, int bytes, int stored_rows, unsigned blocks, Stream& stream) {
   constexpr const char* kName = "softmax_attention_forward";
   const int64_t B = call.q.size[0], T = call.q.size[1], H = call.q.size[2], Tk = call.k.size[1];
-  ForwardArgs<M> args{};
-  args.q = tensor_map(call.q, {1, kRows, 1, 64});
+  ForwardArgs<M, R> args{};
+  args.q = tensor_map(call.q, {1, R::kAreListed ? 1 : kRows, 1, 64});
   args.k = tensor_map(call.k, {1, kKeys, 1, 64});
   args.v = tensor_map(call.v, {1, kKeys, 1, 64});
   args.o = tensor_map(call.o, {1, stored_rows, 1, 64});
@@ -65,8 +67,15 @@ void launch_forward(const ForwardCall<M>& call, const TilePlan<M>& plan, Kernel 
   args.row_scale = call.row_scale;
   args.sink = call.sink;
   blocks = std::min(blocks, static_cast<unsigned>(args.num_tiles));
+  const size_t counts = R::kAreListed ? static_cast<size_t>(B * H) : 0;
+  auto* const words = reinterpret_cast<unsigned*>(stream.scratch((1 + counts) * sizeof(unsigned)).data());
+  if constexpr (R::kAreListed) {
+    int* const count = reinterpret_cast<int*>(words + 1);
+    args.rows_of_queries = {call.row_index, count};
+    clear_unlisted_rows(call.row_index, call.o, call.y, call.log_sum_exp, -INFINITY, count, stream);
+  }
   if (static_cast<int>(blocks) < args.num_tiles) {
-    args.taken = reinterpret_cast<unsigned*>(stream.scratch(sizeof(unsigned)).data());
+    args.taken = words;
     check_cuda(cudaMemsetAsync(args.taken, 0, sizeof(unsigned), stream.native()), kName);
   }
   allow_shared(kernel, bytes, kName);
@@ -85,6 +94,10 @@ void run_forward(const ForwardCall<M>& call, Stream& stream) {
                          static_cast<int>(call.k.size[1])};
   const unsigned multiprocessors = num_multiprocessors(stream);
   using P = Pipeline<D>;
+  if constexpr (std::is_same_v<M, WindowVariant>)
+    if (call.row_index)
+      return launch_forward<P::kRows>(call, plan, pipeline_kernel<M, D, ListedRows>, P::kThreads,
+                                      P::kBytesWithList, 1, multiprocessors, stream);
   if constexpr (D == 64) {
     const int middle = static_cast<int>(T / 2);
     const IndexRange keys = plan.keys_of(middle, middle);
@@ -93,8 +106,8 @@ void run_forward(const ForwardCall<M>& call, Stream& stream) {
       return launch_forward<Blocks::kRows>(call, plan, blocks_kernel<M>, Blocks::kThreads, Blocks::kBytes, 64,
                                            Blocks::kPerMultiprocessor * multiprocessors, stream);
   }
-  launch_forward<P::kRows>(call, plan, pipeline_kernel<M, D>, P::kThreads, P::kBytes, 16, multiprocessors,
-                           stream);
+  launch_forward<P::kRows>(call, plan, pipeline_kernel<M, D, AllRows>, P::kThreads, P::kBytes, 16,
+                           multiprocessors, stream);
 }
 
 extern template void run_forward<64>(const ForwardCall<WindowVariant>&, Stream&);
@@ -120,10 +133,14 @@ struct MaskOf<V> {
 };
 
 /// Slots that these kernels have no place for.
-inline constexpr Slots kForeignSlots = Slots::key_bias | Slots::key_end | Slots::row_bias | Slots::row_index;
+inline constexpr Slots kForeignSlots = Slots::key_bias | Slots::key_end | Slots::row_bias;
+/// Whether listed rows have a mask for which these kernels compute those alone.
 template <class V>
-inline constexpr bool kTakesVariant =
-    HasLogSumExp<V>&& kHasDefaultScore<V> && !V::drops_weights && !has(V::slots, kForeignSlots);
+inline constexpr bool kTakesRowIndex =
+    !has(V::slots, Slots::row_index) || std::is_same_v<typename MaskOf<V>::Mask, WindowVariant>;
+template <class V>
+inline constexpr bool kTakesVariant = HasLogSumExp<V>&& kHasDefaultScore<V> && !V::drops_weights &&
+                                      !has(V::slots, kForeignSlots) && kTakesRowIndex<V>;
 
 /// Why a call is not for these kernels, after "because"; empty where it is.
 template <class V>
@@ -131,7 +148,8 @@ std::string forward_refusal(const SoftmaxForward<V, bf16>& args, const Stream& s
   if (!HasLogSumExp<V>) return "the variant's weights are not a softmax's";
   if (!kHasDefaultScore<V>) return "the variant has a score of its own";
   if (V::drops_weights) return "weights are dropped";
-  if (has(V::slots, kForeignSlots)) return "the variant has slots other than row_scale and sink";
+  if (has(V::slots, kForeignSlots)) return "the variant has slots other than row_scale, row_index and sink";
+  if (!kTakesRowIndex<V>) return "the rows that are listed do not see a window of the latest keys";
   if (std::string refusal = hopper_refusal(stream); !refusal.empty()) return refusal;
   if (args.v.size[3] != args.q.size[3])
     return "values have " + std::to_string(args.v.size[3]) + " channels and keys " +
@@ -160,6 +178,7 @@ void forward(const SoftmaxForward<V, bf16>& args, Stream& stream) {
     call.log_sum_exp = args.log_sum_exp;
     if constexpr (has(V::slots, Slots::row_scale)) call.row_scale = args.slots.row_scale, call.y = args.y;
     if constexpr (has(V::slots, Slots::sink)) call.sink = args.slots.sink;
+    if constexpr (has(V::slots, Slots::row_index)) call.row_index = args.slots.row_index;
     args.q.size[3] <= 64 ? run_forward<64>(call, stream) : run_forward<128>(call, stream);
   }
 }

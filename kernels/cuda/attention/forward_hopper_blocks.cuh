@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(Blocks::kThreads, Blocks::kPerMultiprocessor)
     const SeenTiles keys = here.keys;
     const int first = uniform(keys.any.first), q1 = min(q0 + B::kRows, args.plan.num_queries) - 1;
     int tile = uniform(keys.any.last);
-    const int row = q0 + warp * 16 + lane / 4;
+    const int first_row = q0 + warp * 16 + lane / 4, rows_of_lane[2] = {first_row, first_row + 8};
     const bool sees_half = uniform(here.end) <= tile * kKeys + kKeys / 2;
     const float lowest = lowest_score(args, here.rows.head);
     RunningSoftmax softmax;
@@ -178,14 +178,14 @@ __global__ void __launch_bounds__(Blocks::kThreads, Blocks::kPerMultiprocessor)
       load_meanwhile();
       wgmma_wait<0>();
       pin_registers(scores);
-      mask_scores<kKeys / 2>(scores, args.plan, row, tile);
+      mask_scores<kKeys / 2>(scores, args.plan, rows_of_lane, tile);
       softmax.begin<kKeys / 2>(scores, args.power, lowest);
     } else {
       ask_for_scores(place);
       load_meanwhile();
       wgmma_wait<0>();
       pin_registers(scores);
-      if (!keys.is_whole(args.plan, q0, tile)) mask_scores<kKeys>(scores, args.plan, row, tile);
+      if (!keys.is_whole(args.plan, q0, tile)) mask_scores<kKeys>(scores, args.plan, rows_of_lane, tile);
       softmax.begin<kKeys>(scores, args.power, lowest);
     }
     if (loads) {
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(Blocks::kThreads, Blocks::kPerMultiprocessor)
         loader.load_keys();
         if (tile <= first) loader.load_queries(i + 1);
       }
-      if (!keys.is_whole(args.plan, q0, tile)) mask_scores<kKeys>(scores, args.plan, row, tile);
+      if (!keys.is_whole(args.plan, q0, tile)) mask_scores<kKeys>(scores, args.plan, rows_of_lane, tile);
       const bool moves = softmax.add(scores, args.power, args.limit, factor);
       wgmma_wait<0>();
       pin_registers(sums);
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(Blocks::kThreads, Blocks::kPerMultiprocessor)
     pin_registers(sums);
 
     const RowsOfHead rows = here.rows;
-    const RowFactors factors = finish_rows(args, softmax, rows, row);
+    const RowFactors factors = finish_rows(args, softmax, rows, rows_of_lane);
     __syncthreads();  // every warp has read the values
     const unsigned out = base + static_cast<unsigned>(B::kValuesAt + (place & 1) * B::kKeyBytes);
     ++place;

@@ -32,11 +32,17 @@ struct Pipeline {
   // mbarriers: what is full, and what is empty again
   static constexpr int kQueryFull = 0, kQueryEmpty = 2, kTileFull = 4, kTileEmpty = 6, kKeyFull = 8,
                        kKeyEmpty = kKeyFull + kStages, kValueFull = kKeyEmpty + kStages,
-                       kValueEmpty = kValueFull + kStages, kNumBarriers = kValueEmpty + kStages;
+                       kValueEmpty = kValueFull + kStages, kNearEnd = kValueEmpty + kStages,
+                       kNumBarriers = kNearEnd + 1;
   using Tile = TileOfRows<kConsumers>;
   static constexpr int kTiles = (kBarriers + 8 * kNumBarriers + 15) / 16 * 16,
                        kBytes = kTiles + 2 * static_cast<int>(sizeof(Tile));
-  static_assert(kBytes <= 232448, "more shared memory than a block may have");
+  // Listed rows are gathered once so many key tiles of the rows before are left to load: early enough that
+  // nobody waits, and late enough that blocks share the last tiles evenly.
+  static constexpr int kTilesAhead = 3;
+  // Which rows the queries are, where they are listed.
+  static constexpr int kListed = kBytes, kBytesWithList = kListed + 2 * kRows * static_cast<int>(sizeof(int));
+  static_assert(kBytesWithList <= 232448, "more shared memory than a block may have");
 };
 
 /// A place in a ring of N stages, and the parity of its barriers there.
@@ -50,8 +56,8 @@ struct RingPlace {
 
 #ifdef HEADWAY_WGMMA
 
-template <class M, int D>
-__device__ void produce(const ForwardArgs<M>& args, unsigned base, typename Pipeline<D>::Tile* tiles) {
+template <class M, int D, class R>
+__device__ void produce(const ForwardArgs<M, R>& args, unsigned base, typename Pipeline<D>::Tile* tiles) {
   using P = Pipeline<D>;
   const auto barrier = [&](int i) { return base + static_cast<unsigned>(P::kBarriers + 8 * i); };
   const auto load = [&](int at, int rows, const CUtensorMap& map, int full, int h, int t, int b) {
@@ -63,28 +69,40 @@ __device__ void produce(const ForwardArgs<M>& args, unsigned base, typename Pipe
   RingPlace<P::kStages> place;
   NextTile next;
   for (RingPlace<2> turn;; ++turn.count) {
-    const RowsOfHead rows = rows_at<P::kRows>(args, next.index());
-    const int q0 = rows.first, q1 = min(q0 + P::kRows, args.plan.num_queries) - 1;
-    mbarrier_wait(barrier(P::kTileEmpty + turn.stage()), turn.parity() ^ 1);
     auto& tile_of_rows = tiles[turn.stage()];
-    tile_of_rows.rows = rows;
+    RowsOfHead rows;
     TileRange keys;
-    if (rows.first >= 0) {
-      keys = key_tiles_of(args.plan, q0, q1);
-      tile_of_rows.keys = keys;
+    int q0 = 0, q1 = 0;
+    if constexpr (R::kAreListed) {  // as gather_queries() describes it
+      mbarrier_wait(barrier(P::kTileFull + turn.stage()), turn.parity());
+      rows = tile_of_rows.rows, keys = tile_of_rows.keys;
+      mbarrier_arrive(barrier(P::kTileEmpty + turn.stage()));
+    } else {
+      rows = rows_at<P::kRows>(args, next.index());
+      q0 = rows.first, q1 = min(q0 + P::kRows, args.plan.num_queries) - 1;
+      mbarrier_wait(barrier(P::kTileEmpty + turn.stage()), turn.parity() ^ 1);
+      tile_of_rows.rows = rows;
+      if (rows.first >= 0) {
+        keys = key_tiles_of(args.plan, q0, q1);
+        tile_of_rows.keys = keys;
 #pragma unroll 1
-      for (int i = 0; i < P::kConsumers; ++i)
-        tile_of_rows.seen[i] = SeenTiles::of(args.plan, q0 + 64 * i, keys);
+        for (int i = 0; i < P::kConsumers; ++i)
+          tile_of_rows.seen[i] = SeenTiles::of(args.plan, q0 + 64 * i, keys);
+      }
+      mbarrier_arrive(barrier(P::kTileFull + turn.stage()));
     }
-    mbarrier_arrive(barrier(P::kTileFull + turn.stage()));
     if (rows.first < 0) return;
     const int kv = args.group.quotient(rows.head);
-    mbarrier_wait(barrier(P::kQueryEmpty + turn.stage()), turn.parity() ^ 1);
-    mbarrier_expect(barrier(P::kQueryFull + turn.stage()), P::kQueryBytes);
-    load(P::kQueries + turn.stage() * P::kQueryBytes, P::kRows, args.q, P::kQueryFull + turn.stage(),
-         rows.head, q0, rows.batch);
+    if constexpr (!R::kAreListed) {
+      mbarrier_wait(barrier(P::kQueryEmpty + turn.stage()), turn.parity() ^ 1);
+      mbarrier_expect(barrier(P::kQueryFull + turn.stage()), P::kQueryBytes);
+      load(P::kQueries + turn.stage() * P::kQueryBytes, P::kRows, args.q, P::kQueryFull + turn.stage(),
+           rows.head, q0, rows.batch);
+    }
     for (int tile = keys.last; tile >= keys.first;
          tile = tile_before(args.plan, q0, q1, tile, keys.first), ++place.count) {
+      if (R::kAreListed && tile == min(keys.first + P::kTilesAhead, keys.last))
+        mbarrier_arrive(barrier(P::kNearEnd));
       const int stage = place.stage();
       mbarrier_wait(barrier(P::kKeyEmpty + stage), place.parity() ^ 1);
       mbarrier_expect(barrier(P::kKeyFull + stage), P::kKeyBytes);
@@ -95,13 +113,76 @@ __device__ void produce(const ForwardArgs<M>& args, unsigned base, typename Pipe
       load(P::kValuesAt + stage * P::kKeyBytes, kKeys, args.v, P::kValueFull + stage, kv, tile * kKeys,
            rows.batch);
     }
-    next.take(args);
+    if constexpr (!R::kAreListed) next.take(args);
   }
 }
 
+/// The warp that takes tiles of listed rows, ahead of all others: describes them, loads each query by
+/// a copy of its own, and shows which rows they are. A slot without a row gets the zeros behind the last one.
 template <class M, int D>
-__device__ void consume(const ForwardArgs<M>& args, unsigned base, const typename Pipeline<D>::Tile* tiles,
-                        int warp) {
+__device__ void gather_queries(const ForwardArgs<M, ListedRows>& args, unsigned base,
+                               typename Pipeline<D>::Tile* tiles, int* listed) {
+  using P = Pipeline<D>;
+  const auto barrier = [&](int i) { return base + static_cast<unsigned>(P::kBarriers + 8 * i); };
+  const int lane = threadIdx.x % kWarp;
+  NextTile next;
+  for (RingPlace<2> turn;; ++turn.count) {
+    if (turn.count > 0) mbarrier_wait(barrier(P::kNearEnd), static_cast<unsigned>(turn.count - 1) & 1);
+    RowsOfHead rows;
+    do {
+      next.beyond = __shfl_sync(0xffffffffu, next.beyond, 0);
+      rows = rows_at<P::kRows>(args, next.index());
+      if (lane == 0) next.take(args);
+    } while (rows.first == kEmptyTile);
+    const unsigned tile_full = barrier(P::kTileFull + turn.stage());
+    auto& tile = tiles[turn.stage()];
+    mbarrier_wait(barrier(P::kTileEmpty + turn.stage()), turn.parity() ^ 1);
+    if (lane == 0) tile.rows = rows;
+    if (rows.first < 0) {
+      if (lane == 0) mbarrier_arrive(tile_full);
+      return;
+    }
+    mbarrier_wait(barrier(P::kQueryEmpty + turn.stage()), turn.parity() ^ 1);
+    const PackedRows<P::kRows> packed(args.rows_of_queries, rows.batch, rows.head);
+    int* const own = listed + turn.stage() * P::kRows;
+    int of_lane[P::kRows / kWarp];
+#pragma unroll
+    for (int i = 0; i < P::kRows / kWarp; ++i) {
+      const int slot = i * kWarp + lane;
+      own[slot] = of_lane[i] = packed.row(rows.first + slot, args.plan.num_queries);
+    }
+    __syncwarp();
+    const int first_used = max(packed.padding - rows.first, 0);
+    const TileRange keys = key_tiles_of(args.plan, own[first_used], own[P::kRows - 1]);
+    if (lane == 0) tile.keys = keys;
+    if (const int first = 64 * lane, last = first + 63; lane < P::kConsumers)
+      tile.seen[lane] =
+          SeenTiles::of(args.plan, own[max(first, first_used)], own[last], last >= first_used, keys);
+    __syncwarp();
+    const unsigned full = barrier(P::kQueryFull + turn.stage()),
+                   to =
+                       base + static_cast<unsigned>(P::kQueries + turn.stage() * P::kQueryBytes + lane * 128);
+    if (lane == 0) mbarrier_arrive(tile_full), mbarrier_expect(full, P::kQueryBytes);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < P::kRows / kWarp; ++i)
+#pragma unroll
+      for (int block = 0; block < D / 64; ++block)
+        tma_load(to + static_cast<unsigned>((block * P::kRows + i * kWarp) * 128), args.q, full, 64 * block,
+                 rows.head, of_lane[i], rows.batch);
+  }
+}
+
+/// Which row is the i-th of a warp's 16, of which lane l has rows l/4 and l/4 + 8.
+__device__ inline int row_of_warp(const int (&rows)[2], int i) {
+  const int from = i % 8 * 4, low = __shfl_sync(0xffffffffu, rows[0], from),
+            high = __shfl_sync(0xffffffffu, rows[1], from);
+  return i < 8 ? low : high;
+}
+
+template <class M, int D, class R>
+__device__ void consume(const ForwardArgs<M, R>& args, unsigned base, const typename Pipeline<D>::Tile* tiles,
+                        const int* listed, int warp) {
   using P = Pipeline<D>;
   const auto barrier = [&](int i) { return base + static_cast<unsigned>(P::kBarriers + 8 * i); };
   const int lane = threadIdx.x % kWarp, group = warp / 4;
@@ -164,7 +245,8 @@ __device__ void consume(const ForwardArgs<M>& args, unsigned base, const typenam
     release(P::kTileEmpty + turn.stage());
     if (rows.first < 0) break;
     const int last_row = args.plan.num_queries - 1, q0 = rows.first, own0 = q0 + group * 64;
-    const int row = own0 + warp % 4 * 16 + lane / 4;
+    const int first_row = own0 + warp % 4 * 16 + lane / 4;
+    int rows_of_lane[2] = {first_row, first_row + 8};
     const uint64_t queries = all_queries + static_cast<uint64_t>(turn.stage() * P::kQueryBytes >> 4);
     const float lowest = lowest_score(args, rows.head);
     const auto before = [&](int tile) {
@@ -174,6 +256,10 @@ __device__ void consume(const ForwardArgs<M>& args, unsigned base, const typenam
     int tile = block.last;
     for (; tile > own.any.last; tile = before(tile)) pass_over();
     mbarrier_wait(barrier(P::kQueryFull + turn.stage()), turn.parity());
+    if constexpr (R::kAreListed) {
+      const int* const own = listed + turn.stage() * P::kRows + first_row - q0;
+      rows_of_lane[0] = own[0], rows_of_lane[1] = own[8];
+    }
     mbarrier_wait(barrier(P::kKeyFull + place.stage()), place.parity());
     RunningSoftmax softmax;
     float factor[2] = {1, 1};
@@ -182,7 +268,7 @@ __device__ void consume(const ForwardArgs<M>& args, unsigned base, const typenam
     pin_registers(scores);
     release(P::kKeyEmpty + place.stage());
     if (tile <= own.any.first) release(P::kQueryEmpty + turn.stage());
-    if (!own.is_whole(args.plan, own0, tile)) mask_scores<kKeys>(scores, args.plan, row, tile);
+    if (!own.is_whole(args.plan, own0, tile)) mask_scores<kKeys>(scores, args.plan, rows_of_lane, tile);
     softmax.begin<kKeys>(scores, args.power, lowest);
     round_weights(scores, weights);
 #pragma unroll
@@ -201,7 +287,7 @@ __device__ void consume(const ForwardArgs<M>& args, unsigned base, const typenam
       pin_registers(scores);
       release(P::kKeyEmpty + next.stage());
       if (tile <= own.any.first) release(P::kQueryEmpty + turn.stage());
-      if (!own.is_whole(args.plan, own0, tile)) mask_scores<kKeys>(scores, args.plan, row, tile);
+      if (!own.is_whole(args.plan, own0, tile)) mask_scores<kKeys>(scores, args.plan, rows_of_lane, tile);
       const bool moves = softmax.add(scores, args.power, args.limit, factor);
       wgmma_wait<0>();
       pin_registers(sums);
@@ -218,12 +304,21 @@ __device__ void consume(const ForwardArgs<M>& args, unsigned base, const typenam
     ++place.count;
     while (tile > block.first) tile = before(tile), pass_over();
 
-    const RowFactors factors = finish_rows(args, softmax, rows, row);
+    const RowFactors factors = finish_rows(args, softmax, rows, rows_of_lane);
+    // Of those that are listed, a lane stores 64 channels of one.
+    const int listed_row = R::kAreListed ? row_of_warp(rows_of_lane, lane % 16) : 0;
     const auto store = [&](const CUtensorMap& map, const float(&factor_of_row)[2]) {
-      if (lane == 0) bulk_wait_read<0>();
+      if (R::kAreListed || lane == 0) bulk_wait_read<0>();
       __syncwarp();
       stage_rows(rows_out, 16 * 128, sums, factor_of_row);
       __syncwarp();
+      if constexpr (R::kAreListed) {
+        if (lane < D / 4)
+          tma_store(map, rows_out + static_cast<unsigned>(lane * 128), 64 * (lane / 16), rows.head,
+                    listed_row, rows.batch);
+        bulk_commit();
+        return;
+      }
       const int first = own0 + warp % 4 * 16;
       if (lane == 0 && first <= last_row) {
 #pragma unroll
@@ -236,41 +331,45 @@ __device__ void consume(const ForwardArgs<M>& args, unsigned base, const typenam
     if (args.writes_y) store(args.y, factors.y);
     store(args.o, factors.o);
   }
-  if (lane == 0) bulk_wait<0>();
+  if (R::kAreListed || lane == 0) bulk_wait<0>();
 }
 
 #endif
 
-template <class M, int D>
+template <class M, int D, class R>
 __global__ void __launch_bounds__(Pipeline<D>::kThreads, 1)
-    pipeline_kernel(const __grid_constant__ ForwardArgs<M> args) {
+    pipeline_kernel(const __grid_constant__ ForwardArgs<M, R> args) {
 #ifdef HEADWAY_WGMMA
   using P = Pipeline<D>;
   extern __shared__ __align__(1024) uint4 memory[];
   const unsigned base = shared_address(memory);
   auto* const tiles = reinterpret_cast<typename P::Tile*>(reinterpret_cast<char*>(memory) + P::kTiles);
+  auto* const listed = reinterpret_cast<int*>(reinterpret_cast<char*>(memory) + P::kListed);
   const int warp = uniform(static_cast<int>(threadIdx.x / kWarp));
   if (threadIdx.x == 0) {
     constexpr unsigned kReaders = 4 * P::kConsumers;  // warps
-    const auto init = [&](int full, int empty, int stages) {
+    const auto init = [&](int full, int empty, int stages, unsigned readers) {
       for (int i = 0; i < stages; ++i) {
         mbarrier_init(base + static_cast<unsigned>(P::kBarriers + 8 * (full + i)), 1);
-        mbarrier_init(base + static_cast<unsigned>(P::kBarriers + 8 * (empty + i)), kReaders);
+        mbarrier_init(base + static_cast<unsigned>(P::kBarriers + 8 * (empty + i)), readers);
       }
     };
-    init(P::kQueryFull, P::kQueryEmpty, 2);
-    init(P::kTileFull, P::kTileEmpty, 2);
-    init(P::kKeyFull, P::kKeyEmpty, P::kStages);
-    init(P::kValueFull, P::kValueEmpty, P::kStages);
+    init(P::kQueryFull, P::kQueryEmpty, 2, kReaders);
+    init(P::kTileFull, P::kTileEmpty, 2, R::kAreListed ? kReaders + 1 : kReaders);
+    init(P::kKeyFull, P::kKeyEmpty, P::kStages, kReaders);
+    init(P::kValueFull, P::kValueEmpty, P::kStages, kReaders);
+    mbarrier_init(base + static_cast<unsigned>(P::kBarriers + 8 * P::kNearEnd), 1);
     fence_mbarrier_init();
   }
   __syncthreads();
   if (warp < 4) {
     warpgroup_reg_dealloc<P::kProducerRegisters>();
     if (threadIdx.x == 0) produce<M, D>(args, base, tiles);
+    if constexpr (R::kAreListed)
+      if (warp == 1) gather_queries<M, D>(args, base, tiles, listed);
   } else {
     warpgroup_reg_alloc<P::kConsumerRegisters>();
-    consume<M, D>(args, base, tiles, warp - 4);
+    consume<M, D>(args, base, tiles, listed, warp - 4);
   }
 #endif
 }

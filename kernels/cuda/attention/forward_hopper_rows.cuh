@@ -11,6 +11,7 @@
 #include <bit>
 
 #include "kernels/cuda/attention/forward_hopper_softmax.cuh"
+#include "kernels/cuda/attention/query_rows.cuh"
 #include "kernels/cuda/tile/mbarrier.cuh"
 #include "kernels/cuda/tile/tma.cuh"
 
@@ -34,9 +35,11 @@ struct Divisor {
   }
 };
 
-/// M: who says which keys a row sees, see TilePlan.
-template <class M>
+/// M: who says which keys a row sees, see TilePlan. R: AllRows, or ListedRows, whose q, o and y are copied
+/// row by row.
+template <class M, class R = AllRows>
 struct ForwardArgs {
+  using Rows = R;
   CUtensorMap q, k, v, o, y;  // coordinates: channel in boxes of 64, head, row, sequence
   TilePlan<M> plan;
   float power, limit, scale;      // see RunningSoftmax; natural logits are scale times scores
@@ -50,22 +53,30 @@ struct ForwardArgs {
   View<const float, 3> row_scale;  // [B,H,T] or absent
   View<const float, 1> sink;       // [H] or absent
   bool writes_y;
+  R rows_of_queries;
 };
 
-/// A tile of rows of one head; first < 0: none is left.
+/// A tile of rows of one head; of listed rows, the slot of the first in PackedRows. first < 0: none is left.
 struct RowsOfHead {
   int first, batch, head;
 };
+/// The first of a tile that no listed row fills; others may be left.
+inline constexpr int kEmptyTile = -2;
 
-template <int kRows, class M>
-__device__ RowsOfHead rows_at(const ForwardArgs<M>& args, int index) {
+template <int kRows, class Args>
+__device__ RowsOfHead rows_at(const Args& args, int index) {
   if (index >= args.num_tiles) return {-1, 0, 0};
   const int section = args.section_tiles.quotient(index), within = index - section * args.section_tiles.value;
   const Divisor& heads = section == args.num_sections - 1 ? args.last_section : args.section;
   const int tile = heads.quotient(within);
   const int batch_head = section * args.section.value + within - tile * heads.value,
             batch = args.num_heads.quotient(batch_head);
-  return {(args.row_tiles - 1 - tile) * kRows, batch, batch_head - batch * args.num_heads.value};
+  const int head = batch_head - batch * args.num_heads.value;
+  if constexpr (Args::Rows::kAreListed) {
+    const int count = args.rows_of_queries.counts[batch_head];
+    return {tile * kRows < count ? ((count - 1) / kRows - tile) * kRows : kEmptyTile, batch, head};
+  }
+  return {(args.row_tiles - 1 - tile) * kRows, batch, head};
 }
 /// A tile that a block takes after its first, whose index is blockIdx.x. The counter's answer is not waited
 /// for before index() is asked.
@@ -73,8 +84,8 @@ struct NextTile {
   unsigned beyond = blockIdx.x - gridDim.x;  // the first tiles of all blocks
 
   __device__ int index() const { return static_cast<int>(gridDim.x + beyond); }
-  template <class M>
-  __device__ void take(const ForwardArgs<M>& args) {
+  template <class Args>
+  __device__ void take(const Args& args) {
     asm volatile("{ .reg .pred p; setp.ne.u64 p, %1, 0; mov.u32 %0, %2; @p atom.global.add.u32 %0, [%1], 1; }"
                  : "=r"(beyond)
                  : "l"(args.taken), "r"(args.num_tiles)
@@ -83,8 +94,8 @@ struct NextTile {
 };
 
 /// What largest scores are at least: the sink's, where there is one, which is in every row's denominator.
-template <class M>
-__device__ float lowest_score(const ForwardArgs<M>& args, int head) {
+template <class Args>
+__device__ float lowest_score(const Args& args, int head) {
   return args.sink ? fmaxf(args.sink(head) / args.scale, kLowest) : kLowest;
 }
 
@@ -93,25 +104,25 @@ struct RowFactors {
   float y[2], o[2];
 };
 
-/// Ends the softmax of a lane's rows row and row + 8, whose log-sum-exp it writes.
-template <class M>
-__device__ RowFactors finish_rows(const ForwardArgs<M>& args, const RunningSoftmax& softmax,
-                                  const RowsOfHead& rows, int row) {
+/// Ends the softmax of a lane's two rows, whose log-sum-exp it writes where they exist.
+template <class Args>
+__device__ RowFactors finish_rows(const Args& args, const RunningSoftmax& softmax, const RowsOfHead& tile,
+                                  const int (&rows)[2]) {
   RowFactors factors;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int t = row + 8 * half;
+    const int t = rows[half];
     const bool exists = t < args.plan.num_queries;
     const float largest = softmax.largest[half] * args.scale;
     float sum = quad_sum(softmax.total[half]);
-    if (args.sink) sum += power_of_2((args.sink(rows.head) - largest) * kLog2E);
+    if (args.sink) sum += power_of_2((args.sink(tile.head) - largest) * kLog2E);
     // Zero is the sum of a row without keys; one that is no number stays so.
     const bool is_empty = sum == 0;
     factors.y[half] = is_empty ? 0.0f : 1 / sum;
     factors.o[half] = factors.y[half];
-    if (args.row_scale && exists) factors.o[half] *= args.row_scale(rows.batch, rows.head, t);
+    if (args.row_scale && exists) factors.o[half] *= args.row_scale(tile.batch, tile.head, t);
     if (exists && threadIdx.x % 4 == 0)
-      args.log_sum_exp(rows.batch, rows.head, t) = is_empty ? -INFINITY : largest + logf(sum);
+      args.log_sum_exp(tile.batch, tile.head, t) = is_empty ? -INFINITY : largest + logf(sum);
   }
   return factors;
 }

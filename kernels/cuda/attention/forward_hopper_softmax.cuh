@@ -10,7 +10,6 @@
 namespace headway::cuda::hopper {
 
 inline constexpr int kKeys = 128;  // of a tile
-inline constexpr float kLog2E = 1.4426950408889634f;
 /// The largest score of a row that has seen no key: finite, so that differences are numbers.
 inline constexpr float kLowest = -1e30f;
 
@@ -40,16 +39,22 @@ struct alignas(16) SeenTiles {
   TileRange any;    // tiles that hold a visible pair
   TileRange whole;  // those that need no test per pair, of one interval; may be empty
 
-  /// q0: the first of the rows. Rows behind the end, or without a key, do with any tile.
+  /// own0, own1: the first and the last of the rows. Where none exists, or none sees a key, any tile does.
   template <class M>
-  __device__ static SeenTiles of(const TilePlan<M>& plan, int q0, const TileRange& of_block) {
-    const int last_row = plan.num_queries - 1, own0 = min(q0, last_row), own1 = min(q0 + 63, last_row);
+  __device__ static SeenTiles of(const TilePlan<M>& plan, int own0, int own1, bool exist,
+                                 const TileRange& of_block) {
     const IndexRange keys = plan.keys_of(own0, own1);
     SeenTiles seen;
     seen.any = {keys.first / kKeys, (keys.last - 1) / kKeys};
-    if (q0 > last_row || keys.last <= keys.first) seen.any = {of_block.first, of_block.first};
+    if (!exist || keys.last <= keys.first) seen.any = {of_block.first, of_block.first};
     seen.whole = {(plan.begin(own1, 0) + kKeys - 1) / kKeys, plan.end(own0, 0) / kKeys - 1};
     return seen;
+  }
+  /// Of 64 successive rows, q0 the first.
+  template <class M>
+  __device__ static SeenTiles of(const TilePlan<M>& plan, int q0, const TileRange& of_block) {
+    const int last_row = plan.num_queries - 1;
+    return of(plan, min(q0, last_row), min(q0 + 63, last_row), q0 <= last_row, of_block);
   }
   template <class M>
   __device__ bool is_whole(const TilePlan<M>& plan, int q0, int tile) const {
@@ -66,13 +71,13 @@ __device__ inline unsigned columns_below(int n) {
   n = min(max(n, 0), kKeys);
   return static_cast<unsigned>((uint64_t{1} << (2 * (n >> 3) + min(n & 7, 2))) - 1);
 }
-/// Scores of pairs that are not seen become -inf. row: the lane's first, and row + 8 the other.
+/// Scores of pairs that are not seen become -inf. rows: the lane's two.
 template <int kColumns, class M>
-__device__ void mask_scores(float (&scores)[64], const TilePlan<M>& plan, int row, int tile) {
+__device__ void mask_scores(float (&scores)[64], const TilePlan<M>& plan, const int (&rows)[2], int tile) {
   const int column = tile * kKeys + 2 * static_cast<int>(threadIdx.x % 4);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int t = min(row + 8 * half, plan.num_queries - 1);
+    const int t = min(rows[half], plan.num_queries - 1);
     unsigned seen = 0;
 #pragma unroll
     for (int n = 0; n < M::intervals; ++n)

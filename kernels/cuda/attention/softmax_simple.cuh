@@ -159,7 +159,9 @@ __global__ void row_dot_kernel(SoftmaxBackward<V, T> a, float* row_dots) {
     }
 #pragma unroll
   for (int offset = kRowLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-  if (exists && threadIdx.x % kRowLanes == 0) row_dots[(b * H + h) * T_ + t] = sum;
+  if (!exists || threadIdx.x % kRowLanes != 0) return;
+  const Pairs<V, SoftmaxBackward<V, T>> pairs(a, static_cast<int>(b), static_cast<int>(h));
+  row_dots[(b * H + h) * T_ + t] = row_dot_of<V>(sum, pairs.row_scale(static_cast<int>(t)));
 }
 
 /// dsink[h] = - sum over b, t of exp(sink - LSE) r D; a block per head. row_dots [B,H,T]: D.

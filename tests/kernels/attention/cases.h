@@ -22,16 +22,16 @@ namespace headway::testing {
 
 /// The product's variants, and policies of the tests.
 template <class... Products>
-using WithPolicies = ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents,
-                                      SigmoidWeights, SecondOrderWeights, Buckets, Everything>;
+using WithPolicies = ::testing::Types<Products..., SoftCap, FirstAndWindow, Documents, SigmoidWeights,
+                                      SecondOrderWeights, Buckets, Everything>;
 using EveryVariant = ProductVariants<WithPolicies>;
 
 /// These, and two with dropout of their weights.
 template <class... Products>
 using WithPoliciesAndDropout =
-    ::testing::Types<Products..., GatheredRows, SoftCap, FirstAndWindow, Documents, SigmoidWeights,
-                     SecondOrderWeights, Buckets, Everything, WithDropout<SigmoidWeights>,
-                     WithDropout<attention::Plain>, WithDropout<Everything>>;
+    ::testing::Types<Products..., SoftCap, FirstAndWindow, Documents, SigmoidWeights, SecondOrderWeights,
+                     Buckets, Everything, WithDropout<SigmoidWeights>, WithDropout<attention::Plain>,
+                     WithDropout<Everything>>;
 using AllVariants = ProductVariants<WithPoliciesAndDropout>;
 
 /// Parameters under which a variant is tested: its defaults, but for a window.
@@ -241,7 +241,7 @@ Results run(const Problem<V, T>& p, void (*forward)(const SoftmaxForward<V, T>&,
                                       .params = p.params,
                                       .scale = p.scale(),
                                       .query_offset = d.query_offset,
-                                      .y = kScalesRows<V> ? view4(y) : view4(o),
+                                      .y = kKeepsY<V> ? view4(y) : view4(o),
                                       .log_sum_exp = forward_args.log_sum_exp,
                                       .dout = p.dout.template view<const T, 4>("dout"),
                                       .dq = view4(dq),

@@ -177,9 +177,9 @@ TYPED_TEST(Identity, GroupsShareRepeatedKeysAndValues) {
 /// Variants whose softmax sees the scores as they are.
 template <class V>
 class ScoreIdentity : public Identity<V> {};
-using KeepScores =
-    ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink, attention::RowAffine,
-                     attention::RowScaled, attention::KeyMasked, GatheredRows, FirstAndWindow, Documents>;
+using KeepScores = ::testing::Types<attention::Plain, attention::SlidingWindow, attention::Sink,
+                                    attention::RowAffine, attention::RowScaled, attention::KeyMasked,
+                                    attention::ListedRows, FirstAndWindow, Documents>;
 TYPED_TEST_SUITE(ScoreIdentity, KeepScores);
 
 // A vector added to every key shifts each row's scores alike, which changes nothing, unless there is a sink:
@@ -213,8 +213,8 @@ TYPED_TEST(ScoreIdentity, KeysHaveGradientsThatSumToZeroUnlessThereIsASink) {
 /// Variants with gradients that are products of the output's row and its gradient.
 template <class V>
 class RowIdentity : public Identity<V> {};
-using HaveRowGradients =
-    ::testing::Types<attention::Sink, attention::RowAffine, attention::RowScaled, GatheredRows, Everything>;
+using HaveRowGradients = ::testing::Types<attention::Sink, attention::RowAffine, attention::RowScaled,
+                                          attention::ListedRows, Everything>;
 TYPED_TEST_SUITE(RowIdentity, HaveRowGradients);
 
 TYPED_TEST(RowIdentity, GradientsOfScalesAndSinksFollowFromTheOutput) {

@@ -7,9 +7,6 @@
 
 namespace headway::testing {
 
-struct GatheredRows : SoftmaxVariant {
-  static constexpr Slots slots = Slots::row_scale | Slots::row_index;
-};
 struct SoftCap : SoftmaxVariant {
   struct Params {
     float cap;

@@ -62,6 +62,11 @@ TYPED_TEST(Tiled, FloatErrsNoMoreThanNaiveFloat) {
           error_of<float, double>(naive[name].template to_vector<float>(*this->stream), reference);
       const Error error =
           error_of<float, double>(tiled[name].template to_vector<float>(*this->stream), reference);
+      if (kDividesScale<TypeParam> && error.magnitude == 0) {
+        // The gradients of a single key: but for the rounding of the row that its scale is divided out of.
+        EXPECT_LE(error.largest, 1e-6);
+        continue;
+      }
       EXPECT_TRUE(within<float>(error, yardstick))
           << name << " at T = " << dims.T << ", Dh = " << dims.Dh << ": largest " << error.largest << ", rms "
           << error.rms << "; naive " << yardstick.largest << ", " << yardstick.rms;
@@ -186,11 +191,12 @@ TEST_F(TiledCase, QueriesBehindACacheEqualTheWholeSequence) {
 
 TEST_F(TiledCase, ListingEveryRowEqualsTheDenseKernel) {
   const Dims dims{.B = 1, .T = 100, .H = 2, .K = 1, .Dh = 16};
-  auto listed = in_float(random_problem<GatheredRows>(dims, *stream), *stream);
+  auto listed = in_float(random_problem<attention::ListedRows>(dims, *stream), *stream);
   std::vector<int32_t> rows(200);
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i % 100);
   listed.row_index = Tensor::from<int32_t>(rows, {1, 2, 100}, *stream);
   listed.row_scale = Tensor::from<float>(std::vector<float>(200, 1.0f), {1, 2, 100}, *stream);
+  listed.params.window = 0;
   const auto plain = in_float(random_problem<attention::Plain>(dims, *stream), *stream);
   const Results a = tiled_results(listed, *stream), b = tiled_results(plain, *stream);
   for (const char* name : {"o", "log_sum_exp", "dq", "dk", "dv"})
