@@ -5,6 +5,7 @@
 
 #include "autograd/apply.h"
 #include "autograd/ops/elementwise.h"
+#include "core/prefixed_metrics.h"
 #include "layers/attention/health.h"
 
 namespace headway {
@@ -15,18 +16,6 @@ namespace {
 double output_init_std(const ModelConfig& config) {
   return config.init_std / std::sqrt(2.0 * static_cast<double>(config.num_layers));
 }
-
-/// Puts the layer before the names of its figures.
-class LayerMetrics final : public MetricSink {
- public:
-  LayerMetrics(MetricSink& inner, int64_t layer_index)
-      : inner_(inner), prefix_("attention/" + std::to_string(layer_index) + "/") {}
-  void add(std::string_view name, double value) override { inner_.add(prefix_ + std::string(name), value); }
-
- private:
-  MetricSink& inner_;
-  std::string prefix_;
-};
 
 }  // namespace
 
@@ -50,12 +39,11 @@ Block::Block(const ModelConfig& config, int64_t layer_index)
 }
 
 Variable Block::forward(Context& ctx, const Variable& x, const Positions& positions, AttentionState* state) {
-  if (!ctx.metrics) return run(ctx, x, positions, state);
-  LayerMetrics metrics(*ctx.metrics, layer_index_);
+  PrefixedMetrics metrics(ctx.metrics, "attention/" + std::to_string(layer_index_) + "/");
   Context inner = ctx;
-  inner.metrics = &metrics;
+  inner.metrics = metrics.sink();
   const Variable y = run(inner, x, positions, state);
-  report_activations(inner, y.value());
+  if (inner.metrics) report_activations(inner, y.value());
   return y;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "layers/attention/attention_layer.h"
@@ -11,10 +12,6 @@ namespace headway {
 namespace {
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-bool is_kind(std::string_view name) {
-  return std::ranges::any_of(all_attention(), [&](const auto* variant) { return variant->name == name; });
-}
 
 /// Replaces zeros that stand for derived values. key: where the config is in the recipe, for errors.
 void resolve_heads(AttentionConfig& a, const std::string& key, int64_t model_dim) {
@@ -36,25 +33,15 @@ void resolve_heads(AttentionConfig& a, const std::string& key, int64_t model_dim
                             a.rope_fraction, a.head_dim));
 }
 
+void for_each_config(const std::string& key, AttentionConfig& config,
+                     const std::function<void(const std::string& key, AttentionConfig&)>& function) {
+  function(key, config);
+  config.for_each_member([&](const std::string& name, AttentionConfig& member) {
+    for_each_config(key + "." + name, member, function);
+  });
+}
+
 }  // namespace
-
-AttentionChoice::AttentionChoice() : config_(find_attention("softmax").make_config()) {}
-
-AttentionChoice::AttentionChoice(const std::string& name, const AttentionConfig& base)
-    : config_(is_kind(name) ? find_attention(name).make_config() : base.clone()) {
-  if (!is_kind(name)) config_->kind.clear();
-  config_->num_heads = base.num_heads;
-  config_->num_kv_heads = base.num_kv_heads;
-  config_->head_dim = base.head_dim;
-}
-
-void AttentionChoice::choose(FieldVisitor& v) {
-  FieldRule rule;
-  for (const AttentionVariant* variant : all_attention()) rule.choices.push_back(variant->name);
-  std::string kind = config_->kind;
-  v("kind", kind, "attention mechanism", rule);
-  if (kind != config_->kind) *this = AttentionChoice(kind, *config_);
-}
 
 void LayerAttention::describe(FieldVisitor& v) {
   base_.choose(v);
@@ -63,17 +50,9 @@ void LayerAttention::describe(FieldVisitor& v) {
     "for hybrids: the kind of each layer, repeated up to num_layers; names other than kind's are tables "
     "model.attention.<name> with a kind and keys of their own");
   if (uses_base()) base_->describe_other(v);
-  for (const std::string& name : pattern_) {
-    if (name == base_->kind || others_.contains(name)) continue;
-    others_.emplace(name, AttentionChoice(name, *base_));
-  }
-  for (auto& [name, choice] : others_) {
-    v.table(name, choice, "layers of this name");
-    HEADWAY_CHECK(!choice->kind.empty(), ConfigError,
-                  fmt::format("model.attention.layers names \"{}\": expected an attention kind, or a table "
-                              "model.attention.{} with a kind",
-                              name, name));
-  }
+  std::vector<std::string> others = pattern_;
+  std::erase(others, base_->kind);
+  describe_named(v, "model.attention.layers", others, *base_, others_, "layers of this name");
 }
 
 bool LayerAttention::uses_base() const {
@@ -103,11 +82,18 @@ std::string LayerAttention::summary(int64_t num_layers) const {
 }
 
 void LayerAttention::for_each(const std::function<void(const std::string&, AttentionConfig&)>& function) {
-  if (uses_base()) function("model.attention", *base_);
-  for (auto& [name, choice] : others_) function("model.attention." + name, *choice);
+  if (uses_base()) for_each_config("model.attention", *base_, function);
+  for (auto& [name, choice] : others_) for_each_config("model.attention." + name, *choice, function);
 }
 
-void LayerAttention::check(int64_t num_layers) const {
+void LayerAttention::check(int64_t num_layers) {
+  std::set<std::string> tables;
+  for_each([&](const std::string& key, AttentionConfig&) {
+    HEADWAY_CHECK(tables.insert(key).second, ConfigError,
+                  fmt::format("{} is the table of a layer and of a member of another: expected different "
+                              "names",
+                              key));
+  });
   if (pattern_.empty()) return;
   HEADWAY_CHECK(static_cast<int64_t>(pattern_.size()) <= num_layers, ConfigError,
                 fmt::format("model.attention.layers has {} entries: expected at most model.num_layers = {}",
@@ -162,8 +148,9 @@ void ModelConfig::resolve(int64_t tokenizer_vocab_size, int64_t seq_len) {
   if (mlp_dim == 0) mlp_dim = has_gated_mlp() ? round_up(model_dim * 8 / 3, 64) : 4 * model_dim;
 
   attention.check(num_layers);
-  attention.for_each(
-      [this](const std::string& key, AttentionConfig& config) { resolve_heads(config, key, model_dim); });
+  attention.for_each([this](const std::string& key, AttentionConfig& config) {
+    if (config.has_heads()) resolve_heads(config, key, model_dim);
+  });
 }
 
 }  // namespace headway

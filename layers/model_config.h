@@ -2,40 +2,13 @@
 #pragma once
 
 #include <functional>
-#include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/fields.h"
-#include "layers/attention/attention_config.h"
+#include "layers/attention/attention_choice.h"
 
 namespace headway {
-
-/// The attention config of the chosen kind, as a value: copies are deep.
-class AttentionChoice {
- public:
-  AttentionChoice();  // softmax
-  /// With the heads of base. A name that is no kind leaves the kind empty, for a recipe to say.
-  AttentionChoice(const std::string& name, const AttentionConfig& base);
-  AttentionChoice(const AttentionChoice& other) : config_(other.config_->clone()) {}
-  AttentionChoice& operator=(const AttentionChoice& other) {
-    config_ = other.config_->clone();
-    return *this;
-  }
-
-  AttentionConfig& operator*() const { return *config_; }
-  AttentionConfig* operator->() const { return config_.get(); }
-  /// Visits `kind`, which decides which config takes the other keys.
-  void choose(FieldVisitor&);
-  void describe(FieldVisitor& v) {
-    choose(v);
-    config_->describe(v);
-  }
-
- private:
-  std::unique_ptr<AttentionConfig> config_;
-};
 
 /// `model.attention`: one kind for every layer, or a pattern of several.
 ///
@@ -56,15 +29,15 @@ class LayerAttention {
   void describe(FieldVisitor&);
   /// Whether a layer is of the base kind, with the keys of model.attention itself.
   bool uses_base() const;
-  /// Every config that a layer has, and its recipe key.
+  /// Every config that a layer or a member of one has, and its recipe key.
   void for_each(const std::function<void(const std::string& key, AttentionConfig&)>&);
-  /// ConfigError for a pattern that is longer than the model, or a kind that no layer has.
-  void check(int64_t num_layers) const;
+  /// ConfigError for a pattern that is longer than the model, a kind that no layer has, or a table of two.
+  void check(int64_t num_layers);
 
  private:
   AttentionChoice base_;
   std::vector<std::string> pattern_;  // empty: base_ everywhere
-  std::map<std::string, AttentionChoice> others_;
+  NamedAttention others_;
 };
 
 struct ModelConfig {

@@ -1,6 +1,7 @@
 // The recipe keys of an attention layer: those all kinds share, and a base for each kind's own.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -33,6 +34,10 @@ struct AttentionConfig {
   /// ConfigError for values that exclude each other, or that the kind does not have. Called before a layer is
   /// made.
   virtual void check() const {}
+  /// Whether the layer has heads of its own. One that consists of others passes the keys on to them.
+  virtual bool has_heads() const { return true; }
+  /// The configs of the layers that this one consists of, and the names of their tables.
+  virtual void for_each_member(const std::function<void(const std::string& name, AttentionConfig&)>&) {}
 
   /// All fields but `kind`, which its owner visits first to know which config to make.
   void describe(FieldVisitor& v) {
@@ -47,6 +52,7 @@ struct AttentionConfig {
     v("head_dim", head_dim, "width of a head; 0 = model_dim / num_heads", {.min = 0, .max = 1024});
   }
   void describe_other(FieldVisitor& v) {
+    if (!has_heads()) return describe_kind(v);
     v("rope", rope, "rotate queries and keys by their position (RoPE, arXiv 2104.09864)");
     v("rope_theta", rope_theta, "base of the RoPE frequencies", {.min = 1, .max = 1e9});
     v("rope_fraction", rope_fraction, "share of each head's channels that is rotated", {.min = 0, .max = 1});

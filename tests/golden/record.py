@@ -22,6 +22,8 @@ MODEL_DIM, BATCH, TOKENS = 10, 2, 9
 
 
 def common_parameters(c, D):
+    if "num_heads" not in c:  # a layer of layers
+        return {}
     query, key = c["num_heads"] * c["head_dim"], c["num_kv_heads"] * c["head_dim"]
     value_dim = c.get("value_dim") or c["head_dim"]
     shapes = {"query.weight": (query, D), "key.weight": (key, D),

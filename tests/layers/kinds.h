@@ -27,6 +27,9 @@ inline const std::vector<KindCase>& all_kind_cases() {
   using Json = nlohmann::json;
   const Json grouped{{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 4}};
   const Json two_heads{{"num_heads", 2}, {"num_kv_heads", 2}, {"head_dim", 6}};
+  const Json near_and_lightning{{"members", {"near", "lightning"}},
+                                {"near", with(grouped, {{"kind", "softmax"}, {"window", 3}})},
+                                {"lightning", two_heads}};
   static const std::vector<KindCase> rows{
       {.kind = "affine",
        .base = grouped,
@@ -120,6 +123,15 @@ inline const std::vector<KindCase>& all_kind_cases() {
             {{"phase", "none"}, {"normaliser", "none"}, {"rope", true}, {"lambda", 2.5}}},
        .gradient_limit = 1e-6,
        .recurrent = true},
+      {.kind = "parallel",
+       .base = Json::object(),
+       .settings = {near_and_lightning,
+                    with(near_and_lightning, {{"combine", "concat"}}),
+                    {{"members", {"cca", "hedgehog", "softmax"}},
+                     {"cca", {{"num_heads", 4}, {"num_kv_heads", 2}, {"head_dim", 6}}},
+                     {"hedgehog", with(two_heads, {{"short_conv", 3}})},
+                     {"softmax", grouped}}},
+       .gradient_limit = 1e-6},
       {.kind = "sigmoid",
        .base = with(grouped, {{"context_length", 8}}),
        .settings = {Json::object(), {{"window", 3}, {"qk_norm", true}}, {{"context_length", 1}}}},

@@ -180,7 +180,7 @@ TEST(Recipe, LayersOfAHybridInheritTheHeads) {
 TEST(Recipe, LayersOfAHybridThatDoNotExistAreRefused) {
   EXPECT_EQ(error_of_override("model.attention.layers=[softmax, lightnin]"),
             "model.attention.layers names \"lightnin\": expected an attention kind, or a table "
-            "model.attention.lightnin with a kind");
+            "of that name with a kind");
   EXPECT_EQ(error_of_override("model.attention.moh.top_k=3"),
             "command line: unknown key model.attention.moh.top_k = 3: model.attention.layers has no layer "
             "\"moh\"");
