@@ -139,15 +139,21 @@ void gated_norm_backward(const GatedNormBackward<T>& args, Stream& stream) {
   const int warps =
       static_cast<int>(std::clamp<size_t>(kSharedBytes / std::max<size_t>(bytes_per_warp, 1), 1, kWarps));
   const size_t shared = static_cast<size_t>(warps) * bytes_per_warp;
-  const unsigned blocks = std::clamp(blocks_for(N, warps), 1u, 2 * num_multiprocessors(stream));
-  auto* const partial =
-      reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(blocks) * D * sizeof(float)).data());
   const bool wide = is_wide(args.x, {args.dy.data, args.gate.data, args.dx.data, args.dgate.data});
   const auto kernel = wide ? gated_norm_backward_kernel<T, V> : gated_norm_backward_kernel<T, 1>;
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
       args.name);
-  kernel<<<blocks, static_cast<unsigned>(warps) * kWarp, shared, stream.native()>>>(args, partial);
+  const auto threads = static_cast<unsigned>(warps) * kWarp;
+  // Many warps hide what a row's second pass waits for; with a weight, no more than leave sums to add up.
+  unsigned blocks = std::max(blocks_for(N, warps), 1u);
+  float* partial = nullptr;
+  if (args.weight) {
+    blocks = std::min(blocks, num_resident_blocks(kernel, threads, shared, stream));
+    partial =
+        reinterpret_cast<float*>(stream.scratch(static_cast<size_t>(blocks) * D * sizeof(float)).data());
+  }
+  kernel<<<blocks, threads, shared, stream.native()>>>(args, partial);
   check_launch(args.name);
   if (args.weight) add_blocks(partial, blocks, D, args.dweight.data, args.accumulate_weight, stream);
 }

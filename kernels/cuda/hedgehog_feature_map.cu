@@ -62,28 +62,29 @@ __device__ View<E, 4> rows_from(View<E, 4> all, int tile) {
   return all;
 }
 
-/// u becomes the features of u, and minus those of -u, for this lane's two rows.
+/// u becomes the features of u, and minus those of -u, for this lane's two rows. kFull: Df is kWidth.
+template <bool kFull>
 __device__ void map_features(HedgehogFeatures features, int Df, Scores<kWidth>& u, Scores<kWidth>& minus) {
   const bool joint = features == HedgehogFeatures::joint;
   const float scale = joint ? 2 * kLog2E : kLog2E;
-  float largest[2] = {-INFINITY, -INFINITY}, largest_negative[2] = {-INFINITY, -INFINITY};
+  float largest[2] = {-INFINITY, -INFINITY}, smallest[2] = {INFINITY, INFINITY};
   u.each([&](int i, int half, int column) {
-    if (column >= Df) return;
+    if (!kFull && column >= Df) return;
     largest[half] = fmaxf(largest[half], u[i]);
-    largest_negative[half] = fmaxf(largest_negative[half], -u[i]);
+    smallest[half] = fminf(smallest[half], u[i]);
   });
   float shift[2], shift_negative[2], sum[2] = {}, sum_negative[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     shift[half] = scale * quad_max(largest[half]);
-    shift_negative[half] = scale * quad_max(largest_negative[half]);
+    shift_negative[half] = scale * quad_max(-smallest[half]);
     if (joint) shift[half] = shift_negative[half] = fmaxf(shift[half], shift_negative[half]);
   }
   u.each([&](int i, int half, int column) {
-    const float value = scale * u[i];
-    const bool exists = column < Df;
-    sum[half] += u[i] = exists ? power_of_2(value - shift[half]) : 0.0f;
-    sum_negative[half] += minus[i] = exists ? power_of_2(-value - shift_negative[half]) : 0.0f;
+    const float value = u[i];
+    const bool exists = kFull || column < Df;
+    sum[half] += u[i] = exists ? power_of_2(fmaf(scale, value, -shift[half])) : 0.0f;
+    sum_negative[half] += minus[i] = exists ? power_of_2(fmaf(-scale, value, -shift_negative[half])) : 0.0f;
   });
   float factor[2], factor_negative[2];
 #pragma unroll
@@ -98,6 +99,7 @@ __device__ void map_features(HedgehogFeatures features, int Df, Scores<kWidth>& 
   });
 }
 
+template <bool kFull>
 __global__ void __launch_bounds__(kWarpgroup, kForwardBlocks) feature_map_forward_kernel(ForwardArgs a) {
   extern __shared__ __align__(1024) uint4 memory[];
   const auto tile = [&](int index) {
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(kWarpgroup, kForwardBlocks) feature_map_forwar
     features.multiply(tile(now), 0, weight);
     wgmma_commit();
     wgmma_wait<0>();
-    map_features(a.features, Df, features, minus);
+    map_features<kFull>(a.features, Df, features, minus);
     const auto store = [&](const View<bf16, 4>& to, const Scores<kWidth>& values) {
       store_rows(rows_from(to, t), 0, 0, tiles.h, out, 0, [&](int n, int half) {
         return round_pair(values.values[n][2 * half], values.values[n][2 * half + 1]);
@@ -133,6 +135,7 @@ __global__ void __launch_bounds__(kWarpgroup, kForwardBlocks) feature_map_forwar
   wait_for_copies<0>();
 }
 
+template <bool kFull>
 __global__ void __launch_bounds__(kWarpgroup, kBackwardBlocks) feature_map_backward_kernel(BackwardArgs a) {
   extern __shared__ __align__(1024) uint4 memory[];
   const auto tile = [&](int index) {
@@ -144,11 +147,11 @@ __global__ void __launch_bounds__(kWarpgroup, kBackwardBlocks) feature_map_backw
   const auto load = [&](int t, int stage) {
     View<const bf16, 4> x = rows_from(a.dx, t);
     x.data += a.x - a.dx.data;
-    tile(3 * stage).load<kWarpgroup>(x, 0, 0, tiles.h);
+    tile(3 * stage).template load<kWarpgroup>(x, 0, 0, tiles.h);
     View<const bf16, 4> half = rows_from(a.dplus, t);
-    tile(3 * stage + 1).load<kWarpgroup>(half, 0, 0, tiles.h);
+    tile(3 * stage + 1).template load<kWarpgroup>(half, 0, 0, tiles.h);
     half.data += a.dminus - a.dplus.data;
-    tile(3 * stage + 2).load<kWarpgroup>(half, 0, 0, tiles.h);
+    tile(3 * stage + 2).template load<kWarpgroup>(half, 0, 0, tiles.h);
   };
   const bool joint = a.features == HedgehogFeatures::joint;
   const float scale = joint ? 2.0f : 1.0f;
@@ -174,7 +177,7 @@ __global__ void __launch_bounds__(kWarpgroup, kBackwardBlocks) feature_map_backw
     plus.multiply(x, 0, weight);
     wgmma_commit();
     wgmma_wait<0>();
-    map_features(a.features, Df, plus, minus);
+    map_features<kFull>(a.features, Df, plus, minus);
     float mean[2] = {}, mean_negative[2] = {};
     const auto each_pair = [&](auto use) {  // use(n, half, pair of dplus, pair of dminus)
 #pragma unroll
@@ -256,14 +259,15 @@ template <class T>
 void hedgehog_feature_map_forward(const HedgehogFeatureMapForward<T>& args, Stream& stream) {
   if (args.y.numel() == 0) return;
   const int64_t Df = args.weight.size[1];
-  allow_shared(feature_map_forward_kernel, kForwardBytes, args.name);
-  const dim3 grid = grid_of(feature_map_forward_kernel, kForwardBytes, args.x, stream);
-  feature_map_forward_kernel<<<grid, kWarpgroup, kForwardBytes, stream.native()>>>(
-      {.features = args.features,
-       .x = sequence(args.x, 0, args.x.size[2]),
-       .weight = matrices(args.weight),
-       .plus = sequence(args.y, 0, Df),
-       .minus = sequence(args.y, Df, Df)});
+  const auto kernel = Df == kWidth ? feature_map_forward_kernel<true> : feature_map_forward_kernel<false>;
+  allow_shared(kernel, kForwardBytes, args.name);
+  const dim3 grid = grid_of(kernel, kForwardBytes, args.x, stream);
+  kernel<<<grid, kWarpgroup, kForwardBytes, stream.native()>>>(
+      ForwardArgs{.features = args.features,
+                  .x = sequence(args.x, 0, args.x.size[2]),
+                  .weight = matrices(args.weight),
+                  .plus = sequence(args.y, 0, Df),
+                  .minus = sequence(args.y, Df, Df)});
   check_launch(args.name);
 }
 
@@ -271,18 +275,19 @@ template <class T>
 void hedgehog_feature_map_backward(const HedgehogFeatureMapBackward<T>& args, Stream& stream) {
   const int64_t Df = args.weight.size[1], numbers = args.weight.numel();
   if (numbers == 0) return;
-  allow_shared(feature_map_backward_kernel, kBackwardBytes, args.name);
-  const dim3 grid = grid_of(feature_map_backward_kernel, kBackwardBytes, args.x, stream);
+  const auto kernel = Df == kWidth ? feature_map_backward_kernel<true> : feature_map_backward_kernel<false>;
+  allow_shared(kernel, kBackwardBytes, args.name);
+  const dim3 grid = grid_of(kernel, kBackwardBytes, args.x, stream);
   auto* const partial =
       reinterpret_cast<float*>(stream.scratch(grid.y * static_cast<size_t>(numbers) * sizeof(float)).data());
-  feature_map_backward_kernel<<<grid, kWarpgroup, kBackwardBytes, stream.native()>>>(
-      {.features = args.features,
-       .dx = sequence(args.dx, 0, args.dx.size[2]),
-       .x = args.x.data,
-       .weight = matrices(args.weight),
-       .dplus = sequence(args.dy, 0, Df),
-       .dminus = args.dy.data + Df,
-       .partial = partial});
+  kernel<<<grid, kWarpgroup, kBackwardBytes, stream.native()>>>(
+      BackwardArgs{.features = args.features,
+                   .dx = sequence(args.dx, 0, args.dx.size[2]),
+                   .x = args.x.data,
+                   .weight = matrices(args.weight),
+                   .dplus = sequence(args.dy, 0, Df),
+                   .dminus = args.dy.data + Df,
+                   .partial = partial});
   check_launch(args.name);
   add_blocks(partial, grid.y, numbers, args.dweight.data, args.accumulate_weight, stream);
 }
