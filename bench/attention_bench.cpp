@@ -225,12 +225,12 @@ void measure_cpu(const Job& job) {
   measure_shares<float>(job, Directions::both, sgemm, *stream);
 }
 
-/// What is done beside the core of a linear kind: nothing but a decay per head (lightning) or a normaliser,
-/// or the maps of queries and keys.
-enum class LinearKind : uint8_t { decay, normalised, hedgehog, nalaformer };
+/// What is done beside the core of a linear kind: nothing but a decay per head (lightning), a normaliser, or
+/// one with features of its own (NaLaFormer with rotated features); or the maps of queries and keys.
+enum class LinearKind : uint8_t { decay, normalised, own_norm, hedgehog, nalaformer };
 
 std::string_view name_of(LinearKind kind) {
-  constexpr std::string_view kNames[] = {"decay", "normalised", "Hedgehog", "NaLaFormer"};
+  constexpr std::string_view kNames[] = {"decay", "normalised", "own norm", "Hedgehog", "NaLaFormer"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -261,6 +261,8 @@ class LinearJob {
     for (size_t h = 0; h < slopes.size(); ++h)
       slopes[h] = static_cast<float>(h + 1) / static_cast<float>(d_.H);
     slope_ = Tensor::from<float>(slopes, {d_.H}, stream);
+    if (kind_ == LinearKind::own_norm)
+      dnorm_q_ = empty(features_, DType::bf16), dnorm_k_ = empty(features_, DType::bf16);
     if (!has_maps()) return;
     narrow_q_ = random_tensor<T>(narrow_, 9, stream), narrow_k_ = random_tensor<T>(narrow_, 10, stream);
     weight_ = random_tensor<T>({d_.H, d_.F / 2, d_.F / 2}, 11, stream);
@@ -336,6 +338,7 @@ class LinearJob {
   LinearAttentionInputs<T> inputs() const {
     LinearAttentionInputs<T> inputs;
     inputs.q = in(q_), inputs.k = in(k_), inputs.v = in(v_);
+    if (kind_ == LinearKind::own_norm) inputs.norm_q = in(q_), inputs.norm_k = in(k_);
     if (normalises())
       inputs.normalise = true, inputs.eps = 1e3;
     else
@@ -364,8 +367,8 @@ class LinearJob {
                                       .dq = out(dq_),
                                       .dk = out(dk_),
                                       .dv = out(dv),
-                                      .dnorm_q = {},
-                                      .dnorm_k = {},
+                                      .dnorm_q = dnorm_q_.optional_view<T, 4>("dnorm_q"),
+                                      .dnorm_k = dnorm_k_.optional_view<T, 4>("dnorm_k"),
                                       .dstate_in = {}},
            stream_);
     if (has_maps()) map_backward(narrow_q_, dq_, true), map_backward(narrow_k_, dk_, false);
@@ -382,7 +385,7 @@ class LinearJob {
   Stream& stream_;
   Shape rows_, features_, narrow_;
   Tensor q_, k_, v_, o_, dq_, dk_, denominator_, before_, state_;
-  Tensor slope_;
+  Tensor slope_, dnorm_q_, dnorm_k_;
   Tensor narrow_q_, narrow_k_, weight_, dweight_, dnarrow_;  // with maps
 };
 
@@ -409,6 +412,7 @@ void measure_linear(Stream& stream) {
   measure({4, 8192, 32, 64, 64}, decay);
   measure({4, 8192, 16, 128, 128}, decay);
   measure({4, 8192, 32, 128, 64}, normalised);
+  measure({4, 8192, 32, 128, 64}, own_norm);
   measure({4, 8192, 32, 128, 64}, hedgehog);
   measure({4, 8192, 32, 128, 64}, nalaformer);
   measure({16, 2048, 4, 256, 256}, decay);

@@ -1,7 +1,7 @@
-// Linear attention that neither linear/one_pass.h nor linear_attention_tensor.cuh takes (fp32, odd widths,
-// features of the normaliser's own), on the ordinary units: chunks of kChunk tokens, all at once but for the
-// states between them. (A sequence of one token goes to linear/one_token.h.) Per head and chunk, with L_i the
-// sum of the logarithms of the decays of its tokens up to and with i, and n tokens:
+// Linear attention that neither linear/one_pass.h nor linear_attention_tensor.cuh takes (fp32, odd widths),
+// on the ordinary units: chunks of kChunk tokens, all at once but for the states between them. (A sequence of
+// one token goes to linear/one_token.h.) Per head and chunk, with L_i the sum of the logarithms of the decays
+// of its tokens up to and with i, and n tokens:
 //
 //   1. state_kernel    U_c = sum_i exp(L_n - L_i) k_i v_i^T, 64 x 64 of it per block
 //   2. prefix_kernel   S_0 = state, S_{c+1} = exp(L_n) S_c + U_c, a thread per element, in place of U

@@ -161,6 +161,33 @@ TEST_F(GpuLinearAttention, NormalisedAtAllLengths) {
       }
 }
 
+/// The normaliser's own features over rests and segments, with a state.
+TEST_F(GpuLinearAttention, NormaliserWithFeaturesOfItsOwnAtAllLengths) {
+  const int64_t H = 2;
+  for (const auto& [F, V] : {std::array<int64_t, 2>{128, 64}, {64, 64}, {40, 128}})
+    for (const int64_t T : {3, 64, 65, 129, 2049}) {
+      SCOPED_TRACE("T " + std::to_string(T) + ", F " + std::to_string(F) + ", V " + std::to_string(V));
+      const Shape features{1, T, H, F};
+      check_dtype(
+          DType::bf16, 3e-2,
+          {positive(values(features)), positive(values(features)), values({1, T, H, V}),
+           positive(values(features)), positive(values(features)), positive(vector({1, H, F, V + 1})),
+           positive(vector({H}))},
+          [](Context& c, const Inputs& x) {
+            return linear_attention(c,
+                                    {.q = x[0],
+                                     .k = x[1],
+                                     .v = x[2],
+                                     .norm_q = x[3],
+                                     .norm_k = x[4],
+                                     .state = x[5],
+                                     .slope = x[6].value()},
+                                    {.normalise = true, .eps = 0.25})[0];
+          },
+          T < 63 ? 0.1 : 1e-6);
+    }
+}
+
 /// Long sequences of few heads are cut into segments that other blocks begin: the same bits every time.
 TEST_F(GpuLinearAttention, BitsRepeat) {
   const Device gpu{Device::Kind::cuda, 0};

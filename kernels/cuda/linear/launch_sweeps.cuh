@@ -21,13 +21,13 @@ template <int kChannels, Extra kExtra>
 void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
             Stream& stream) {
   constexpr int kColumns = columns_of_warpgroup(kChannels), kWarpgroups = warpgroups_of_block(kExtra);
-  const auto& x = sweeps[0].x.size;
-  const int64_t rows = x[3], columns = sweeps[0].z.size[3];
+  const auto& z = sweeps[0].z.size;
+  const int64_t rows = sweeps[0].x.size[3], columns = z[3];
   SweepArgs args{};
   args.count = static_cast<int>(sweeps.size());
   args.slope = slope;
   args.segment_states = segment_states;
-  args.B = static_cast<int>(x[0]), args.T = static_cast<int>(x[1]), args.H = static_cast<int>(x[2]);
+  args.B = static_cast<int>(z[0]), args.T = static_cast<int>(z[1]), args.H = static_cast<int>(z[2]);
   const int64_t block_columns = kWarpgroups * kColumns,
                 column_blocks = (columns + block_columns - 1) / block_columns;
   args.column_blocks = kWarpgroups * static_cast<int>(column_blocks);
@@ -36,7 +36,7 @@ void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_st
     const auto map = [](const View<const bf16, 4>& of) {
       return tensor_map<const bf16, 4>(of, {1, kChunk, 1, 64});
     };
-    const int64_t width = (sweep.transposed ? rows : columns) + (sweep.wide_state ? 1 : 0);
+    const int64_t width = sweep.extra > 0 ? sweep.extra + 1 : sweep.transposed ? rows : columns;
     args.sweep[i] = {.x = map(sweep.x),
                      .y = map(sweep.y),
                      .z = map(sweep.z),
@@ -48,15 +48,17 @@ void launch(std::span<const Sweep> sweeps, const float* slope, float* segment_st
                      .column_stride = sweep.transposed ? width : 1,
                      .rows = static_cast<int>(rows),
                      .columns = static_cast<int>(columns),
+                     .extra = sweep.extra,
                      .from_end = sweep.from_end,
                      .bias = sweep.bias,
                      .bias_of_y = sweep.bias_of_y,
+                     .divisor = sweep.divisor,
                      .denominator = sweep.denominator,
                      .token_eps = sweep.token_eps,
                      .eps = sweep.eps};
   }
-  const int64_t heads = x[0] * x[2], blocks = heads * column_blocks * args.count,
-                chunks = (x[1] + kChunk - 1) / kChunk;
+  const int64_t heads = z[0] * z[2], blocks = heads * column_blocks * args.count,
+                chunks = (z[1] + kChunk - 1) / kChunk;
   const auto multiprocessors = static_cast<int>(num_multiprocessors(stream));
   const int wanted = num_segments(blocks, static_cast<int>(chunks), multiprocessors);
   args.segment_chunks = static_cast<int>((chunks + wanted - 1) / wanted);
@@ -87,6 +89,8 @@ void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, float* seg
   if constexpr (kChannels <= 128) {
     if (sweeps[0].denominator)
       return launch<kChannels, Extra::normaliser>(sweeps, slope, segment_states, name, stream);
+    if (sweeps[0].divisor)
+      return launch<kChannels, Extra::divisor>(sweeps, slope, segment_states, name, stream);
     if (sweeps[0].bias) return launch<kChannels, Extra::bias>(sweeps, slope, segment_states, name, stream);
   }
   launch<kChannels, Extra::none>(sweeps, slope, segment_states, name, stream);

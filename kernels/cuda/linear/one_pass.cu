@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kWidest = 256;
 // With a normaliser: features, and values in the gradients.
 constexpr int64_t kMostFeatures = 128, kMostValues = 128;
+constexpr int64_t kFewestColumns = 8;  // of rows that copies move
+constexpr size_t kZeroBytes = 256;
 
 /// Of the inputs and other rows.
 template <class... E>
@@ -21,7 +23,6 @@ std::string refusal(const LinearAttentionInputs<bf16>& in, const Stream& stream,
                     const NamedRows<E>&... others) {
   if (std::string reason = hopper_refusal(stream); !reason.empty()) return reason;
   if (in.log_decay) return "the decay differs from token to token";
-  if (in.norm_q) return "the normaliser has features of its own";
   const auto too_wide = [](const char* what, int64_t has, int64_t most) {
     return "a head has " + std::to_string(has) + what + ", more than " + std::to_string(most);
   };
@@ -30,7 +31,8 @@ std::string refusal(const LinearAttentionInputs<bf16>& in, const Stream& stream,
   if (in.normalise && in.q.size[3] > kMostFeatures)
     return too_wide(" features and a normaliser", in.q.size[3], kMostFeatures);
   if (in.q.numel() == 0) return "there are no tokens";
-  return first_map_refusal(NamedRows{"q", in.q}, NamedRows{"k", in.k}, NamedRows{"v", in.v}, others...);
+  return first_map_refusal(NamedRows{"q", in.q}, NamedRows{"k", in.k}, NamedRows{"v", in.v},
+                           NamedRows{"norm_q", in.norm_q}, NamedRows{"norm_k", in.norm_k}, others...);
 }
 
 /// Memory for the states of segments, behind so many bytes of what the sweeps read.
@@ -93,30 +95,44 @@ std::string backward_refusal(const LinearAttentionBackward<bf16>& args, const St
     return "a head has " + std::to_string(in.v.size[3]) + " values and a normaliser, more than " +
            std::to_string(kMostValues);
   return refusal(in, stream, NamedRows{"o", args.o}, NamedRows{"dout", args.dout}, NamedRows{"dq", args.dq},
-                 NamedRows{"dk", args.dk}, NamedRows{"dv", args.dv});
+                 NamedRows{"dk", args.dk}, NamedRows{"dv", args.dv}, NamedRows{"dnorm_q", args.dnorm_q},
+                 NamedRows{"dnorm_k", args.dnorm_k});
 }
 
 void forward(const LinearAttentionForward<bf16>& args, Stream& stream) {
   const auto& in = args.in;
-  const Sweep o{.x = in.q,
-                .y = in.k,
-                .z = in.v,
-                .to = args.o,
-                .before = in.state.data,
-                .after = args.state.data,
-                .wide_state = in.normalise,
-                .denominator = in.normalise ? args.denominator.data : nullptr,
-                .token_eps = in.token_eps.data,
-                .eps = static_cast<float>(in.eps)};
-  sweep(std::array{o}, in.slope.data, sweep_memory(0, stream), args.name, stream);
+  Sweep o{.x = in.q,
+          .y = in.k,
+          .z = in.v,
+          .to = args.o,
+          .before = in.state.data,
+          .after = args.state.data,
+          .extra = in.normalise ? in.v.size[3] : 0};
+  const auto run = [&](const Sweep& one) {
+    sweep(std::array{one}, in.slope.data, sweep_memory(0, stream), args.name, stream);
+  };
+  if (!in.normalise) return run(o);
+  Sweep normalised = o;
+  normalised.denominator = args.denominator.data;
+  normalised.token_eps = in.token_eps.data, normalised.eps = static_cast<float>(in.eps);
+  if (!in.norm_q) return run(normalised);
+  // First the denominators and Z, with the fewest columns; what they leave of o and S comes after them.
+  normalised.x = in.norm_q, normalised.y = in.norm_k;
+  normalised.z.size[3] = normalised.to.size[3] = kFewestColumns;
+  run(normalised);
+  o.divisor = args.denominator.data;
+  run(o);
 }
 
 void backward(const LinearAttentionBackward<bf16>& args, Stream& stream) {
   const auto& in = args.in;
+  const bool apart = static_cast<bool>(in.norm_q);
+  const int64_t extra = in.normalise ? in.v.size[3] : 0;
   const size_t divided = in.normalise ? divided_bytes(args) : 0;
-  std::byte* const memory = sweep_memory(divided, stream);
+  std::byte *const memory = sweep_memory(divided + kZeroBytes, stream), *const zeros = memory + divided;
   const auto [dn, dd] = in.normalise ? divide(args, memory, stream) : Divided{args.dout, nullptr};
-  // R after the first token comes with the sweep that has all of it.
+  const float* const bias = apart ? nullptr : dd;
+  // R before the first token comes with the sweep that has its last row too.
   float* const after = args.dstate_in.data;
   const Sweep dq{.x = dn,
                  .y = in.v,
@@ -124,15 +140,15 @@ void backward(const LinearAttentionBackward<bf16>& args, Stream& stream) {
                  .to = args.dq,
                  .before = in.state.data,
                  .transposed = true,
-                 .wide_state = in.normalise,
-                 .bias = dd},
+                 .extra = extra,
+                 .bias = bias},
       dv{.x = in.k,
          .y = in.q,
          .z = dn,
          .to = args.dv,
          .before = args.dstate.data,
          .after = in.normalise ? nullptr : after,
-         .wide_state = in.normalise,
+         .extra = extra,
          .from_end = true},
       dk{.x = in.v,
          .y = dn,
@@ -141,14 +157,27 @@ void backward(const LinearAttentionBackward<bf16>& args, Stream& stream) {
          .before = args.dstate.data,
          .after = in.normalise ? after : nullptr,
          .transposed = true,
-         .wide_state = in.normalise,
+         .extra = extra,
          .from_end = true,
-         .bias = dd,
+         .bias = bias,
          .bias_of_y = true};
   const auto run = [&](std::span<const Sweep> sweeps) {
-    sweep(sweeps, in.slope.data, memory + divided, args.name, stream);
+    sweep(sweeps, in.slope.data, zeros + kZeroBytes, args.name, stream);
   };
-  if (in.q.size[3] == in.v.size[3] && !in.normalise) return run(std::array{dq, dv, dk});
+  if (apart) {
+    // Pairs that are their bias alone: x and y are one row of zeros, behind which copies see zeros. What
+    // these sweeps leave of R but for its last row comes after them.
+    check_cuda(cudaMemsetAsync(zeros, 0, kZeroBytes, stream.native()), args.name);
+    const View<const bf16, 4> zero{.data = reinterpret_cast<const bf16*>(zeros),
+                                   .size = {1, 1, 1, kFewestColumns},
+                                   .stride = {kFewestColumns, kFewestColumns, kFewestColumns, 1}};
+    Sweep dnorm_q = dq, dnorm_k = dk;
+    dnorm_q.z = in.norm_k, dnorm_q.to = args.dnorm_q;
+    dnorm_k.z = in.norm_q, dnorm_k.to = args.dnorm_k;
+    for (Sweep* const of_bias : {&dnorm_q, &dnorm_k}) of_bias->x = of_bias->y = zero, of_bias->bias = dd;
+    run(std::array{dnorm_q, dnorm_k});
+  }
+  if (in.q.size[3] == in.v.size[3] && !bias) return run(std::array{dq, dv, dk});
   run(std::array{dq, dk});
   run(std::array{dv});
 }

@@ -21,7 +21,8 @@ namespace headway::cuda::linear {
 /// Sizes, and places in shared memory, for up to kChannels channels of x and y.
 template <int kChannels_, Extra kExtra>
 struct OnePass {
-  static constexpr bool kNormalised = kExtra == Extra::normaliser, kBiased = kExtra == Extra::bias;
+  static constexpr bool kNormalised = kExtra == Extra::normaliser, kDivided = kExtra == Extra::divisor,
+                        kBiased = kExtra == Extra::bias;
   static constexpr int kChannels = kChannels_, kColumns = columns_of_warpgroup(kChannels),
                        kWarpgroups = warpgroups_of_block(kExtra),
                        kStages = kChannels == 256 || (kChannels == 128 && kBiased) ? 2 : 4;
@@ -315,6 +316,12 @@ __device__ void walk_chunks(const SweepArgs& a, const Work& block, const Ring<G>
         if (w.column_block == 0 && lane % 4 == 0) sweep.denominator[index] = denominator;
         factor[half] = 1 / denominator;
       }
+    if constexpr (G::kDivided)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        if (const int token = w.token(a, step) + row + half * 8; token < a.T)
+          factor[half] =
+              1 / sweep.divisor[(static_cast<int64_t>(w.batch) * a.T + token) * a.H + w.head_of_batch];
     // The next chunk's pairs; behind the last chunk this one's again, which nobody uses: a product under a
     // condition would make ptxas do all of them one by one.
     int next = s + 1;

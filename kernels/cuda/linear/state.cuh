@@ -7,8 +7,9 @@
 
 namespace headway::cuda::linear {
 
-/// What S has more than y^T z.
-enum class Extra : uint8_t { none, normaliser, bias };
+/// What a sweep has more than S: its normaliser's Z and denominators, denominators that are there, or the
+/// biases' Z.
+enum class Extra : uint8_t { none, normaliser, divisor, bias };
 
 /// Columns of z of a warpgroup, for so many channels of x and y.
 constexpr int columns_of_warpgroup(int channels) { return channels <= 128 ? 64 : 32; }
@@ -21,9 +22,11 @@ struct MappedSweep {
   float* after;
   int64_t head_stride, row_stride, column_stride;  // of these, in elements
   int rows, columns;                               // of S, without Z
+  int64_t extra;                                   // offset of Z
   bool from_end;
   const float* bias;
   bool bias_of_y;
+  const float* divisor;
   float* denominator;
   const float* token_eps;
   float eps;
@@ -123,8 +126,7 @@ struct State {
     if constexpr (kNormalised)
       keys.each([&](int row, int p, int half) {
         if (row < sweep.rows)
-          use(keys.values[p] + 2 * half,
-              w.head * sweep.head_stride + row * sweep.row_stride + sweep.columns * sweep.column_stride);
+          use(keys.values[p] + 2 * half, w.head * sweep.head_stride + row * sweep.row_stride + sweep.extra);
       });
   }
   /// use(first part of the biases' row, second part, its index in the state's tensor)
@@ -134,8 +136,7 @@ struct State {
       biases.each([&](int column, float& high, float& low) {
         const int c = w.column_block * kColumns + column;
         if (c < sweep.columns)
-          use(high, low,
-              w.head * sweep.head_stride + sweep.rows * sweep.row_stride + c * sweep.column_stride);
+          use(high, low, w.head * sweep.head_stride + sweep.extra + c * sweep.column_stride);
       });
   }
   /// What the sweep begins with, or what its segments before this one leave of it.

@@ -39,12 +39,15 @@ struct Sweep {
   const float* before = nullptr;  // S before the first chunk, optional: zero; [B,H,R,C], or ...
   float* after = nullptr;         // S after the last chunk, optional; ... [B,H,C,R] where it is transposed
   bool transposed = false;
-  bool wide_state = false;  // rows of before and after have one more number
+  int64_t extra = 0;  // place in the rows of before and after of one more number; 0: they have none
   bool from_end = false;
 
   // With a bias of the pairs, which all sweeps of a launch have: S has one more row.
   const float* bias = nullptr;  // [B,H,tokens in whole chunks], zeros behind T
   bool bias_of_y = false;       // of token j, not i
+
+  // Divided by numbers that are there, in a launch of its own.
+  const float* divisor = nullptr;  // [B,T,H]
 
   // With a normaliser, which a launch has for its only sweep: S has one more column, Z.
   float* denominator = nullptr;      // [B,T,H]: d
@@ -56,9 +59,9 @@ struct Sweep {
 /// leaves no more than so many fp32 numbers.
 inline constexpr int kMostSegments = 2, kMostSegmentFloats = 17408;
 
-/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256, and 128 with a normaliser or
-/// biases; all have the same B, T, H, R and C. slope [H], optional: no decay. segment_states: kMostSegments x
-/// kMostSegmentFloats for each multiprocessor.
+/// x and y of all sweeps have at most kChannels channels, 64, 128 or 256, and 128 with a normaliser, a
+/// divisor or biases; all have the same B, T, H and C, which are those of z, and R, the channels of x. slope
+/// [H], optional: no decay. segment_states: kMostSegments x kMostSegmentFloats for each multiprocessor.
 template <int kChannels>
 void launch_sweeps(std::span<const Sweep> sweeps, const float* slope, float* segment_states, const char* name,
                    Stream& stream);
