@@ -19,7 +19,7 @@ bool is_kind(std::string_view name) {
 AttentionChoice::AttentionChoice() : config_(find_attention("softmax").make_config()) {}
 
 AttentionChoice::AttentionChoice(const std::string& name, const AttentionConfig& base)
-    : config_(is_kind(name) ? find_attention(name).make_config() : base.clone()) {
+    : config_(find_attention(is_kind(name) ? name : "softmax").make_config()) {
   if (!is_kind(name)) config_->kind.clear();
   config_->num_heads = base.num_heads;
   config_->num_kv_heads = base.num_kv_heads;

@@ -28,7 +28,7 @@ namespace headway {
 namespace {
 
 struct ParallelConfig : AttentionConfigOf<ParallelConfig> {
-  std::vector<std::string> members;
+  std::vector<std::string> members{"softmax", "lightning"};
   std::string combine = "mean";
   double norm_eps = 1e-5;
   NamedAttention tables;

@@ -74,7 +74,9 @@ class GpuLayers : public GpuTest, public ::testing::WithParamInterface<KindCase>
     std::vector<nlohmann::json> wide;
     for (nlohmann::json keys : GetParam().settings) {
       if (keys.contains("rope_fraction") || keys.contains("feature_dim")) continue;  // of narrow heads
-      keys["head_dim"] = 64;
+      for (nlohmann::json& member : keys)
+        if (member.is_object()) member["head_dim"] = 64;
+      if (find_attention(GetParam().kind).make_config()->has_heads()) keys["head_dim"] = 64;
       wide.push_back(keys);
     }
     const KernelChoices choices;
@@ -88,7 +90,7 @@ class GpuLayers : public GpuTest, public ::testing::WithParamInterface<KindCase>
   void check_heads(DType dtype, const std::vector<nlohmann::json>& settings,
                    const std::vector<Shape>& shapes) {
     constexpr int kRuns = 3;
-    constexpr double kMargin = 6, kUnits = 4;
+    constexpr double kMargin = 12, kUnits = 16;
     const double unit = dtype == DType::bf16 ? 0x1p-9 : 0x1p-24, roundings = kMargin * unit / 0x1p-24;
     const auto cpu = cpu_backend().make_stream(), gpu = backend({Device::Kind::cuda, 0}).make_stream();
     for (const nlohmann::json& changes : settings)
@@ -127,10 +129,12 @@ class GpuLayers : public GpuTest, public ::testing::WithParamInterface<KindCase>
         const double most = limit_of([](const Results& r) { return r.output; }, 0.01);
         EXPECT_TRUE(output_error <= most) << "the output: " << output_error << ", expected at most " << most;
         EXPECT_EQ(first.output, second.output);
+        // One token has no gradient in queries and keys but the roundings of terms that cancel.
+        const double term = shape[1] == 1 ? 1 : 0.1;
         for (const auto& [path, gradient] : expected.gradients) {
-          const double error = difference(first.gradients.at(path), gradient, 0.1);
+          const double error = difference(first.gradients.at(path), gradient, term);
           // Gradients of a few numbers sum up many rows, which may cancel.
-          const double most = limit_of([&](const Results& r) { return r.gradients.at(path); }, 0.1);
+          const double most = limit_of([&](const Results& r) { return r.gradients.at(path); }, term);
           EXPECT_TRUE(error <= (gradient.size() < kDim ? 5 * most : most))
               << "gradient of " << path << ": " << error << ", expected at most " << most;
           EXPECT_EQ(first.gradients.at(path), second.gradients.at(path)) << path;

@@ -90,8 +90,9 @@ class GpuLinearAttention : public GpuTest {
     };
     check_dtype(DType::f32, 2e-5, inputs, two_segments);
     // The normaliser's gradient comes from the rounded output, and values less output cancel most of it.
-    // Products of a single token may cancel too.
-    check_dtype(DType::bf16, mode.normalise ? 4e-2 : 6e-3, inputs, two_segments, d.T == 1 ? 1 : 0.1);
+    // Products of a single token may cancel too, and a few numbers have no average of roundings.
+    const double limit = mode.normalise ? 4e-2 : d.T == 1 ? 1.5e-2 : 6e-3;
+    check_dtype(DType::bf16, limit, inputs, two_segments, d.T == 1 ? 1 : 0.1);
   }
   void check_sizes(const Mode& mode) {
     for (const Dims& d : kDims) check_mode(d, mode);

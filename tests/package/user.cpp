@@ -1,4 +1,5 @@
-// A program that uses an installed Headway: logits of an untrained model, and the kinds of attention that were linked.
+// A program that uses an installed Headway: logits of an untrained model, and the kinds of attention that
+// were linked.
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -21,7 +22,8 @@ int main() {
   const std::vector<int32_t> tokens{3, 1, 4, 1, 5};
   DecodeState state = model.make_state(1, 5, stream->device());
   const std::vector<float> logits =
-      model.next_logits(context, Tensor::from<int32_t>(tokens, {1, 5}, *stream), state).to_vector<float>(*stream);
+      model.next_logits(context, Tensor::from<int32_t>(tokens, {1, 5}, *stream), state)
+          .to_vector<float>(*stream);
   for (const float logit : logits)
     if (!std::isfinite(logit)) return 1;
   for (const AttentionVariant* kind : all_attention()) std::printf("%s ", std::string(kind->name).c_str());

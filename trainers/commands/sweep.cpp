@@ -7,6 +7,9 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <map>
+#include <string>
+#include <utility>
 
 #include "core/io/folder_lock.h"
 #include "core/stop_signal.h"
@@ -46,7 +49,8 @@ std::string loss_text(const SweepResults& results, const Arm& arm) {
 }
 
 /// Says of each arm as soon as its run has read its data, long before the report, that these are not those of
-/// the first arm.
+/// the first run's arm of the same seed and other grid keys, with which it will be compared. (Seeds of a task
+/// learn from different examples.)
 class DataWatch {
  public:
   explicit DataWatch(const Sweep& sweep) : sweep_(sweep) {}
@@ -58,11 +62,11 @@ class DataWatch {
     const DataDigests data = RunRecord::digests_of(sweep_.run_folder(arm));
     if (data.held_out.empty()) return;
     seen_ = &arm;
-    if (!first_) {
-      first_ = &arm;
-      data_of_first_ = data;
-    } else if (const std::string why = data_difference(data, data_of_first_); !why.empty()) {
-      fmt::print("note: {} cannot be compared with {}: {}\n", arm.name, first_->name, why);
+    const auto [first, is_first] = first_.try_emplace(arm.name.substr(arm.run.size()), arm.name, data);
+    if (is_first) return;
+    const auto& [name_of_first, data_of_first] = first->second;
+    if (const std::string why = data_difference(data, data_of_first); !why.empty()) {
+      fmt::print("note: {} cannot be compared with {}: {}\n", arm.name, name_of_first, why);
       std::fflush(stdout);
     }
   }
@@ -70,8 +74,7 @@ class DataWatch {
  private:
   const Sweep& sweep_;
   const Arm* seen_ = nullptr;
-  const Arm* first_ = nullptr;
-  DataDigests data_of_first_;
+  std::map<std::string, std::pair<std::string, DataDigests>> first_;  // by what the grid gives the arms
 };
 
 ExitCode run_sweep(const std::string& path, int ranks) {

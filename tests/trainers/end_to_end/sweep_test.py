@@ -27,6 +27,29 @@ run.seed = [1, 2]
 """
 
 
+TASK = """
+[data]
+seq_len = 32
+task.kind = "mqar"
+task.items = 2
+task.vocab_size = 64
+task.examples = 100
+task.val_examples = 4
+[model]
+num_layers = 1
+model_dim = 16
+attention.num_heads = 2
+[train]
+batch_tokens = 64
+micro_batch = 2
+max_steps = 2
+[schedule]
+warmup_steps = 1
+[generate]
+tokens = 0
+"""
+
+
 class Balance(html.parser.HTMLParser):
     """Opened and closed tags must match."""
 
@@ -197,6 +220,14 @@ model.mlp_dim = 256
             self.assertRegex(notes[0], "^note: other-seed1 cannot be compared with plain-seed1: their held-out texts "
                              r"differ \([0-9a-f]{16} and [0-9a-f]{16}\)$")
             self.assertIn(f"other-seed1 {state}", lines[lines.index(notes[0]) - 1])
+
+    def test_seeds_of_a_task_learn_from_other_examples_without_a_note(self):
+        task = ('name = "task"\nfolder = "{folder}/sweeps"\n[runs.task]\nrecipe = "task.toml"\n'
+                "[grid]\nrun.seed = [1, 2]\n")
+        self.write_recipe(TASK, "task.toml")
+        said = self.headway("sweep", self.write_sweep(task)).stdout
+        self.assertIn("task-seed2", said)
+        self.assertNotIn("note: ", said)
 
     def test_a_torn_file_does_not_stop_the_report(self):
         sweep = self.write_sweep()
