@@ -1,7 +1,5 @@
 """Attention with learned linear biases, from arXiv 2108.12409, section 3: a score falls with the distance of its key."""
-import struct
-
-from case import main
+from case import main, to_float32
 from softmax_family import attention, merged, placed, projected, softmax, visible
 
 
@@ -9,14 +7,9 @@ def parameters(config, model_dim):
     return {"slopes": (config["num_heads"], 1)}
 
 
-def rounded(x):
-    """To float32, the precision of the unit that slopes are multiples of."""
-    return struct.unpack("f", struct.pack("f", x))[0]
-
-
 def layer(case, b):
     x, H = case.input("x")[b], case.config["num_heads"]
-    slopes = [rounded(2 ** (-8 / H)) * row[0] for row in case.param("slopes")]
+    slopes = [to_float32(2 ** (-8 / H)) * row[0] for row in case.param("slopes")]
     q, k = (placed(case, name, projected(case, x, name)) for name in ("query", "key"))
 
     def weigh(t, h, scores):

@@ -6,6 +6,7 @@ The definitions share nothing with the C++ code: a mistake that a kernel and its
 import json
 import math
 import pathlib
+import struct
 import sys
 
 try:
@@ -48,6 +49,11 @@ def sigmoid(x):
 
 def silu(x):
     return x * sigmoid(x)
+
+
+def to_float32(x):
+    """A constant rounded to float32, the precision that the layers hold it in."""
+    return struct.unpack("f", struct.pack("f", x))[0]
 
 
 class Case:
