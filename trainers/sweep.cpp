@@ -91,11 +91,12 @@ void check_not_in_grid(const Settings& settings, const Settings& grid) {
                                     setting.origin, key, setting.shown(), axis->second.origin));
 }
 
-/// "{kind}" in a text becomes the kind.
+/// "{kind}" in a text, or in the texts of a list, becomes the kind.
 Setting of_kind(Setting setting, const std::string& kind) {
   constexpr std::string_view kPlaceholder = "{kind}";
   for (size_t at; (at = setting.text.find(kPlaceholder)) != std::string::npos;)
     setting.text.replace(at, kPlaceholder.size(), kind);
+  for (Setting& item : setting.items) item = of_kind(item, kind);
   return setting;
 }
 

@@ -87,6 +87,10 @@ class Sweep(Runs):
         return [re.split("  +", line) for line in lines]
 
     def test_a_table_of_kinds_runs_every_kind_of_attention(self):
+        kinds = re.findall(r'^model\.attention\.kind = "(\w+)"', self.headway("train", "--help-attention").stdout,
+                           re.MULTILINE)
+        for kind in kinds:
+            (self.folder / f"{kind}.txt").write_text("A text for this kind alone. " * 20, encoding="utf-8")
         sweep = self.write_recipe("""
 name = "small"
 folder = "FOLDER/sweeps"
@@ -95,6 +99,7 @@ train.stop_step = 1
 [kinds]
 recipe = "tiny.toml"
 model.attention.kind = "{kind}"
+data.text = ["FOLDER/text/*.txt", "FOLDER/{kind}.txt"]
 [runs.moh]
 model.attention.num_heads = 8
 [runs.wide]
@@ -103,12 +108,11 @@ model.mlp_dim = 256
 """.replace("FOLDER", str(self.folder)), "small.sweep.toml")
         done = self.headway("sweep", sweep)
         self.assertEqual(done.returncode, 0, done.stdout)
-        kinds = re.findall(r'^model\.attention\.kind = "(\w+)"', self.headway("train", "--help-attention").stdout,
-                           re.MULTILINE)
         self.assertEqual(list(self.results()), [*kinds, "wide"])
         for kind in kinds:
             resolved = (self.folder / "sweeps/small/runs" / kind / "recipe.resolved.toml").read_text()
             self.assertRegex(resolved, rf'kind = "{kind}"')
+            self.assertIn(f"/{kind}.txt", resolved)
 
     def test_every_arm_runs_once_and_the_report_compares_them(self):
         sweep = self.write_sweep(SWEEP.replace("log.every_steps", "eval.every_steps = 3\nlog.every_steps"))
