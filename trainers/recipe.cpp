@@ -29,7 +29,8 @@ std::string explain_attention_key(const std::string& key, LayerAttention& attent
     return "no layer of model.attention.layers is of model.attention.kind; a layer's keys stand in the table "
            "of its name";
   if (kind.empty())
-    return fmt::format("model.attention.layers has no layer \"{}\"", table.substr(kPrefix.size()));
+    return fmt::format("neither model.attention.layers nor the members of kind parallel name \"{}\"",
+                       table.substr(kPrefix.size()));
   std::vector<std::string_view> kinds;
   for (const AttentionVariant* variant : all_attention()) {
     const auto config = variant->make_config();

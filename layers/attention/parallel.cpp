@@ -41,7 +41,7 @@ struct ParallelConfig : AttentionConfigOf<ParallelConfig> {
     v("combine", combine, "how their normalised outputs are put together before the output projection",
       {.choices = {"mean", "concat"}});
     v("norm_eps", norm_eps, "added to the mean square of a member's output", {.min = 0, .max = 1});
-    describe_named(v, "members", members, *this, tables, "the member of this name");
+    describe_named(v, "model.attention.members", members, *this, tables, "the member of this name");
   }
   void check() const override {
     HEADWAY_CHECK(members.size() >= 2, ConfigError,

@@ -103,7 +103,8 @@ TEST_F(ParallelTest, RefusesMembersThatAreNone) {
   EXPECT_EQ(config_error({{"members", {"softmax", "softmax"}}, {"softmax", softmax()}}),
             "model.attention.members names \"softmax\" twice");
   EXPECT_EQ(config_error({{"members", {"softmax", "soft"}}, {"softmax", softmax()}}),
-            "members names \"soft\": expected an attention kind, or a table of that name with a kind");
+            "model.attention.members names \"soft\": expected an attention kind, or a table of that name "
+            "with a kind");
 }
 
 }  // namespace

@@ -182,8 +182,8 @@ TEST(Recipe, LayersOfAHybridThatDoNotExistAreRefused) {
             "model.attention.layers names \"lightnin\": expected an attention kind, or a table "
             "of that name with a kind");
   EXPECT_EQ(error_of_override("model.attention.moh.top_k=3"),
-            "command line: unknown key model.attention.moh.top_k = 3: model.attention.layers has no layer "
-            "\"moh\"");
+            "command line: unknown key model.attention.moh.top_k = 3: neither model.attention.layers nor the "
+            "members of kind parallel name \"moh\"");
 }
 
 TEST(Recipe, LayersMayConsistOfNamedSettingsAlone) {
