@@ -15,7 +15,7 @@ namespace headway {
 /// none.
 std::string unknown_text_note(const DataRecipe&, const Tokenizer&);
 
-/// Whether the tokenizer can encode it.
+/// Whether the tokenizer can encode the prompt.
 bool is_prompt(const Tokenizer&, const std::string& prompt);
 
 /// ConfigError where the prompt has more tokens than the model has learned positions.

@@ -56,7 +56,8 @@ struct FromSegmentsBefore {
     auto tensors() const { return std::tie(); }
   };
 
-  /// Of the segments `step` further on in their sequences, zero where there is none.
+  /// For each segment of this rank, the rows of the segment that is `step` segments later in the sequence;
+  /// zeros where the sequence has no such segment.
   static Tensor moved(Context& ctx, const Config& config, const Tensor& x, int64_t step) {
     const SequenceSplit& split = *config.split;
     const Zigzag zigzag = split.zigzag();

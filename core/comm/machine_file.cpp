@@ -14,7 +14,7 @@
 namespace headway {
 namespace {
 
-/// Equal on ranks that can reach each other's /proc/<pid>.
+/// A number that two ranks have in common exactly if they can reach each other's /proc/<pid>.
 int64_t machine_number() {
   std::string name;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> name;
@@ -23,7 +23,7 @@ int64_t machine_number() {
   return static_cast<int64_t>(std::stoull(xxh3_64(name.data(), name.size()).substr(0, 15), nullptr, 16));
 }
 
-/// One value of each rank.
+/// The values of all ranks, in the order of the ranks.
 std::vector<int64_t> gather(Communicator& comm, int64_t value) {
   std::vector<int64_t> values(static_cast<size_t>(comm.size()));
   values[static_cast<size_t>(comm.rank())] = value;

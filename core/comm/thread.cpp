@@ -110,7 +110,7 @@ class Group {
     for (const auto& [key, part] : parts_) part->report_failure(message);
   }
 
-  /// The same for every rank that asks for this color of the same split.
+  /// Returns one group per split and color, which all ranks that give that color share.
   std::shared_ptr<Group> part(uint64_t split_number, int color, int size) {
     std::lock_guard lock(mutex_);
     throw_if_failed();

@@ -32,7 +32,7 @@ class TokenShard {
   /// Reads every id; DataError naming the first one that is not in 0 .. vocab_size-1, here and in what read()
   /// reads from now on. Returns a digest of all.
   std::string scan(int64_t vocab_size);
-  /// That scan() met; -1 before, or without a token.
+  /// The largest id that scan() met; -1 before scan(), and for a shard without tokens.
   int64_t largest_id() const { return largest_id_; }
 
  private:
@@ -57,9 +57,9 @@ class TokenShardWriter {
   void write(std::span<const int32_t> ids);
   /// Ends the last shard. IoError as from write().
   void finish();
-  /// Of all shards so far.
+  /// Tokens written so far, in all shards.
   int64_t num_tokens() const { return num_tokens_ + (shard_ ? shard_->num_tokens : 0); }
-  /// That are finished.
+  /// Number of finished shards.
   int num_shards() const { return num_shards_; }
 
  private:
@@ -69,7 +69,7 @@ class TokenShardWriter {
     std::ofstream out;
     int64_t num_tokens = 0;
   };
-  /// With the number of tokens so far.
+  /// Writes the header with the number of tokens so far.
   void write_header();
   void write_bytes(std::span<const std::byte>);
   void require_written() const;
@@ -78,8 +78,8 @@ class TokenShardWriter {
   std::string prefix_;
   bool is_wide_;
   int64_t tokens_per_shard_;
-  std::unique_ptr<Shard> shard_;  // that is being written
-  int64_t num_tokens_ = 0;        // of those that are finished
+  std::unique_ptr<Shard> shard_;  // the one that is being written, or null
+  int64_t num_tokens_ = 0;        // in finished shards
   int num_shards_ = 0;
 };
 

@@ -14,7 +14,8 @@ namespace headway {
 
 enum class TextFormat : uint8_t { plain, gzip, zstd };
 
-/// By how a file begins. DataError, with `key` in front, for one that cannot be read.
+/// The format that the first bytes of a file tell. DataError, with `key` in front, for a file that cannot be
+/// read.
 TextFormat text_format(const std::filesystem::path&, std::string_view key);
 
 /// Receives the next piece of a text, which need not end where a character does.

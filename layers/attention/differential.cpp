@@ -54,8 +54,8 @@ class DifferentialLayer final : public SoftmaxFamily<DifferentialConfig> {
     };
     cost.executed_flop += wider(executed_pairs(tokens, config().window));
     cost.ideal_flop += wider(visible_pairs(tokens, config().window));
-    // repeated keys and values, rows of twice the width before and after they are scaled, differences and
-    // their norm
+    // These are kept: repeated keys and values, rows of twice the width before and after they are scaled,
+    // the differences and their norm.
     const int64_t saved = (1 + 2) + (2 + 2 - 1) + 2;
     cost.saved_bytes +=
         static_cast<double>(batch * tokens * value_bytes * saved * config().num_heads * config().head_dim);
@@ -76,14 +76,16 @@ class DifferentialLayer final : public SoftmaxFamily<DifferentialConfig> {
     return apply<Scale>(ctx, {.factor = 1 - start_}, normed);
   }
 
-  /// [B,T,K,Dh] -> [B,T,K/2,2 Dh]. A batch's part of a longer cache is copied together.
+  /// [B,T,K,Dh] -> [B,T,K/2,2 Dh]. The filled part of a cache is not contiguous for several sequences, and is
+  /// copied first.
   static Variable pairs(Context& ctx, const Variable& heads) {
     const Tensor& value = heads.value();
     const Variable rows = value.is_contiguous() ? heads : Variable(value.clone(ctx.stream));
     return reshape(ctx, rows, {rows.size(0), rows.size(1), rows.size(2) / 2, 2 * rows.size(3)});
   }
 
-  /// Of this shape: 2 for first maps and -2 lambda for second ones, whose mean is taken afterwards.
+  /// Row scales [B,N,T]: 2 for the first map of each pair and -2 lambda for the second, since the mean of the
+  /// two is taken afterwards.
   Variable row_scale(Context& ctx, const Shape& shape, const Tensor& like) {
     make_constants(ctx, shape, like);
     const int64_t Dh = config().head_dim, heads = shape[1];
@@ -98,7 +100,7 @@ class DifferentialLayer final : public SoftmaxFamily<DifferentialConfig> {
                        reshape(ctx, scales, {heads, 1}));
   }
 
-  /// ones_, and the weights and biases that make scales of rows from the two exponentials of lambda.
+  /// Sets ones_, and the weights_ and biases_ that turn the two exponentials of lambda into row scales.
   void make_constants(Context& ctx, const Shape& shape, const Tensor& like) {
     const DType dtype = accumulator_of(like.dtype());
     if (ones_ && ones_.shape() == shape && ones_.dtype() == dtype && ones_.device() == like.device()) return;
@@ -118,7 +120,7 @@ class DifferentialLayer final : public SoftmaxFamily<DifferentialConfig> {
   double start_;
   Parameter &lambda_query_, &lambda_key_;
   NormLayer norm_;
-  Tensor ones_, weights_, biases_;  // of the last call, which most calls share
+  Tensor ones_, weights_, biases_;  // kept from the last call, because most calls have the same shape
 };
 
 HEADWAY_ATTENTION(differential, "Differential attention: the difference of two softmax maps",

@@ -84,7 +84,7 @@ Tensor kept_rows(const Tensor& key_end, int64_t top_w, Stream& stream) {
   return Tensor::from<int32_t>(rows, {B, n, K}, stream);
 }
 
-/// With a cache of its own, which forgets keys.
+/// The layer replaces the cache of the softmax family by one that forgets keys.
 class DynamicMaskLayer final : public SoftmaxFamily<DynamicMaskConfig> {
  public:
   DynamicMaskLayer(const DynamicMaskConfig& config, const ModelShape& shape)

@@ -57,7 +57,8 @@ class GatedLayer final : public SoftmaxFamily<GatedConfig> {
     return gated("g1", ctx, x, causal(ctx, inputs, query_offset));
   }
 
-  /// target where the gate of x is at this place, and as it is elsewhere.
+  /// Applies the gate to target if the recipe puts the gate at this place; otherwise returns target
+  /// unchanged.
   Variable gated(std::string_view place, Context& ctx, const Variable& x, const Variable& target) const {
     return config().gate.gate_position == place ? gate_.apply_to(ctx, target, gate_.scores(ctx, x)) : target;
   }

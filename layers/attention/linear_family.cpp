@@ -8,7 +8,7 @@
 namespace headway {
 namespace {
 
-/// Its clone.
+/// A copy of the config, once it is known to ask for nothing that linear attention lacks.
 std::unique_ptr<AttentionConfig> checked(const AttentionConfig& config) {
   HEADWAY_CHECK(config.window == 0, ConfigError,
                 "model.attention.kind = \"" + config.kind + "\" has no window");

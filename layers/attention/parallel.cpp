@@ -82,7 +82,7 @@ class ParallelLayer final : public AttentionLayer {
       add_child("output", *output_);
       return;
     }
-    // The columns of Wo that a member's channels meet.
+    // Each member has the columns of Wo that its channels are multiplied by.
     for (Member& member : members_) {
       member.output = projection();
       add_child("output/" + member.name, *member.output);
@@ -158,12 +158,12 @@ class ParallelLayer final : public AttentionLayer {
     std::string name;
     std::unique_ptr<AttentionLayer> layer;
     NormLayer norm;
-    std::unique_ptr<LinearLayer> output;  // concat
+    std::unique_ptr<LinearLayer> output;  // null unless combine is "concat"
   };
 
   int64_t model_dim_;
   std::deque<Member> members_;
-  std::unique_ptr<LinearLayer> output_;  // mean
+  std::unique_ptr<LinearLayer> output_;  // null unless combine is "mean"
 };
 
 HEADWAY_ATTENTION(parallel, "Attention layers of several kinds side by side", "arXiv 2411.13676",

@@ -29,7 +29,7 @@ class TextDocuments {
   /// tokenizer whose tokens have no text.
   TextDocuments(const DataRecipe&, const Tokenizer&, Communicator&);
 
-  /// All that are named, also beyond data.max_bytes.
+  /// Number of files that data.text names, those beyond data.max_bytes included.
   int64_t num_files() const { return num_files_; }
   size_t num_documents() const { return documents_.size(); }
   int64_t num_tokens() const { return documents_.empty() ? 0 : documents_.back().end; }
@@ -37,17 +37,17 @@ class TextDocuments {
   TokenRange range(size_t document) const {
     return {document == 0 ? 0 : documents_[document - 1].end, documents_[document].end};
   }
-  /// Of its text.
+  /// Digest of a document's text.
   const std::string& digest(size_t document) const { return documents_[document].digest; }
-  /// Tokens from `at` on. DataError where a file is no longer what it was.
+  /// Fills ids with the tokens from `at` on. DataError for a file that has changed.
   void read(int64_t at, std::span<int32_t> ids) const;
 
  private:
   struct Document {
-    int64_t end = 0;  // of its tokens among all
+    int64_t end = 0;  // place behind its last token among all tokens
     std::string digest;
-    std::optional<WatchedFile> file;  // its ids; else they stand in the temporary file
-    int64_t begin_in_packed = 0;      // bytes
+    std::optional<WatchedFile> file;  // holds the ids; without it they are in the temporary file
+    int64_t begin_in_packed = 0;      // where they begin there, in bytes
   };
   void read_ids(const Document&, int64_t offset, std::span<int32_t> ids) const;
 
