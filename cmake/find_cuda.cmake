@@ -4,7 +4,8 @@ if(NOT HEADWAY_CUDA)
   return()
 endif()
 
-# That of CUDA 12 is the first to know C++20 and sm_90a: an older one is named before CMake tries it and fails.
+# nvcc of CUDA 12 is the first that knows C++20 and sm_90a. An older one is named in a message of our own, before CMake
+# tries it and fails.
 include(CheckLanguage)
 check_language(CUDA)
 set(unfit "")
@@ -34,7 +35,7 @@ set(CMAKE_CUDA_ARCHITECTURES 90a CACHE STRING "GPUs to compile kernels for: 80 a
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 set(CMAKE_CUDA_STANDARD 20)
-# CMake 3.25 does not know how nvcc 13 is asked for C++20.
+# CMake 3.25 does not know the option that makes nvcc 13 compile C++20.
 foreach(flavour STANDARD EXTENSION)
   if(NOT CMAKE_CUDA20_${flavour}_COMPILE_OPTION)
     set(CMAKE_CUDA20_${flavour}_COMPILE_OPTION "-std=c++20")

@@ -6,7 +6,7 @@ set(warnings
   # false alarms of GCC 12 inside fmt and the standard library
   $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow> $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 if(HEADWAY_WERROR)
-  # GCC's false alarms of these two come and go with the processor that it optimises for
+  # GCC's false alarms of these two depend on the processor that it optimises for
   list(APPEND warnings -Werror -Wno-error=array-bounds -Wno-error=maybe-uninitialized)
 endif()
 target_compile_options(headway_flags INTERFACE

@@ -4,8 +4,8 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 if(HEADWAY_NATIVE)
-  install(CODE [[message(WARNING "This build runs only on processors that know all that this machine's knows: \
-the preset `package` builds what runs elsewhere too")]])
+  install(CODE [[message(WARNING "This build runs only on processors with every instruction of this machine's: \
+the preset `package` builds for other machines too")]])
 endif()
 
 # --- The program, its recipes and pages -------------------------------------------------------------------
@@ -54,7 +54,7 @@ set(CPACK_DEBIAN_LIBRARIES_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_LIBRARIES_PACKAGE_DEPENDS "cmake (>= 3.25), pkg-config, libfmt-dev, libhdf5-dev, \
 libopenblas-openmp-dev | libopenblas-dev, libopenmpi-dev, libxxhash-dev, libzstd-dev, zlib1g-dev")
 set(CPACK_COMPONENT_LIBRARIES_DESCRIPTION "Tensors, attention kernels, differentiation and layers of Headway, for C++")
-# A package is for other machines.
+# A package must not be built for the processor of this machine alone.
 configure_file(cmake/cpack_check.cmake.in ${CMAKE_BINARY_DIR}/cpack_check.cmake @ONLY)
 set(CPACK_PROJECT_CONFIG_FILE ${CMAKE_BINARY_DIR}/cpack_check.cmake)
 include(CPack)
