@@ -10,6 +10,13 @@
 namespace headway {
 namespace {
 
+/// Whether a table of a recipe can have the name without quotes.
+bool is_bare_key(std::string_view name) {
+  return std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+  });
+}
+
 bool is_kind(std::string_view name) {
   return std::ranges::any_of(all_attention(), [&](const auto* variant) { return variant->name == name; });
 }
@@ -36,8 +43,11 @@ void AttentionChoice::choose(FieldVisitor& v) {
 
 void describe_named(FieldVisitor& v, const std::string& key, const std::vector<std::string>& names,
                     const AttentionConfig& base, NamedAttention& named, const std::string& help) {
-  for (const std::string& name : names)
+  for (const std::string& name : names) {
+    HEADWAY_CHECK(is_bare_key(name), ConfigError,
+                  fmt::format("{} names \"{}\": expected letters, digits, _ and - alone", key, name));
     if (!named.contains(name)) named.emplace(name, AttentionChoice(name, base));
+  }
   for (auto& [name, choice] : named) {
     v.table(name, choice, help);
     HEADWAY_CHECK(!choice->kind.empty(), ConfigError,

@@ -186,6 +186,18 @@ TEST(Recipe, LayersOfAHybridThatDoNotExistAreRefused) {
             "members of kind parallel name \"moh\"");
 }
 
+// The resolved recipe of such a run, and so its checkpoints, could not be read.
+TEST(Recipe, NamesThatNoTableCanHaveAreRefusedForLayersAndMembers) {
+  const std::string small = kSmall;
+  EXPECT_EQ(error_of(small, {"model.attention.layers=[rope, softmax]", "model.attention.rope.kind=gated"}),
+            "model.attention.rope is a key and cannot be a table too: expected another name");
+  EXPECT_EQ(error_of(small, {"model.attention.kind=parallel", "model.attention.members=[norm_eps, lightning]",
+                             "model.attention.norm_eps.kind=softmax"}),
+            "model.attention.norm_eps is a key and cannot be a table too: expected another name");
+  EXPECT_EQ(error_of(small, {"model.attention.layers=[\"a b\", softmax]"}),
+            "model.attention.layers names \"a b\": expected letters, digits, _ and - alone");
+}
+
 TEST(Recipe, LayersMayConsistOfNamedSettingsAlone) {
   const std::string named =
       "[model]\nnum_layers = 3\nmodel_dim = 64\n[model.attention]\nnum_heads = 4\nhead_dim = 8\n"

@@ -87,7 +87,13 @@ std::string dotted(const std::vector<std::string>& path, std::string_view name) 
 
 }  // namespace
 
-void FieldReader::enter(std::string_view name, std::string_view) { path_.emplace_back(name); }
+void FieldReader::enter(std::string_view name, std::string_view) {
+  // The resolved recipe could not be read again.
+  const std::string key = dotted(path_, name);
+  HEADWAY_CHECK(!origins_.contains(key), ConfigError,
+                fmt::format("{} is a key and cannot be a table too: expected another name", key));
+  path_.emplace_back(name);
+}
 void FieldReader::leave() { path_.pop_back(); }
 
 const Setting* FieldReader::find(const FieldInfo& info) {
