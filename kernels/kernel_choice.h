@@ -31,7 +31,7 @@ class KernelChoices {
   KernelChoices(const KernelChoices&) = delete;
   KernelChoices& operator=(const KernelChoices&) = delete;
 
-  /// Of this thread, or null.
+  /// The collector that lives in this thread, or null.
   static KernelChoices*& current();
   /// Counts equal choices once. reasons: why faster kernels refused, empty where none did.
   void add(std::string_view op, std::string_view kernel, const std::string& reasons);

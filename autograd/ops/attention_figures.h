@@ -2,13 +2,11 @@
 // matrix is needed.
 //
 //   sink share (arXiv 2505.06708, section 4.3): mean over sequences, heads and the rows i >= 1 of P_i0
-//   sink rate (arXiv 2410.10781, section 3.1): share of heads whose mean of P_i0 over the first 64 rows
-//   exceeds
-//     0.3
+//   sink rate (arXiv 2410.10781, section 3.1): share of heads whose mean of P_i0 over the first 64 rows is
+//     above 0.3
 //   entropy: mean over rows of -sum_j P_ij log P_ij, in nats; what a sink takes counts as one more key
-//   largest logit, of a softmax: of score(S_ij) + delta_j. Without a sink it lies between the row's
-//   log-sum-exp and log T
-//     below that, so it is looked for in the rows of the largest log-sum-exp
+//   largest logit, of a softmax: the largest score(S_ij) + delta_j. Without a sink it lies between a row's
+//     log-sum-exp and log T below that, so it is looked for in the rows of the largest log-sum-exp
 #pragma once
 
 #include <algorithm>

@@ -167,7 +167,7 @@ void softmax_reference_forward(const SoftmaxForward<V, T>& args, Stream&) {
           }
         }
         if constexpr (!V::Weight::is_normalised) sum = 1;
-        // Zero is the sum of a row without keys; one that is no number stays so.
+        // A sum of zero means a row without keys. A sum that is NaN is not zero, so it reaches the output.
         args.log_sum_exp(b, h, t) = static_cast<Acc<T>>(sum == 0 ? -kInfinity : maximum + std::log(sum));
         for (int d = 0; d < Dv; ++d) {
           y[d] = sum == 0 ? 0 : y[d] / sum;

@@ -1,14 +1,12 @@
-// How the scores of a row become the weights of its keys: the policy `Weight`
-// of a softmax variant. With x_ij = score(S_ij) + delta_j, what the variant and
-// its slots make of a score,
+// How the scores of a row become the weights of its keys: the policy `Weight` of a softmax variant. With
+// x_ij = score(S_ij) + delta_j, what the variant and its slots make of a score,
 //
-//   P_ij = w(x_ij) / N_i        N_i = sum over visible j of w(x_ij), or 1 where
-//   weights are not normalised dA_ij = w'(x_ij) / N_i r_i (dP_ij - D_i) without
-//   D_i where weights are not normalised
+//   P_ij  = w(x_ij) / N_i                           N_i = sum over visible j of w(x_ij)
+//   dA_ij = w'(x_ij) / N_i r_i (dP_ij - D_i)
 //
-// In a softmax w = exp, and the kernels keep N_i as a log-sum-exp, relative to
-// the row's largest logit. Other weights are plain functions, at least zero, of
-// one score; of theirs the kernels keep log N_i in its place.
+// Where weights are not normalised, N_i is 1 and D_i is left out. In a softmax w = exp, and the kernels keep
+// N_i as a log-sum-exp, relative to the row's largest logit. Other weights are functions of one score and
+// never negative; the kernels keep log N_i for them.
 #pragma once
 
 #include <cmath>
@@ -19,15 +17,14 @@
 
 namespace headway {
 
-/// w = exp, normalised. Results over disjoint keys can be merged, and a row can
-/// have a sink.
+/// w = exp, normalised. Results over disjoint keys can be merged, and a row can have a sink.
 struct OnlineSoftmax {
   static constexpr bool is_normalised = true;
 };
 
-/// w(x) = 1 / (1 + exp(-x)), not normalised (arXiv 2409.04431). The paper adds
-/// b = -log n to scores of sequences of n tokens, so that the weights of a row
-/// sum to about one at the start of training: the variant's score does.
+/// w(x) = 1 / (1 + exp(-x)), not normalised (arXiv 2409.04431). The paper adds b = -log n to scores of
+/// sequences of n tokens, so that the weights of a row sum to about one at the start of training. Here the
+/// variant's score adds it.
 struct Sigmoid {
   static constexpr bool is_normalised = false;
   /// exp: the kernel's exponential.
@@ -42,8 +39,7 @@ struct Sigmoid {
   }
 };
 
-/// w(x) = 1 + x + x^2 / 2, normalised: the first terms of exp (arXiv
-/// 2402.18668).
+/// w(x) = 1 + x + x^2 / 2, normalised: the first terms of exp (arXiv 2402.18668).
 struct SecondOrder {
   static constexpr bool is_normalised = true;
   template <class S, class Exp>
@@ -77,8 +73,7 @@ concept IsWeight = std::same_as<W, OnlineSoftmax> ||(detail::IsElementwiseWeight
   { W::is_normalised } -> std::convertible_to<bool>;
 });
 
-/// Whether the weights of a variant are those of a softmax, whose denominator
-/// has a log-sum-exp.
+/// Whether the weights of a variant are those of a softmax, whose denominator has a log-sum-exp.
 template <class V>
 concept HasLogSumExp = std::same_as<typename V::Weight, OnlineSoftmax>;
 
@@ -91,16 +86,15 @@ HEADWAY_HD S weight_slope(S x, Exp exp) {
     return W::weight(Dual<S>{x, S(1)}, detail::AnyExp{}).eps;
 }
 
-/// What backward needs of a pair: P_ij, and its derivative by x_ij as if N_i
-/// were constant.
+/// What backward needs of a pair: P_ij, and its derivative by x_ij as if N_i were constant.
 template <class S>
 struct WeightAndSlope {
   S value;
   S slope;
 };
 
-/// For backward, what log N_i of a row becomes before its pairs are weighed:
-/// itself in a softmax, else 1 / N_i; zero for rows without a key.
+/// For backward, what log N_i of a row becomes before its pairs are weighed: itself in a softmax, else 1 /
+/// N_i; zero for rows without a key.
 template <class V, class S, class Exp>
 HEADWAY_HD S row_norm(S log_denominator, Exp exp) {
   if constexpr (HasLogSumExp<V>)
@@ -108,8 +102,7 @@ HEADWAY_HD S row_norm(S log_denominator, Exp exp) {
   else
     return log_denominator == -S(INFINITY) ? S(0) : exp(-log_denominator);
 }
-/// x: the logit of a pair that is seen; norm: of its row, as row_norm returns
-/// it.
+/// x: the logit of a pair that is seen. norm: that of its row, as row_norm returns it.
 template <class V, class S, class Exp>
 HEADWAY_HD WeightAndSlope<S> pair_weight(S x, S norm, Exp exp) {
   if constexpr (HasLogSumExp<V>) {

@@ -411,7 +411,7 @@ void forward_tile(const SoftmaxForward<V, T>& args, int b, int h, const RowTile&
 
   for (int r = 0; r < rows.count; ++r) {
     const int t = rows.row[r];
-    // Zero is the sum of a row without keys; one that is no number stays so.
+    // A sum of zero means a row without keys. A sum that is NaN is not zero, so it reaches the output.
     const A sum = V::Weight::is_normalised ? work.sum[r] : A(1), inverse = sum == 0 ? A(0) : 1 / sum;
     args.log_sum_exp(b, h, t) = sum == 0 ? -kInfinity<A> : work.maximum[r] + std::log(sum);
     const A scale = row_scale<V, A>(args, b, h, t), bias = row_bias<V, A>(args, b, h, t);

@@ -116,7 +116,7 @@ __device__ RowFactors finish_rows(const Args& args, const RunningSoftmax& softma
     const float largest = softmax.largest[half] * args.scale;
     float sum = quad_sum(softmax.total[half]);
     if (args.sink) sum += power_of_2((args.sink(tile.head) - largest) * kLog2E);
-    // Zero is the sum of a row without keys; one that is no number stays so.
+    // A sum of zero means a row without keys. A sum that is NaN is not zero, so it reaches the output.
     const bool is_empty = sum == 0;
     factors.y[half] = is_empty ? 0.0f : 1 / sum;
     factors.o[half] = factors.y[half];

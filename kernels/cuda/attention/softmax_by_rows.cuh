@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxByRows<V,
     }
   }
   if (!V::Weight::is_normalised && computes) total = 1;
-  // Zero is the sum of a row without keys; one that is no number stays so.
+  // A sum of zero means a row without keys. A sum that is NaN is not zero, so it reaches the output.
   const bool is_empty = total == 0;
   const float row_scale = computes ? pairs.row_scale(t) : 0.0f,
               row_bias = computes ? pairs.row_bias(t) : 0.0f;

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) forward_kernel(SoftmaxForward<V
     if (t >= T_) continue;
     const bool computes = pairs.computes(t);
     if constexpr (!V::Weight::is_normalised) total[r] = 1;
-    // Zero is the sum of a row without keys; one that is no number stays so.
+    // A sum of zero means a row without keys. A sum that is NaN is not zero, so it reaches the output.
     const bool is_empty = total[r] == 0 || !computes;
     const float inverse = is_empty ? 0.0f : 1 / total[r];
     const float row_scale = computes ? pairs.row_scale(t) : 0.0f,

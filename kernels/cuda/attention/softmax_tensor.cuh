@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(ForwardSizes<V, D>::kThreads, ForwardSizes<V, 
     if constexpr (has(V::slots, Slots::sink))
       sum += power_of_2(a.slots.sink(pairs.head) * kLog2E - largest[half] * power);
     if constexpr (!V::Weight::is_normalised) sum = 1;
-    // Zero is the sum of a row without keys; one that is no number stays so.
+    // A sum of zero means a row without keys. A sum that is NaN is not zero, so it reaches the output.
     const bool is_empty = sum == 0 || !computes[half];
     const int t = row_of(half);
     inverse[half] = is_empty ? 0.0f : 1 / sum;
