@@ -10,6 +10,7 @@
 #include "core/bf16.h"
 #include "core/io/atomic_file.h"
 #include "core/io/hdf5_archive.h"
+#include "core/io/regular_file.h"
 #include "trainers/checkpoint.h"
 #include "trainers/checkpoint_folder.h"
 
@@ -20,6 +21,7 @@ namespace fs = std::filesystem;
 
 bool is_hdf5(const fs::path& path) {
   constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  if (is_no_regular_file(path)) return false;
   std::ifstream file(path, std::ios::binary);
   std::array<char, kSignature.size()> begin{};
   file.read(begin.data(), begin.size());

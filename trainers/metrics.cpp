@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
+#include "core/io/regular_file.h"
 #include "trainers/config/parse_json.h"
 
 namespace headway {
@@ -39,6 +40,8 @@ std::vector<Line> read_lines(const fs::path& path) {
   std::vector<Line> lines;
   std::error_code error;
   if (fs::symlink_status(path, error).type() == fs::file_type::not_found) return lines;
+  HEADWAY_CHECK(!is_no_regular_file(path), IoError,
+                fmt::format("cannot read {}: it is no regular file", path.string()));
   std::ifstream in(path);
   HEADWAY_CHECK(in, IoError, fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
   int64_t number = 0;

@@ -13,6 +13,7 @@
 
 #include "core/io/atomic_file.h"
 #include "core/io/folder_lock.h"
+#include "core/io/regular_file.h"
 #include "trainers/config/parse_json.h"
 
 namespace headway {
@@ -38,6 +39,8 @@ struct Reading {
 };
 
 Reading read(const std::filesystem::path& path) {
+  if (is_no_regular_file(path))
+    return {{}, fmt::format("cannot read {}: it is no regular file", path.string())};
   std::ifstream file(path);
   if (!file) return {{}, fmt::format("cannot read {}: {}", path.string(), std::strerror(errno))};
   Json record = parse_json<Json>({std::istreambuf_iterator<char>(file), {}});

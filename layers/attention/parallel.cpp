@@ -50,6 +50,9 @@ struct ParallelConfig : AttentionConfigOf<ParallelConfig> {
     for (auto name = members.begin(); name != members.end(); ++name)
       HEADWAY_CHECK(std::find(members.begin(), name, *name) == name, ConfigError,
                     "model.attention.members names \"" + *name + "\" twice");
+    for (const auto& [name, member] : tables)
+      HEADWAY_CHECK(member->kind != kind, ConfigError,
+                    "model.attention.members has \"" + name + "\" of kind parallel: expected another kind");
   }
   void for_each_member(
       const std::function<void(const std::string& name, AttentionConfig&)>& function) override {

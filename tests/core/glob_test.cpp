@@ -63,6 +63,16 @@ TEST_F(Glob, EverythingBelowTheCurrentFolderIsFound) {
   fs::current_path(before);
 }
 
+// What cannot be looked at is no absent file: text would be left out without a word.
+TEST_F(Glob, APathThatCannotBeLookedUpIsASentence) {
+  try {
+    find({std::string(300, 'a') + "/b.txt"});
+    FAIL() << "nothing was thrown";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("cannot look up "), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(Glob, AFileCountsOnceHoweverItIsNamed) {
   write("books/a.txt");
   fs::create_directory_symlink(folder_ / "books", folder_ / "linked");

@@ -105,6 +105,10 @@ TEST_F(ParallelTest, RefusesMembersThatAreNone) {
   EXPECT_EQ(config_error({{"members", {"softmax", "soft"}}, {"softmax", softmax()}}),
             "model.attention.members names \"soft\": expected an attention kind, or a table of that name "
             "with a kind");
+  EXPECT_EQ(config_error({{"members", {"softmax", "inner"}},
+                          {"softmax", softmax()},
+                          {"inner", {{"kind", "parallel"}, {"members", {"softmax", "lightning"}}}}}),
+            "model.attention.members has \"inner\" of kind parallel: expected another kind");
 }
 
 }  // namespace

@@ -1,12 +1,14 @@
 #include "trainers/metrics.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <fstream>
 #include <sstream>
 
+#include "core/error.h"
 #include "trainers/progress.h"
 #include "trainers/sampling.h"
 
@@ -52,6 +54,18 @@ TEST_F(MetricsTest, ResumingDropsLaterStepsAndCutLines) {
   log.write(row(3, 9));
   EXPECT_EQ(read("metrics.jsonl"),
             "{\"step\":1,\"train/loss\":1}\n{\"step\":2,\"train/loss\":2}\n{\"step\":3,\"train/loss\":9}\n");
+}
+
+// Nobody may ever write into a pipe that stands in the file's place.
+TEST_F(MetricsTest, APipeInPlaceOfTheFileIsASentence) {
+  ASSERT_EQ(mkfifo((folder / "metrics.jsonl").c_str(), 0600), 0);
+  try {
+    MetricsLog(folder, 1);
+    FAIL() << "nothing was thrown";
+  } catch (const IoError& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "cannot read " + (folder / "metrics.jsonl").string() + ": it is no regular file");
+  }
 }
 
 TEST_F(MetricsTest, CsvHasAColumnPerName) {

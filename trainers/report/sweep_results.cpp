@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/io/regular_file.h"
 #include "core/text/printable.h"
 #include "trainers/config/parse_json.h"
 #include "trainers/progress.h"
@@ -23,6 +24,7 @@ namespace {
 using Json = nlohmann::json;
 
 std::string read_text(const fs::path& path) {
+  if (is_no_regular_file(path)) return "";
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
