@@ -38,8 +38,7 @@ struct Line {
 // row.
 std::vector<Line> read_lines(const fs::path& path) {
   std::vector<Line> lines;
-  std::error_code error;
-  if (fs::symlink_status(path, error).type() == fs::file_type::not_found) return lines;
+  if (is_absent(path)) return lines;
   HEADWAY_CHECK(!is_no_regular_file(path), IoError,
                 fmt::format("cannot read {}: it is no regular file", path.string()));
   std::ifstream in(path);

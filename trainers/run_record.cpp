@@ -56,11 +56,6 @@ Reading read(const std::filesystem::path& path) {
   return {std::move(record), ""};
 }
 
-bool is_absent(const std::filesystem::path& path) {
-  std::error_code error;
-  return std::filesystem::symlink_status(path, error).type() == std::filesystem::file_type::not_found;
-}
-
 /// The attempts of an earlier record, if there is one.
 Json earlier_attempts(const std::filesystem::path& path) {
   if (is_absent(path)) return Json::array();

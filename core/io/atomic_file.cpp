@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/io/regular_file.h"
 
 namespace headway {
 namespace {
@@ -51,8 +52,7 @@ std::filesystem::path target_of(const std::filesystem::path& path) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const fs::path target = fs::is_symlink(path, ignored) ? fs::weakly_canonical(path, ignored) : path;
-  const fs::file_status status = fs::status(target, ignored);
-  HEADWAY_CHECK(!fs::exists(status) || fs::is_regular_file(status), IoError,
+  HEADWAY_CHECK(!is_no_regular_file(target), IoError,
                 fmt::format("cannot write {}: it exists and is no regular file", path.string()));
   return target;
 }

@@ -14,4 +14,11 @@ inline bool is_no_regular_file(const std::filesystem::path& path) {
   return std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
 }
 
+/// Whether nothing at all stands there, not even a link that leads nowhere. What cannot be looked at is not
+/// absent.
+inline bool is_absent(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::symlink_status(path, error).type() == std::filesystem::file_type::not_found;
+}
+
 }  // namespace headway

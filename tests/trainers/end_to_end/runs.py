@@ -46,6 +46,32 @@ every_steps = 1
 tokens = 0
 """
 
+# A synthetic task in place of text; {kind} is its name.
+TASK = """
+[data]
+seq_len = 32
+task.kind = "{kind}"
+task.items = 3
+task.vocab_size = 128
+task.val_examples = 30
+[model]
+num_layers = 2
+model_dim = 32
+attention.num_heads = 2
+[train]
+batch_tokens = 512
+micro_batch = 4
+max_steps = 20
+[optim]
+lr = 1e-2
+[schedule]
+warmup_steps = 5
+[eval]
+tokens = 0
+[log]
+every_steps = 1
+"""
+
 
 def write_text(folder, num_files=20, words_per_file=2000):
     """Sentences of a few dozen words, the same in every run."""

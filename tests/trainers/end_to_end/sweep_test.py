@@ -9,7 +9,7 @@ import subprocess
 import time
 import unittest
 
-from runs import Runs
+from runs import TASK, Runs
 
 SWEEP = """
 name = "small"
@@ -24,29 +24,6 @@ recipe = "tiny.toml"
 model.attention.window = 4
 [grid]
 run.seed = [1, 2]
-"""
-
-
-TASK = """
-[data]
-seq_len = 32
-task.kind = "mqar"
-task.items = 2
-task.vocab_size = 64
-task.examples = 100
-task.val_examples = 4
-[model]
-num_layers = 1
-model_dim = 16
-attention.num_heads = 2
-[train]
-batch_tokens = 64
-micro_batch = 2
-max_steps = 2
-[schedule]
-warmup_steps = 1
-[generate]
-tokens = 0
 """
 
 
@@ -228,7 +205,7 @@ model.mlp_dim = 256
     def test_seeds_of_a_task_learn_from_other_examples_without_a_note(self):
         task = ('name = "task"\nfolder = "{folder}/sweeps"\n[runs.task]\nrecipe = "task.toml"\n'
                 "[grid]\nrun.seed = [1, 2]\n")
-        self.write_recipe(TASK, "task.toml")
+        self.write_recipe(TASK.format(kind="mqar"), "task.toml")
         said = self.headway("sweep", self.write_sweep(task)).stdout
         self.assertIn("task-seed2", said)
         self.assertNotIn("note: ", said)

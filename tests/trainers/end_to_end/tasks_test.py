@@ -2,32 +2,7 @@
 import re
 import unittest
 
-from runs import Runs, digests
-
-TASK = """
-[data]
-seq_len = 32
-task.kind = "{kind}"
-task.items = 3
-task.vocab_size = 128
-task.val_examples = 30
-[model]
-num_layers = 2
-model_dim = 32
-attention.num_heads = 2
-[train]
-batch_tokens = 512
-micro_batch = 4
-max_steps = 20
-[optim]
-lr = 1e-2
-[schedule]
-warmup_steps = 5
-[eval]
-tokens = 0
-[log]
-every_steps = 1
-"""
+from runs import TASK, Runs, digests
 
 
 class Tasks(Runs):
